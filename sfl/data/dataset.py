@@ -1,0 +1,126 @@
+"""What a data set is: two splits of uint8 images with labels, class names, a fingerprint.
+
+Knows the names of the sources, not how any of them is read; nothing of batches or models.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfl.errors import UserError
+
+HOLD_OUT_SEED = 20_090_408  # any constant; the held-out images are the same whatever a run's seed
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images (N, C, H, W) uint8 and their labels (N,) int64, on one device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> "Split":
+        """The same split on `device`."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test split over the same classes. Labels are places in `classes`."""
+
+    source: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+
+    @property
+    def in_dimensions(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of each split: which images these are, wherever they were read from."""
+        return {"train": _fingerprint(self.train), "test": _fingerprint(self.test)}
+
+
+def load_dataset(
+    source: str,
+    *,
+    root: Path,
+    mirror: str | None = None,
+    resize: int | None = None,
+    shapes: Mapping[str, int] | None = None,
+) -> Dataset:
+    """Reads, fetches or draws a data set.
+
+    source: "cifar10" (read from `root`, or fetched into it), "folder" (`root` holds
+        train/<class>/* and test/<class>/*) or "shapes" (drawn; needs no files).
+    mirror: where cifar10 is fetched from, instead of its authors' server.
+    resize: the side in pixels to which folder scales its images; None leaves them as they are.
+    shapes: keyword arguments of `draw_shapes`.
+
+    Raises UserError: an unknown source (exit 2), or (exit 3) whatever is wrong with the data.
+    """
+    # Imported here: these modules need Dataset, and drawing shapes needs no image library.
+    if source == "cifar10":
+        from sfl.data.cifar10 import load_cifar10
+
+        return load_cifar10(root, mirror)
+    if source == "folder":
+        from sfl.data.folder import load_folder
+
+        return load_folder(root, resize)
+    if source == "shapes":
+        from sfl.data.shapes import draw_shapes
+
+        return draw_shapes(**(shapes or {}))
+    raise UserError(f"data.source: {source!r} is unknown", "choose cifar10, folder or shapes")
+
+
+def hold_out(split: Split, count: int, classes: int) -> tuple[Split, Split]:
+    """Divides a training split into what is trained on and `count` images for validation.
+
+    Each of the `classes` gives equally many (where `count` can't be divided, the first ones give
+    one more). Which images is fixed: it depends on the split alone, not on any seed, so that runs
+    of different seeds can be compared. Both parts keep the order of `split`.
+
+    Raises UserError (exit 2) if a class would have no image left to train on.
+    """
+    generator = torch.Generator().manual_seed(HOLD_OUT_SEED)
+    labels = split.labels.cpu()
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in range(classes):
+        quota = count // classes + (label < count % classes)
+        members = (labels == label).nonzero().flatten()
+        if quota and quota >= len(members):
+            raise UserError(
+                f"data.validation: {count} would hold out {quota} of the {len(members)} training"
+                f" images of class {label + 1} of {classes}, leaving none to train on",
+                "give a smaller number",
+            )
+        held[members[torch.randperm(len(members), generator=generator)[:quota]]] = True
+    return _select(split, ~held), _select(split, held)
+
+
+def _select(split: Split, chosen: Tensor) -> Split:
+    """The images where `chosen` (N,) bool, on the CPU, is true, in their order."""
+    places = chosen.nonzero().flatten().to(split.images.device)
+    return Split(split.images[places], split.labels[places])
+
+
+def _fingerprint(split: Split) -> str:
+    """SHA-256 over the shape, the pixels and the labels, independent of the machine."""
+    digest = hashlib.sha256(repr(tuple(split.images.shape)).encode())
+    digest.update(split.images.cpu().contiguous().numpy().data)
+    digest.update(split.labels.cpu().contiguous().numpy().astype("<i8").data)
+    return digest.hexdigest()

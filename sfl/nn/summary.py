@@ -1,0 +1,99 @@
+"""What a model holds and costs, layer by layer, found by one forward pass without memory or data.
+
+Knows no config and prints nothing.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from sfl.nn.spatial import SpatialFeatureLayer
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer of a model. Shapes are of one image; counts include the bias.
+
+    weights: those that exist. dense: what the layer would hold if every input fed every unit with
+    a weight of its own (None where it has no weights). flops: of a forward pass of one image, two
+    for each multiplication and addition.
+    """
+
+    name: str
+    kind: str
+    out_shape: tuple[int, ...]
+    weights: int
+    dense: int | None
+    flops: int
+    sharing: str
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """All layers of a model, in the order in which they run."""
+
+    layers: tuple[LayerSummary, ...]
+    activations: int  # numbers that the layers put out for one image
+
+    @property
+    def weights(self) -> int:
+        return sum(layer.weights for layer in self.layers)
+
+    @property
+    def flops(self) -> int:
+        return sum(layer.flops for layer in self.layers)
+
+
+def summarize(model: nn.Module, in_dimensions: tuple[int, int, int]) -> ModelSummary:
+    """Runs one image of (C, H, W) through a copy of the model on the meta device."""
+    model = copy.deepcopy(model).to("meta").eval()
+    layers: list[LayerSummary] = []
+    activations = 0
+    counter = FlopCounterMode(display=False)
+    before: list[int] = []
+
+    def enter(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        before.append(counter.get_total_flops())
+
+    def leave(name: str) -> object:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            nonlocal activations
+            activations += output.numel()
+            flops = counter.get_total_flops() - before.pop()
+            layers.append(_layer(name, module, inputs[0], output, flops))
+
+        return hook
+
+    for name, module in _leaves(model):
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave(name))  # type: ignore[arg-type]
+    with torch.no_grad(), counter:
+        model(torch.empty(1, *in_dimensions, device="meta"))
+    return ModelSummary(tuple(layers), activations)
+
+
+def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((n, m) for n, m in model.named_modules() if not list(m.children()))
+
+
+def _layer(name: str, module: nn.Module, x: Tensor, y: Tensor, flops: int) -> LayerSummary:
+    weights = sum(p.numel() for p in module.parameters())
+    inputs, units = math.prod(x.shape[1:]), math.prod(y.shape[1:])
+    dense, sharing = None, ""
+    if isinstance(module, SpatialFeatureLayer):
+        bias = 0 if module.bias is None else module.bias.numel()
+        weights = module.weight_count() + bias
+        dense, sharing = module.dense_count() + bias, f"none, {module.storage}"
+    elif isinstance(module, nn.Conv2d):
+        dense = inputs * units + (units if module.bias is not None else 0)
+        sharing = f"each weight at {y.shape[2] * y.shape[3]} places"
+    elif isinstance(module, nn.Linear):
+        dense, sharing = weights, "none"
+    return LayerSummary(
+        name, type(module).__name__, tuple(y.shape[1:]), weights, dense, flops, sharing
+    )

@@ -1,0 +1,113 @@
+"""Weights and optimizer state in safetensors files, with their config inside; no pickle anywhere.
+
+last.safetensors: everything that resuming needs. best.safetensors: weights alone. Knows nothing of
+run directories.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sfl.errors import Exit, UserError
+from sfl.files import atomic_path
+
+FORMAT = "sfl-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds: tensors by name, the config as YAML text, counters of the run."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    config: str
+    progress: dict[str, Any]
+
+
+def save_weights(path: Path, model: nn.Module, config: str) -> None:
+    """The model's weights alone."""
+    _write(path, _prefixed("model", model.state_dict()), config, {})
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: str,
+    progress: dict[str, Any],
+) -> None:
+    """Weights, optimizer state and progress: `progress` is JSON, its keys are the caller's."""
+    tensors = _prefixed("model", model.state_dict())
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= _prefixed(f"optimizer.{index}", state)
+    _write(path, tensors, config, progress)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Raises UserError (exit 4) where the file is missing, damaged or another program's."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise UserError(
+                    f"{path}: not a checkpoint of sfl (its format is {metadata.get('format')!r}, "
+                    f"expected {FORMAT!r})",
+                    exit_code=Exit.RUN,
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint", exit_code=Exit.RUN) from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, not a checkpoint", exit_code=Exit.RUN) from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: not a checkpoint, or damaged: {error}", exit_code=Exit.RUN
+        ) from None
+    return Checkpoint(path, tensors, metadata["config"], json.loads(metadata["progress"]))
+
+
+def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Puts the weights into the model; raises UserError (exit 4) where it is another model's."""
+    weights = _without_prefix("model", checkpoint.tensors)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(expected.keys() | weights.keys()):
+        found = tuple(weights[name].shape) if name in weights else "none"
+        if found != expected.get(name, "none"):
+            raise UserError(
+                f"{checkpoint.path}: a checkpoint of another model: {name} is {found} there, "
+                f"the config's model has {expected.get(name, 'none')}",
+                exit_code=Exit.RUN,
+            )
+    model.load_state_dict(weights)
+
+
+def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+    """Puts the saved moments and step counts into an optimizer built from the same config."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _without_prefix("optimizer", checkpoint.tensors).items():
+        index, key = name.split(".")
+        state.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _write(path: Path, tensors: dict[str, Tensor], config: str, progress: dict[str, Any]) -> None:
+    metadata = {"format": FORMAT, "config": config, "progress": json.dumps(progress)}
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(contiguous, temporary, metadata)
+
+
+def _prefixed(prefix: str, tensors: dict[str, Any]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": t for name, t in tensors.items() if isinstance(t, Tensor)}
+
+
+def _without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    prefix += "."
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

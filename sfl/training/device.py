@@ -1,0 +1,41 @@
+"""Which device a run computes on, and in which precision."""
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+
+from sfl.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """auto: CUDA, else MPS, else the CPU. Raises UserError (exit 2) where `name` isn't there."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not cuda:
+        raise UserError(f"train.device: {name}: this machine has no CUDA device", "use auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"train.device: {name}: there are {torch.cuda.device_count()} CUDA devices")
+    if device.type == "mps" and not mps:
+        raise UserError(f"train.device: {name}: this machine has no MPS device", "use auto or cpu")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """auto: bfloat16 where the hardware multiplies it faster than float32, else float32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        fast = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return "bfloat16" if fast else "float32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Products in bfloat16, weights and sums in float32; nothing where precision is float32."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

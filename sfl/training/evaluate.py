@@ -1,0 +1,74 @@
+"""How well a model does on images: predictions, loss, accuracy and its interval."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sfl.data import Split, batch_count, test_batches
+from sfl.display import track
+from sfl.training.device import autocast
+
+BATCH_SIZE = 500  # of evaluation; no result depends on it
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """predictions (N,) int64 on the CPU; labels likewise; loss: mean cross entropy over images."""
+
+    predictions: Tensor
+    labels: Tensor
+    loss: float
+
+    @property
+    def correct(self) -> int:
+        return int((self.predictions == self.labels).sum())
+
+    @property
+    def accuracy(self) -> float:
+        """A fraction."""
+        return self.correct / len(self.labels)
+
+    def confusion(self, classes: int) -> Tensor:
+        """(classes, classes) int64: how many images of class [row] were taken for [column]."""
+        pairs = self.labels * classes + self.predictions
+        return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    *,
+    mean: Tensor,
+    std: Tensor,
+    precision: str,
+    description: str = "",
+) -> Evaluation:
+    """Runs the model over a split, in evaluation mode; no host sync before the end."""
+    was_training = model.training
+    model.eval()
+    device = split.images.device
+    loss = torch.zeros((), device=device, dtype=torch.float64 if device.type != "mps" else None)
+    predictions = []
+    batches = test_batches(split, batch_size=BATCH_SIZE, mean=mean, std=std)
+    if description:
+        batches = track(batches, description, batch_count(len(split), BATCH_SIZE))
+    with autocast(device, precision):
+        for images, labels in batches:
+            logits = model(images).float()
+            loss += F.cross_entropy(logits, labels, reduction="sum")
+            predictions.append(logits.argmax(dim=1))
+    model.train(was_training)
+    return Evaluation(torch.cat(predictions).cpu(), split.labels.cpu(), float(loss) / len(split))
+
+
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927): how sure one test set can make us."""
+    z = 1.959963984540054
+    share = correct / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)

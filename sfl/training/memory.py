@@ -1,0 +1,72 @@
+"""Whether a training run fits into memory, before it is tried."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from sfl.config import OptimizerSettings
+from sfl.errors import Exit, UserError
+from sfl.nn.summary import ModelSummary
+
+GB = 1e9
+
+
+def training_bytes(summary: ModelSummary, batch_size: int, optimizer: OptimizerSettings) -> int:
+    """An estimate from below: weights, gradients, moments; activations and their gradients."""
+    moments = 2 if optimizer.name.startswith("adam") else 1 if optimizer.momentum else 0
+    return 4 * (summary.weights * (2 + moments) + 2 * summary.activations * batch_size)
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that is free on the device; None where it can't be known."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    limits = [limit for limit in (_linux_available(), _cgroup_available()) if limit is not None]
+    if not limits and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    return min(limits, default=None)
+
+
+def check_memory(
+    summary: ModelSummary, batch_size: int, optimizer: OptimizerSettings, device: torch.device
+) -> None:
+    """Raises UserError (exit 6) for a model that can't be trained here."""
+    needed, free = training_bytes(summary, batch_size, optimizer), available_bytes(device)
+    if free is not None and needed > free:
+        raise UserError(
+            f"training this model takes at least {needed / GB:.1f} GB "
+            f"({summary.weights:,} weights, batch {batch_size}), {device.type} has "
+            f"{free / GB:.1f} GB free",
+            "choose storage: local, fewer channels or a smaller batch",
+            Exit.RESOURCES,
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python ran out of memory: CPU allocations raise a plain RuntimeError."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "not enough memory" in text or "can't allocate memory" in text or "out of memory" in text
+    )
+
+
+def _linux_available() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    sizes = dict(line.split(":", 1) for line in lines)
+    return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
+
+
+def _cgroup_available() -> int | None:
+    """What a container's limit leaves (cgroup v2)."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else int(limit) - used

@@ -1,0 +1,45 @@
+"""Optimizers, and the learning rate as a function of the step."""
+
+import math
+
+import torch
+from torch import nn
+
+from sfl.config import OptimizerSettings, TrainSettings
+
+
+def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim.Optimizer:
+    """torch's own Adam, AdamW or SGD, in its fused form: one pass over the weights a step."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    lr, decay, betas = settings.lr, settings.weight_decay, (settings.betas[0], settings.betas[1])
+    if settings.name == "sgd":
+        return torch.optim.SGD(
+            parameters, lr, momentum=settings.momentum, weight_decay=decay, fused=True
+        )
+    form = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+    return form(parameters, lr, betas=betas, weight_decay=decay, fused=True)
+
+
+def learning_rate(step: int, steps_per_epoch: int, lr: float, train: TrainSettings) -> float:
+    """The learning rate of a step, counted from 0 over the whole run.
+
+    constant: lr after the warm-up. cosine: from lr to 0 along half a cosine (Loshchilov & Hutter
+    2017, eq. 5, without restarts). onecycle: up from lr/25 in the first 30 % of the steps, then
+    down to lr/250,000, both along half cosines (Smith & Topin 2018, as torch's OneCycleLR has it).
+    """
+    total = train.epochs * steps_per_epoch
+    if train.schedule == "onecycle":
+        peak = 0.3 * total - 1
+        if step <= peak:
+            return _half_cosine(lr / 25, lr, step / peak)
+        return _half_cosine(lr, lr / 25e4, (step - peak) / (total - 1 - peak))
+    warmup = train.warmup * steps_per_epoch
+    if step < warmup:
+        return lr * (step + 1) / (warmup + 1)
+    if train.schedule == "constant":
+        return lr
+    return _half_cosine(lr, 0.0, (step - warmup) / (total - warmup))
+
+
+def _half_cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2

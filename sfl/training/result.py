@@ -1,0 +1,65 @@
+"""What a run ends with: the test set, read once, on the best checkpoint.
+
+result.json and predictions.npy of a run directory; the same again from a file of weights.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from sfl.config import from_text, override
+from sfl.files import atomic_path
+from sfl.runs import PREDICTIONS, RESULT, Run
+from sfl.training.checkpoint import load_weights, read_checkpoint
+from sfl.training.evaluate import Evaluation, evaluate, wilson_interval
+from sfl.training.setup import Setup, build, set_up
+
+
+def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, Any]]:
+    """The evaluation on the test set, and what result.json says of it."""
+    evaluation = evaluate(
+        model,
+        setup.test,
+        mean=setup.mean,
+        std=setup.std,
+        precision=setup.precision,
+        description="testing",
+    )
+    classes = setup.dataset.classes
+    confusion = evaluation.confusion(len(classes))
+    per_class = confusion.diagonal().double() / confusion.sum(dim=1)
+    return evaluation, {
+        "accuracy": evaluation.accuracy,
+        "accuracy_interval": wilson_interval(evaluation.correct, len(evaluation.labels)),
+        "loss": evaluation.loss,
+        "n": len(evaluation.labels),
+        "per_class": dict(zip(classes, per_class.tolist(), strict=True)),
+        "confusion": confusion.tolist(),
+        "data": {"source": setup.dataset.source, **setup.dataset.fingerprints},
+        "weights": setup.summary.weights,
+        "weight_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "flops_per_image": setup.summary.flops,
+    }
+
+
+def write_result(run: Run, evaluation: Evaluation, result: dict[str, Any]) -> None:
+    """predictions.npy, then result.json: a run with a result has everything."""
+    with atomic_path(run.path / PREDICTIONS) as temporary, temporary.open("wb") as file:
+        np.save(file, evaluation.predictions.numpy())
+    run.write_json(RESULT, result)
+
+
+def evaluate_weights(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Tests a file of weights by itself: its config is inside.
+
+    overrides: `a.b=v` settings, for a data root or a device of this machine.
+    """
+    checkpoint = read_checkpoint(path)
+    config = from_text(checkpoint.config, str(path))
+    setup = set_up(override(config, overrides))
+    model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes))
+    load_weights(checkpoint, model)
+    return test_model(setup, model.to(setup.device))[1]

@@ -1,0 +1,96 @@
+"""What a config stands for on this machine: device, images, model sizes.
+
+All that can be refused is refused here, before a run directory exists.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sfl.config import Config
+from sfl.data import Dataset, Split, batch_count, hold_out, load_dataset
+from sfl.errors import UserError
+from sfl.nn import build_model
+from sfl.nn.summary import ModelSummary, summarize
+from sfl.training.device import pick_device, pick_precision
+from sfl.training.memory import check_memory
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A config and what it needs: splits on the device, mean and std (C,), the model's sizes."""
+
+    config: Config
+    device: torch.device
+    precision: str
+    dataset: Dataset
+    train: Split
+    validation: Split | None
+    test: Split
+    mean: Tensor
+    std: Tensor
+    summary: ModelSummary
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return batch_count(len(self.train), self.config.data.batch_size)
+
+
+def set_up(config: Config) -> Setup:
+    """Raises UserError for a device, data, sizes or a model that can't be had here."""
+    device = pick_device(config.train.device)
+    dataset = load_images(config)
+    summary = describe_model(config, dataset.in_dimensions, len(dataset.classes))
+    check_memory(summary, config.data.batch_size, config.optimizer, device)
+    train, validation = dataset.train, None
+    if config.data.validation:
+        train, validation = hold_out(train, config.data.validation, len(dataset.classes))
+    return Setup(
+        config=config,
+        device=device,
+        precision=pick_precision(config.train.precision, device),
+        dataset=dataset,
+        train=train.to(device),
+        validation=validation.to(device) if validation else None,
+        test=dataset.test.to(device),
+        mean=torch.tensor(config.data.normalize.mean, device=device),
+        std=torch.tensor(config.data.normalize.std, device=device),
+        summary=summary,
+    )
+
+
+def load_images(config: Config) -> Dataset:
+    """The config's images, on the CPU."""
+    data = config.data
+    dataset = load_dataset(
+        data.source,
+        root=Path(data.root).expanduser(),
+        mirror=data.mirror,
+        resize=data.resize,
+        shapes=data.shapes.model_dump(),
+    )
+    channels, given = dataset.in_dimensions[0], len(data.normalize.mean)
+    if channels != given:
+        raise UserError(f"data.normalize: {given} channels given, the images have {channels}")
+    return dataset
+
+
+def build(config: Config, in_dimensions: tuple[int, int, int], classes: int) -> nn.Module:
+    """The config's model. Raises UserError (exit 2) for sizes that don't fit the images."""
+    settings = config.model.model_dump(exclude_none=True)
+    name = settings.pop("name")
+    try:
+        return build_model(name, in_dimensions=in_dimensions, classes=classes, **settings)
+    except ValueError as error:
+        raise UserError(f"model: {name}: {error}") from None
+
+
+def describe_model(
+    config: Config, in_dimensions: tuple[int, int, int] = (3, 32, 32), classes: int = 10
+) -> ModelSummary:
+    """The config's model layer by layer, without allocating its weights."""
+    with torch.device("meta"):
+        model = build(config, in_dimensions, classes)
+    return summarize(model, in_dimensions)

@@ -1,0 +1,179 @@
+"""YAML with line numbers: plain values, and where each of them was written.
+
+Scalars are read as in YAML 1.2's core schema (`1e-3` is a number, `no` and `010` are neither a
+boolean nor an octal). Nothing but maps, lists and scalars is ever constructed, so no file can run
+code. Knows nothing of what the values mean.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sfl.errors import UserError
+
+Key = str | int
+MAX_VALUES = 10_000  # a config has some fifty; aliases of aliases could make billions
+MAX_EXTENDS = 10
+
+_SCALARS: tuple[tuple[str, Any], ...] = (
+    (r"|~|null|Null|NULL", lambda text: None),
+    (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
+    (r"[-+]?[0-9]+", int),
+    (r"0o[0-7]+", lambda text: int(text, 8)),
+    (r"0x[0-9a-fA-F]+", lambda text: int(text, 16)),
+    (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", float),
+    (r"[-+]?\.(inf|Inf|INF)", lambda text: float(text.replace(".", "", 1))),
+    (r"\.(nan|NaN|NAN)", lambda text: float("nan")),
+)
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where a value was written: a file and line, or an option of the command line (line 0)."""
+
+    file: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+@dataclass
+class YamlTree:
+    """Nested dicts, lists and scalars, and the place of each by its path of keys."""
+
+    values: Any
+    places: dict[tuple[Key, ...], Place] = field(default_factory=dict)
+
+    def place(self, loc: tuple[Key, ...]) -> Place:
+        """The place of a value, or of the nearest one around it."""
+        while loc and loc not in self.places:
+            loc = loc[:-1]
+        return self.places.get(loc, Place(""))
+
+
+def read(path: Path, _depth: int = 0) -> YamlTree:
+    """A YAML file that is a map, with what it `extends` underneath it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file (UTF-8)") from None
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror}") from None
+    tree = parse(text, str(path))
+    base = tree.values.pop("extends", None)
+    if base is None:
+        return tree
+    place = tree.places[("extends",)]
+    if not isinstance(base, str):
+        raise UserError(f"{place}: extends: expected a path, not {base!r}")
+    if _depth == MAX_EXTENDS:
+        raise UserError(f"{place}: more than {MAX_EXTENDS} files extend one another; in a circle?")
+    under = path.parent / base
+    if not under.is_file():
+        raise UserError(f"{place}: extends: {under}: no such file")
+    return _merged(read(under, _depth + 1), tree)
+
+
+def parse(text: str, name: str) -> YamlTree:
+    """YAML text that is a map; `name` stands for the file in messages."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{name}:{line}: not YAML: {error.problem}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{name}: not YAML: {str(error).splitlines()[0]}") from None
+    if node is None:
+        raise UserError(f"{name}: the file is empty", "a config needs at least model: {name: …}")
+    if not isinstance(node, yaml.MappingNode):
+        kind = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+        raise UserError(f"{name}: expected keys and values, found {kind}")
+    reader = _Reader(name)
+    values = reader.value(node, ())
+    return YamlTree(values, reader.places)
+
+
+def set_value(tree: YamlTree, loc: tuple[str, ...], text: str, source: str) -> YamlTree:
+    """The tree with one value, written as YAML, put in or replaced."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        raise UserError(f"{source}: {text!r} is not a YAML value") from None
+    reader = _Reader(source, line_numbers=False)
+    value = reader.value(node, loc) if node is not None else None
+    places = {**reader.places, loc: Place(source)}
+    for part in reversed(loc):
+        value = {part: value}
+    return _merged(tree, YamlTree(value, places), replace_at=loc)
+
+
+class _Reader:
+    """Turns composed nodes into plain values, noting the place of each."""
+
+    def __init__(self, name: str, line_numbers: bool = True) -> None:
+        self.name, self.line_numbers = name, line_numbers
+        self.places: dict[tuple[Key, ...], Place] = {}
+        self.open: list[yaml.Node] = []  # the nodes around the one being read
+
+    def value(self, node: yaml.Node, loc: tuple[Key, ...]) -> Any:
+        place = self._place(node)
+        self.places.setdefault(loc, place)
+        if any(node is outer for outer in self.open):
+            raise UserError(f"{place}: a value that contains itself")
+        if len(self.places) > MAX_VALUES:
+            raise UserError(f"{place}: more than {MAX_VALUES:,} values; that is no config")
+        self.open.append(node)
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return dict(self._items(node, loc))
+            if isinstance(node, yaml.SequenceNode):
+                return [self.value(item, (*loc, i)) for i, item in enumerate(node.value)]
+            return self._scalar(node)
+        finally:
+            self.open.pop()
+
+    def _items(self, node: yaml.MappingNode, loc: tuple[Key, ...]) -> Iterator[tuple[str, Any]]:
+        seen: dict[str, Place] = {}
+        for key_node, value_node in node.value:
+            place = self._place(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise UserError(f"{place}: a key must be a word")
+            key = str(key_node.value)
+            if key in seen:
+                raise UserError(f"{place}: {key} is given twice, first in line {seen[key].line}")
+            seen[key] = self.places[(*loc, key)] = place
+            yield key, self.value(value_node, (*loc, key))
+
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
+            raise UserError(f"{self._place(node)}: the tag {node.tag} is not allowed")
+        if node.style is not None:  # quoted or block: a string, whatever it looks like
+            return node.value
+        for pattern, convert in _SCALARS:
+            if re.fullmatch(pattern, node.value):
+                return convert(node.value)
+        return node.value
+
+    def _place(self, node: yaml.Node) -> Place:
+        return Place(self.name, node.start_mark.line + 1 if self.line_numbers else 0)
+
+
+def _merged(
+    under: YamlTree, over: YamlTree, replace_at: tuple[Key, ...] | None = None
+) -> YamlTree:
+    """Maps are merged key by key; anything else, and what is at `replace_at`, is replaced."""
+
+    def merge(low: Any, high: Any, loc: tuple[Key, ...]) -> Any:
+        if not (isinstance(low, dict) and isinstance(high, dict)) or loc == replace_at:
+            return high
+        merged = dict(low)
+        for key, value in high.items():
+            merged[key] = merge(low[key], value, (*loc, key)) if key in low else value
+        return merged
+
+    return YamlTree(merge(under.values, over.values, ()), {**under.places, **over.places})
