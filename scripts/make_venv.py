@@ -21,7 +21,8 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "stamp"
 LOG = ROOT / ".venv.log"  # beside .venv, because it must outlive a .venv that failed
 LOCK = ROOT / ".venv.lock"
-NEEDED_GB = 9.0 if sys.platform == "linux" else 2.0  # Linux gets torch with CUDA
+# Linux gets torch with CUDA: 6.2 GB, and what pip has downloaded lies beside it until pip ends.
+NEEDED_GB = 9.0 if sys.platform == "linux" else 2.0
 
 
 class Failure(Exception):
@@ -109,10 +110,10 @@ def update(lock: int) -> None:
 
 
 def make(lock: int) -> None:
-    size = "5.5 GB" if sys.platform == "linux" else "1 GB"
-    say(f"setting up .venv (once, about {size}, a few minutes) …")
     shutil.rmtree(VENV, ignore_errors=True)  # before space is measured
     check_space()
+    size = "6 GB" if sys.platform == "linux" else "1 GB"
+    say(f"setting up .venv (once, about {size}, a few minutes) …")
     # The real path of the interpreter: when that version of Python is removed the link dangles,
     # which is noticed; /usr/bin/python3 would silently become another version.
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))

@@ -1,0 +1,36 @@
+"""SFL: vision networks without weight sharing and without weight transport.
+
+The public names are loaded when they are first used, so that `import sfl` needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sfl.config import load as load_config
+    from sfl.nn import SpatialFeatureLayer, build_model
+    from sfl.training.load import load_run
+
+__all__ = ["SpatialFeatureLayer", "build_model", "load_config", "load_run"]
+
+_HOMES = {
+    "SpatialFeatureLayer": ("sfl.nn", "SpatialFeatureLayer"),
+    "build_model": ("sfl.nn", "build_model"),
+    "load_config": ("sfl.config", "load"),
+    "load_run": ("sfl.training.load", "load_run"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("sfl")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sfl' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -5,9 +5,8 @@ is described in docs/run-directory.md. Knows nothing of training.
 """
 
 import json
-import math
 import shutil
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,6 +96,29 @@ class Run:
     def bytes(self) -> int:
         """Size of all its files."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    @property
+    def best_accuracy(self) -> float | None:
+        """Highest validation accuracy so far, else the final or highest logged test accuracy."""
+        for key in ("validation_accuracy", "test_accuracy"):
+            logged = [line[key] for line in self.metrics if key in line]
+            if key == "test_accuracy" and self.result is not None:
+                return float(self.result["accuracy"])
+            if logged:
+                return float(max(logged))
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """The run in short, as `sfl runs` lists it."""
+        return {
+            "run": self.name,
+            "status": self.status,
+            "epochs_done": len(self.metrics),
+            "epochs": self.config.get("train", {}).get("epochs"),
+            "accuracy": self.best_accuracy,
+            "age_seconds": round(time.time() - self.modified),
+            "bytes": self.bytes,
+        }
 
     def is_locked(self) -> bool:
         """Whether a process is training this run."""
@@ -191,12 +213,3 @@ def remove(run: Run) -> None:
     if run.is_locked():
         raise UserError(f"{run.path}: is being trained", "stop it first", Exit.RUN)
     shutil.rmtree(run.path)
-
-
-def best_accuracy(metrics: list[dict[str, Any]]) -> Iterator[float]:
-    """Validation accuracies logged so far, else test accuracies."""
-    for key in ("validation_accuracy", "test_accuracy"):
-        found = [line[key] for line in metrics if not math.isnan(line.get(key, math.nan))]
-        if found:
-            yield from found
-            return

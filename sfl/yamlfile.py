@@ -163,9 +163,7 @@ class _Reader:
         return Place(self.name, node.start_mark.line + 1 if self.line_numbers else 0)
 
 
-def _merged(
-    under: YamlTree, over: YamlTree, replace_at: tuple[Key, ...] | None = None
-) -> YamlTree:
+def _merged(under: YamlTree, over: YamlTree, replace_at: tuple[Key, ...] | None = None) -> YamlTree:
     """Maps are merged key by key; anything else, and what is at `replace_at`, is replaced."""
 
     def merge(low: Any, high: Any, loc: tuple[Key, ...]) -> Any:

@@ -52,6 +52,27 @@ class Dataset:
         """SHA-256 of each split: which images these are, wherever they were read from."""
         return {"train": _fingerprint(self.train), "test": _fingerprint(self.test)}
 
+    def describe(self) -> dict[str, object]:
+        """What a checkpoint remembers of its images: shape, classes, fingerprints."""
+        return {
+            "in_dimensions": list(self.in_dimensions),
+            "classes": list(self.classes),
+            "fingerprints": self.fingerprints,
+        }
+
+    def summary(self) -> dict[str, object]:
+        """The data set in short, as `sfl data` shows it."""
+        channels, height, width = self.in_dimensions
+        return {
+            "source": self.source,
+            "classes": list(self.classes),
+            "training images": len(self.train),
+            "test images": len(self.test),
+            "image": f"{channels} channels, {height}×{width} pixels",
+            "training fingerprint": self.fingerprints["train"],
+            "test fingerprint": self.fingerprints["test"],
+        }
+
 
 def load_dataset(
     source: str,

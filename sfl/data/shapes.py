@@ -23,9 +23,10 @@ SIDE = 32
 CHUNK = 1000  # images drawn at once: large enough to be quick, small enough for the cache
 RADIUS = (7.0, 11.0)  # pixels from an object's middle to its edge
 ROTATION = pi / 12  # at most, either way; a plus stays apart from a cross
-CONTRAST = 0.35  # how far the object's colour is from what lies behind it, in [0, 1] per channel
-CLUTTER = 0.25  # standard deviation of the blotches behind and on the object
-NOISE = 0.08  # standard deviation of each pixel by itself
+TINT = 0.3
+CONTRAST = 0.4  # how far the object's colour is from what lies behind it, in [0, 1] per channel
+CLUTTER = 0.08  # standard deviation of the blotches behind and on the object
+NOISE = 0.05  # standard deviation of each pixel by itself
 
 
 # --- the objects: x, y in units of the radius, y downwards; returns a signed distance, inside < 0
@@ -119,9 +120,10 @@ def _draw(labels: Tensor, jitter: int, generator: torch.Generator) -> Tensor:
     """Images (N, 3, S, S) uint8 of the objects that the labels (N,) name."""
     count = len(labels)
     coverage = _coverage(labels, jitter, generator)[:, None]
-    direction = F.normalize(torch.randn(count, 3, generator=generator), dim=1)[..., None, None]
+    # Lighter or darker than what is behind it, as often the one as the other, and tinted.
+    sign = 2.0 * torch.randint(0, 2, (count, 1, 1, 1), generator=generator) - 1
+    contrast = sign * CONTRAST * (1 + TINT * torch.randn(count, 3, 1, 1, generator=generator))
     middle = 0.5 + 0.1 * torch.randn(count, 3, 1, 1, generator=generator)
-    contrast = CONTRAST * direction
     blotches = CLUTTER * _blotches(count, generator)
     noise = NOISE * torch.randn(count, 3, SIDE, SIDE, generator=generator)
     image = middle + (coverage - 0.5) * contrast + blotches + noise

@@ -30,9 +30,9 @@ class Checkpoint:
     progress: dict[str, Any]
 
 
-def save_weights(path: Path, model: nn.Module, config: str) -> None:
+def save_weights(path: Path, model: nn.Module, config: str, progress: dict[str, Any]) -> None:
     """The model's weights alone."""
-    _write(path, _prefixed("model", model.state_dict()), config, {})
+    _write(path, _prefixed("model", model.state_dict()), config, progress)
 
 
 def save_checkpoint(

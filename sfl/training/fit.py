@@ -51,8 +51,14 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
     optimizer = build_optimizer(config.optimizer, model)
 
     metrics: list[Metrics] = []
+    images = setup.dataset.describe()
     if (run.path / LAST).exists():
         checkpoint = read_checkpoint(run.path / LAST)
+        if checkpoint.progress.get("images", images) != images:
+            raise UserError(
+                f"{run.path}: was trained on other images than {config.data.source} holds now",
+                exit_code=Exit.DATA,
+            )
         load_weights(checkpoint, model)
         load_optimizer(checkpoint, optimizer)
         metrics = checkpoint.progress["metrics"]
@@ -69,9 +75,10 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
             metrics.append(line)
             saving = epoch % config.train.checkpoint_every == 0 or epoch == config.train.epochs
             if is_best(metrics) if setup.validation else saving:
-                save_weights(run.path / BEST, model, text)
+                save_weights(run.path / BEST, model, text, {"images": images})
             if saving:
-                save_checkpoint(run.path / LAST, model, optimizer, text, {"metrics": metrics})
+                progress = {"images": images, "metrics": metrics}
+                save_checkpoint(run.path / LAST, model, optimizer, text, progress)
             run.write_metrics(metrics)
             display.epoch(line)
 
@@ -125,9 +132,7 @@ def train_epoch(
 
         with autocast(setup.device, setup.precision):
             logits = model(images)
-        loss = F.cross_entropy(
-            logits.float(), labels, label_smoothing=config.train.label_smoothing
-        )
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.train.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         if clip_norm is not None:

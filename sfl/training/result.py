@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from sfl.config import from_text, override
+from sfl.errors import Exit, UserError
 from sfl.files import atomic_path
 from sfl.runs import PREDICTIONS, RESULT, Run
 from sfl.training.checkpoint import load_weights, read_checkpoint
@@ -58,8 +59,15 @@ def evaluate_weights(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any
     overrides: `a.b=v` settings, for a data root or a device of this machine.
     """
     checkpoint = read_checkpoint(path)
-    config = from_text(checkpoint.config, str(path))
-    setup = set_up(override(config, overrides))
+    config = override(from_text(checkpoint.config, str(path)), overrides)
+    setup = set_up(config)
+    trained_on = checkpoint.progress["images"]["classes"]
+    if trained_on != list(setup.dataset.classes):
+        raise UserError(
+            f"{path}: was trained to tell {', '.join(trained_on)}; "
+            f"the images are of {', '.join(setup.dataset.classes)}",
+            exit_code=Exit.DATA,
+        )
     model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes))
     load_weights(checkpoint, model)
     return test_model(setup, model.to(setup.device))[1]

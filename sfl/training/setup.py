@@ -77,6 +77,14 @@ def load_images(config: Config) -> Dataset:
     return dataset
 
 
+def image_shape(config: Config) -> tuple[tuple[int, int, int], int]:
+    """(C, H, W) and the number of classes of the config's images; only a folder is read for it."""
+    if config.data.source != "folder":
+        return (3, 32, 32), 10
+    dataset = load_images(config)
+    return dataset.in_dimensions, len(dataset.classes)
+
+
 def build(config: Config, in_dimensions: tuple[int, int, int], classes: int) -> nn.Module:
     """The config's model. Raises UserError (exit 2) for sizes that don't fit the images."""
     settings = config.model.model_dump(exclude_none=True)
@@ -88,7 +96,7 @@ def build(config: Config, in_dimensions: tuple[int, int, int], classes: int) -> 
 
 
 def describe_model(
-    config: Config, in_dimensions: tuple[int, int, int] = (3, 32, 32), classes: int = 10
+    config: Config, in_dimensions: tuple[int, int, int], classes: int
 ) -> ModelSummary:
     """The config's model layer by layer, without allocating its weights."""
     with torch.device("meta"):

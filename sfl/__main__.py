@@ -1,0 +1,5 @@
+"""python -m sfl: what torchrun starts."""
+
+from sfl.cli import main
+
+main()

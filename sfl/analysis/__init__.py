@@ -1,0 +1,1 @@
+"""What finished runs say. Reads run directories, never trains."""

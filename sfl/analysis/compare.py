@@ -1,0 +1,105 @@
+"""Finished runs side by side. Reads result files; needs no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from sfl.config import Config
+from sfl.errors import Exit, UserError
+from sfl.runs import Run
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of a comparison: means over its n runs. Accuracies are fractions.
+
+    accuracy_interval: 95 %; of one run Wilson's, which covers the test images alone; of several
+    Student's t over the runs, which covers seeds too.
+    """
+
+    name: str
+    model: str
+    n: int
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    loss: float
+    weights: int
+    weight_bytes: int
+    flops_per_image: int
+    seconds_per_epoch: float
+    epochs: int
+    difference: float  # of accuracy, to the first model
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.__dict__, "accuracy_interval": list(self.accuracy_interval)}
+
+
+def compare(groups: Sequence[tuple[str, Config, Sequence[Run]]]) -> dict[str, Any]:
+    """Rows and remarks for (name, config, finished runs) of each model.
+
+    Raises UserError (exit 3) where the runs were not tested on the same images.
+    """
+    results = [(name, [_result(run) for run in runs]) for name, _, runs in groups]
+    _same_images([(run, _result(run)) for _, _, runs in groups for run in runs])
+    first = fmean([result["accuracy"] for result in results[0][1]])
+    rows = [_row(name, found, first) for name, found in results]
+    graphs = [_graph(config) for _, config, _ in groups]
+    remarks = []
+    if any(graph != graphs[0] for graph in graphs):
+        remarks.append("not twins: other graphs")
+    if any(row.n == 1 for row in rows):
+        remarks.append("one seed says little: these intervals cover the test images, not the seed")
+    return {"models": [row.to_dict() for row in rows], "remarks": remarks}
+
+
+def _row(name: str, results: list[dict[str, Any]], first: float) -> Row:
+    accuracies = [result["accuracy"] for result in results]
+    accuracy, newest = fmean(accuracies), results[-1]
+    low, high = newest["accuracy_interval"] if len(results) == 1 else _t_interval(accuracies)
+    return Row(
+        name=name,
+        model=newest["model"],
+        n=len(results),
+        accuracy=accuracy,
+        accuracy_interval=(low, high),
+        loss=fmean([result["loss"] for result in results]),
+        weights=newest["weights"],
+        weight_bytes=newest["weight_bytes"],
+        flops_per_image=newest["flops_per_image"],
+        seconds_per_epoch=fmean([result["seconds_per_epoch"] for result in results]),
+        epochs=newest["epochs"],
+        difference=accuracy - first,
+    )
+
+
+def _result(run: Run) -> dict[str, Any]:
+    if run.result is None:
+        raise UserError(f"{run.path}: has not finished", exit_code=Exit.RUN)
+    return run.result
+
+
+def _same_images(results: Sequence[tuple[Run, dict[str, Any]]]) -> None:
+    (first, expected), *others = results
+    for run, result in others:
+        for split in ("train", "test"):
+            if result["data"][split] != expected["data"][split]:
+                raise UserError(
+                    f"{run.name} and {first.name} were not made with the same {split} images",
+                    "compare runs of one data set",
+                    Exit.DATA,
+                )
+
+
+def _graph(config: Config) -> dict[str, Any]:
+    """The model without what twins may differ in."""
+    return config.model.model_dump(exclude={"layer", "storage"})
+
+
+def _t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval of a mean."""
+    from scipy.stats import t  # scipy takes a while to import
+
+    mean, n = fmean(values), len(values)
+    half = float(t.ppf(0.975, n - 1)) * stdev(values) / n**0.5
+    return mean - half, mean + half

@@ -1,0 +1,148 @@
+"""Results as a person reads them, on standard output. Computes nothing."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from sfl.nn.summary import ModelSummary
+
+PLAIN_WIDTH = 160  # of tables that go into a file or a pipe
+
+
+def stdout() -> Console:
+    """The console of results: as wide as the terminal, or wide enough where there is none."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """A table whose first column is words and whose others are numbers."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return made
+
+
+def result_line(result: dict[str, Any]) -> str:
+    """A run's test accuracy in words."""
+    low, high = result["accuracy_interval"]
+    return (
+        f"test accuracy {result['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}, "
+        f"{result['n']:,} images)  loss {result['loss']:.3f}"
+    )
+
+
+def evaluation_table(result: dict[str, Any]) -> Table:
+    """Accuracy per class, and the confusion matrix beside it."""
+    numbers = range(1, len(result["per_class"]) + 1)
+    made = table("true class", "accuracy", *map(str, numbers), title="columns: predicted class")
+    for number, (name, accuracy) in zip(numbers, result["per_class"].items(), strict=True):
+        row = result["confusion"][number - 1]
+        made.add_row(f"{number} {name}", f"{accuracy:.1%}", *map(str, row))
+    return made
+
+
+def data_table(described: dict[str, Any]) -> Table:
+    """What a data set is."""
+    made = table("data", "value")
+    for key, value in described.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        made.add_row(key, text)
+    made.columns[1].justify = "left"
+    return made
+
+
+def comparison_table(comparison: dict[str, Any]) -> Table:
+    """One row a model."""
+    made = table(
+        "model", "runs", "test accuracy", "95 % interval", "difference", "loss", "weights",
+        "bytes", "FLOPs/image", "s/epoch", "epochs",
+    )  # fmt: skip
+    for row in comparison["models"]:
+        low, high = row["accuracy_interval"]
+        made.add_row(
+            row["name"],
+            str(row["n"]),
+            f"{row['accuracy']:.2%}",
+            f"{low:.2%} – {high:.2%}",
+            f"{100 * row['difference']:+.2f}",
+            f"{row['loss']:.3f}",
+            f"{row['weights']:,}",
+            bytes_text(row["weight_bytes"]),
+            count_text(row["flops_per_image"]),
+            f"{row['seconds_per_epoch']:.1f}",
+            str(row["epochs"]),
+        )
+    return made
+
+
+def summary_table(summary: "ModelSummary") -> Table:
+    """One row a layer, with the sum below."""
+    made = table("layer", "output", "weights", "bytes", "as dense", "FLOPs/image", "weights shared")
+    for layer in summary.layers:
+        made.add_row(
+            f"{layer.name} {layer.kind}",
+            "×".join(map(str, layer.out_shape)),
+            f"{layer.weights:,}" if layer.weights else "",
+            bytes_text(4 * layer.weights) if layer.weights else "",
+            f"{layer.dense:,}" if layer.dense else "",
+            count_text(layer.flops) if layer.flops else "",
+            layer.sharing,
+        )
+    made.add_section()
+    made.add_row(
+        "all",
+        "",
+        f"{summary.weights:,}",
+        bytes_text(4 * summary.weights),
+        f"{sum(layer.dense or layer.weights for layer in summary.layers):,}",
+        count_text(summary.flops),
+        "",
+    )
+    return made
+
+
+def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """One row a run."""
+    made = table("run", "status", "epochs", "accuracy", "age", "size")
+    for row in rows:
+        accuracy = row["accuracy"]
+        made.add_row(
+            row["run"],
+            row["status"],
+            f"{row['epochs_done']}/{row['epochs']}",
+            "" if accuracy is None else f"{accuracy:.2%}",
+            age_text(row["age_seconds"]),
+            bytes_text(row["bytes"]),
+        )
+    return made
+
+
+def bytes_text(count: float) -> str:
+    """4,096 → "4.1 kB"."""
+    return _scaled(count, ("B", "kB", "MB", "GB", "TB"))
+
+
+def count_text(count: float) -> str:
+    """14,431,088 → "14.4 M"."""
+    return _scaled(count, ("", "k", "M", "G", "T")).strip()
+
+
+def _scaled(count: float, units: Sequence[str]) -> str:
+    *smaller, largest = units
+    for unit in smaller:
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == smaller[0] else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} {largest}"
+
+
+def age_text(seconds: float) -> str:
+    """90 → "1 min"."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{seconds:.0f} s"

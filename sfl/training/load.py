@@ -1,0 +1,32 @@
+"""A finished run's model, back in Python."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sfl.config import Config, from_text
+from sfl.runs import BEST, Run
+from sfl.training.checkpoint import load_weights, read_checkpoint
+from sfl.training.setup import build
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedRun:
+    """The model with its trained weights, on the CPU in evaluation mode; config; metrics."""
+
+    model: nn.Module
+    config: Config
+    metrics: list[dict[str, Any]]
+
+
+def load_run(path: str | Path) -> LoadedRun:
+    """Reads a run directory. Raises UserError (exit 4) where it holds no usable checkpoint."""
+    run = Run(Path(path))
+    checkpoint = read_checkpoint(run.path / BEST)
+    config = from_text(checkpoint.config, str(run.path / BEST))
+    images = checkpoint.progress["images"]
+    model = build(config, tuple(images["in_dimensions"]), len(images["classes"]))
+    load_weights(checkpoint, model)
+    return LoadedRun(model.eval(), config, run.metrics)
