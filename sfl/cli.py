@@ -219,7 +219,7 @@ def show(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """A model, layer by layer: shapes, weights, bytes, FLOPs, what is shared, what dense would hold.
+    """A model, layer by layer: shapes, weights, FLOPs, what is shared, what dense would hold.
 
     Examples:
 

@@ -132,21 +132,15 @@ class DataSettings(Settings):
     resize: Count | None = Field(
         None, description="Resize the images of a folder to this many pixels square."
     )
-    normalize: NormalizeSettings = Field(
-        default_factory=NormalizeSettings, description="Means and deviations."
-    )
+    normalize: NormalizeSettings = Field(NormalizeSettings(), description="Means and deviations.")
     batch_size: Count = Field(64, description="Images per optimizer step.")
-    augment: AugmentSettings = Field(
-        default_factory=AugmentSettings, description="Random crops and flips."
-    )
+    augment: AugmentSettings = Field(AugmentSettings(), description="Random crops and flips.")
     validation: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Training images held out, class-balanced, the same for every seed; they "
         "choose the best checkpoint.",
     )
-    shapes: ShapesSettings = Field(
-        default_factory=ShapesSettings, description="Only with source: shapes."
-    )
+    shapes: ShapesSettings = Field(ShapesSettings(), description="Only with source: shapes.")
 
 
 class OptimizerSettings(Settings):
@@ -216,11 +210,9 @@ class Config(Settings):
     """One experiment."""
 
     model: ModelSettings = Field(description="Which network, and whether its weights are shared.")
-    data: DataSettings = Field(default_factory=DataSettings, description="Images.")
-    optimizer: OptimizerSettings = Field(
-        default_factory=OptimizerSettings, description="The optimizer."
-    )
-    train: TrainSettings = Field(default_factory=TrainSettings, description="The training run.")
+    data: DataSettings = Field(DataSettings(), description="Images.")
+    optimizer: OptimizerSettings = Field(OptimizerSettings(), description="The optimizer.")
+    train: TrainSettings = Field(TrainSettings(), description="The training run.")
 
     def to_dict(self, *, share: bool = False) -> dict[str, Any]:
         """Fully resolved, as plain values; `share` leaves out an absolute data root."""

@@ -97,8 +97,7 @@ class TrainingDisplay:
             f"loss {line['train_loss']:.3f}",
             f"accuracy {line['train_accuracy']:.1%}",
         ]
-        for key in ("validation_accuracy", "test_accuracy"):
-            if key in line:
-                parts.append(f"{key.replace('_', ' ')} {line[key]:.1%}")
+        looks = [key for key in ("validation_accuracy", "test_accuracy") if key in line]
+        parts += [f"{key.replace('_', ' ')} {line[key]:.1%}" for key in looks]
         parts += [f"{line['images_per_second']:,.0f} images/s", f"{line['seconds']:.0f} s"]
         say("  ".join(parts))

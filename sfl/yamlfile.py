@@ -133,6 +133,7 @@ class _Reader:
                 return dict(self._items(node, loc))
             if isinstance(node, yaml.SequenceNode):
                 return [self.value(item, (*loc, i)) for i, item in enumerate(node.value)]
+            assert isinstance(node, yaml.ScalarNode)
             return self._scalar(node)
         finally:
             self.open.pop()

@@ -126,7 +126,8 @@ def _draw(labels: Tensor, jitter: int, generator: torch.Generator) -> Tensor:
     middle = 0.5 + 0.1 * torch.randn(count, 3, 1, 1, generator=generator)
     blotches = CLUTTER * _blotches(count, generator)
     noise = NOISE * torch.randn(count, 3, SIDE, SIDE, generator=generator)
-    image = middle + (coverage - 0.5) * contrast + blotches + noise
+    scraps = _scraps(count, generator)
+    image = middle + torch.where(coverage>0, (coverage - 0.5) * contrast, -0.5*contrast+scraps) + blotches + noise
     return image.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
 
 
@@ -151,3 +152,20 @@ def _blotches(count: int, generator: torch.Generator) -> Tensor:
     """Soft random colour, (N, 3, S, S), about as large as an object's parts."""
     coarse = torch.randn(count, 3, 6, 6, generator=generator)
     return F.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+
+
+SCRAPS = 3
+SCRAPC = 0.3
+def _scraps(count: int, generator: torch.Generator) -> Tensor:
+    out = torch.zeros(count, 1, SIDE, SIDE)
+    pixels = torch.arange(SIDE) + 0.5
+    for _ in range(SCRAPS):
+        where = torch.rand(2, count, 1, 1, generator=generator) * SIDE
+        angle = torch.rand(count, 1, 1, generator=generator) * pi
+        length = 2 + 3 * torch.rand(count, 1, 1, generator=generator)
+        sign = 2.0 * torch.randint(0, 2, (count, 1, 1), generator=generator) - 1
+        x, y = pixels - where[0], pixels[:, None] - where[1]
+        x, y = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+        d = torch.hypot((x.abs() - length).clamp_(min=0), y) - 1.0
+        out += ((0.5 - d).clamp_(0, 1) * sign * SCRAPC)[:, None]
+    return out

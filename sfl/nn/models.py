@@ -42,13 +42,7 @@ class RegularConvNet(nn.Module):
     ) -> None:
         super().__init__()
         stack = _Stack(in_dimensions, layer, storage, init)
-        _expect_entries(6, channels=channels, kernel_sizes=kernel_sizes)
-        for block in range(3):
-            two = slice(2 * block, 2 * block + 2)
-            _add_block(stack, channels[two], kernel_sizes[two], same_size=True)
-            stack.add_pool()
-            if block == 1:
-                stack.modules.append(nn.Dropout2d(dropout2d))
+        stack.add_blocks(channels, kernel_sizes, dropout2d, same_size=True, pooled=3)
         self.features = nn.Sequential(*stack.modules)
         self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
 
@@ -80,14 +74,7 @@ class SpatialDenseNet(nn.Module):
     ) -> None:
         super().__init__()
         stack = _Stack(in_dimensions, layer, storage, init)
-        _expect_entries(6, channels=channels, kernel_sizes=kernel_sizes)
-        for block in range(3):
-            two = slice(2 * block, 2 * block + 2)
-            _add_block(stack, channels[two], kernel_sizes[two], same_size=False)
-            if block < 2:
-                stack.add_pool()
-            if block == 1:
-                stack.modules.append(nn.Dropout2d(dropout2d))
+        stack.add_blocks(channels, kernel_sizes, dropout2d, same_size=False, pooled=2)
         self.features = nn.Sequential(*stack.modules)
         self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
 
@@ -182,22 +169,37 @@ class _Stack:
             self.modules.append(spatial)
         self.dimensions = (out_channels, *size)
 
+    def add_blocks(
+        self,
+        channels: Sequence[int],
+        kernel_sizes: Sequence[Pair],
+        dropout2d: float,
+        *,
+        same_size: bool,
+        pooled: int,
+    ) -> None:
+        """Three blocks of layer, BatchNorm, ReLU, layer, ReLU; the first `pooled` end in a pool.
+
+        The notebook normalises only the first of two layers.
+        """
+        _expect_entries(6, channels=channels, kernel_sizes=kernel_sizes)
+        for block in range(3):
+            first, second = 2 * block, 2 * block + 1
+            self.add_layer(channels[first], kernel_sizes[first], same_size)
+            self.modules += [nn.BatchNorm2d(channels[first]), nn.ReLU(inplace=True)]
+            self.add_layer(channels[second], kernel_sizes[second], same_size)
+            self.modules.append(nn.ReLU(inplace=True))
+            if block < pooled:
+                self.add_pool()
+            if block == 1:
+                self.modules.append(nn.Dropout2d(dropout2d))
+
     def add_pool(self) -> None:
         channels, height, width = self.dimensions
         if min(height, width) < 2:
             raise ValueError(f"2×2 pooling needs an input of at least 2×2, not {height}×{width}")
         self.modules.append(nn.MaxPool2d(kernel_size=2, stride=2))
         self.dimensions = (channels, height // 2, width // 2)
-
-
-def _add_block(
-    stack: _Stack, channels: Sequence[int], kernel_sizes: Sequence[Pair], same_size: bool
-) -> None:
-    """layer, BatchNorm, ReLU, layer, ReLU: the notebook normalises only the first of two."""
-    stack.add_layer(channels[0], kernel_sizes[0], same_size)
-    stack.modules += [nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
-    stack.add_layer(channels[1], kernel_sizes[1], same_size)
-    stack.modules.append(nn.ReLU(inplace=True))
 
 
 def _classifier(

@@ -80,7 +80,7 @@ def dense_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     matrix = weight.flatten(3).flatten(0, 2)  # (C·H·W, O·OH·OW)
     flat = x.flatten(1)
     y = flat @ matrix if bias is None else torch.addmm(bias.flatten(), flat, matrix)
-    return y.unflatten(1, weight.shape[3:])
+    return y.view(-1, *weight.shape[3:])
 
 
 def field_mask(

@@ -47,7 +47,7 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
     seed_global(config.train.seed, "initialisation")
     model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes)).to(device)
     if config.model.layer == "conv":
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(config.optimizer, model)
 
     metrics: list[Metrics] = []
