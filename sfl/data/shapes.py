@@ -10,6 +10,7 @@ Shapes: N images, S = 32 pixels a side. Knows nothing of files.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import pi
 
 import torch
@@ -20,12 +21,14 @@ from sfl.data.dataset import Dataset, Split
 from sfl.display import track
 
 SIDE = 32
-CHUNK = 1000  # images drawn at once: large enough to be quick, small enough for the cache
+CHUNK = 250  # images drawn at once: large enough to be quick, small enough for the CPU's cache
 RADIUS = (7.0, 11.0)  # pixels from an object's middle to its edge
 ROTATION = pi / 12  # at most, either way; a plus stays apart from a cross
-TINT = 0.3
-CONTRAST = 0.4  # how far the object's colour is from what lies behind it, in [0, 1] per channel
-CLUTTER = 0.08  # standard deviation of the blotches behind and on the object
+CONTRAST = 0.4  # between an object and what lies behind it; colours are in [0, 1]
+TINT = 0.3  # standard deviation of a channel's contrast, as a part of CONTRAST
+SCRAPS = 2  # dark or light strokes behind the object, for a net to tell from its edges
+SCRAP_CONTRAST = 0.3
+BLOTCHES = 0.08  # standard deviation of the soft stains on everything
 NOISE = 0.05  # standard deviation of each pixel by itself
 
 
@@ -106,66 +109,79 @@ def draw_shapes(
 
 
 def _draw_split(count: int, jitter: int, seed: int, description: str) -> Split:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count).remainder_(len(OBJECTS))
-    labels = labels[torch.randperm(count, generator=generator)]
+    draw = _Draw(torch.Generator().manual_seed(seed))
+    labels = torch.arange(count) % len(OBJECTS)
+    labels = labels[torch.randperm(count, generator=draw.generator)]
     images = torch.empty(count, 3, SIDE, SIDE, dtype=torch.uint8)
     for start in track(range(0, count, CHUNK), description):
-        chunk = labels[start : start + CHUNK]
-        images[start : start + CHUNK] = _draw(chunk, jitter, generator)
+        images[start : start + CHUNK] = _draw_images(labels[start : start + CHUNK], jitter, draw)
     return Split(images, labels)
 
 
-def _draw(labels: Tensor, jitter: int, generator: torch.Generator) -> Tensor:
-    """Images (N, 3, S, S) uint8 of the objects that the labels (N,) name."""
+@dataclass(frozen=True)
+class _Draw:
+    """Random numbers in float64: where vector units round differently, 8 bits don't show it."""
+
+    generator: torch.Generator
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        drawn = torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        return low + (high - low) * drawn
+
+    def normal(self, deviation: float, *shape: int) -> Tensor:
+        return deviation * torch.randn(shape, generator=self.generator, dtype=torch.float64)
+
+    def sign(self, *shape: int) -> Tensor:
+        return 2.0 * torch.randint(0, 2, shape, generator=self.generator, dtype=torch.float64) - 1
+
+
+def _draw_images(labels: Tensor, jitter: int, draw: _Draw) -> Tensor:
+    """The objects that the labels (N,) name: (N, 3, S, S) uint8."""
     count = len(labels)
-    coverage = _coverage(labels, jitter, generator)[:, None]
-    # Lighter or darker than what is behind it, as often the one as the other, and tinted.
-    sign = 2.0 * torch.randint(0, 2, (count, 1, 1, 1), generator=generator) - 1
-    contrast = sign * CONTRAST * (1 + TINT * torch.randn(count, 3, 1, 1, generator=generator))
-    middle = 0.5 + 0.1 * torch.randn(count, 3, 1, 1, generator=generator)
-    blotches = CLUTTER * _blotches(count, generator)
-    noise = NOISE * torch.randn(count, 3, SIDE, SIDE, generator=generator)
-    scraps = _scraps(count, generator)
-    image = middle + torch.where(coverage>0, (coverage - 0.5) * contrast, -0.5*contrast+scraps) + blotches + noise
+    coverage = _objects(labels, jitter, draw)[:, None]
+    middle = 0.5 + draw.normal(0.1, count, 3, 1, 1)
+    # Lighter or darker than what is behind it, the one as often as the other.
+    half = draw.sign(count, 1, 1, 1) * CONTRAST / 2 * (1 + draw.normal(TINT, count, 3, 1, 1))
+    image = torch.lerp(middle - half + _scraps(count, draw)[:, None], middle + half, coverage)
+    image += _blotches(count, draw)
+    image += draw.normal(NOISE, count, 3, SIDE, SIDE)
     return image.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
 
 
-def _coverage(labels: Tensor, jitter: int, generator: torch.Generator) -> Tensor:
+def _objects(labels: Tensor, jitter: int, draw: _Draw) -> Tensor:
     """How much of each pixel its object covers, (N, S, S) in [0, 1]."""
     count = len(labels)
-    shift = (2 * torch.rand(2, count, 1, 1, generator=generator) - 1) * jitter
-    low, high = RADIUS
-    radius = low + (high - low) * torch.rand(count, 1, 1, generator=generator)
-    angle = (2 * torch.rand(count, 1, 1, generator=generator) - 1) * ROTATION
-    pixels = torch.arange(SIDE) + 0.5 - SIDE / 2
-    x, y = (pixels - shift[0]) / radius, (pixels[:, None] - shift[1]) / radius
-    x, y = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
-    distance = torch.empty(count, SIDE, SIDE)
-    for label, draw in enumerate(OBJECTS.values()):
-        members = labels == label
-        distance[members] = draw(x[members], y[members])
-    return (0.5 - distance * radius).clamp_(0, 1)  # one pixel of soft edge
+    shift = draw.uniform(-jitter, jitter, 2, count, 1, 1)
+    radius = draw.uniform(*RADIUS, count, 1, 1)
+    x, y = _turned(shift, draw.uniform(-ROTATION, ROTATION, count, 1, 1))
+    x, y = x / radius, y / radius
+    distance = torch.empty_like(x)
+    for label, outline in enumerate(OBJECTS.values()):
+        members = (labels == label).nonzero().flatten()
+        distance[members] = outline(x[members], y[members])
+    return (0.5 - distance * radius).clamp_(0, 1)  # an edge is one pixel wide
 
 
-def _blotches(count: int, generator: torch.Generator) -> Tensor:
-    """Soft random colour, (N, 3, S, S), about as large as an object's parts."""
-    coarse = torch.randn(count, 3, 6, 6, generator=generator)
-    return F.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
-
-
-SCRAPS = 3
-SCRAPC = 0.3
-def _scraps(count: int, generator: torch.Generator) -> Tensor:
-    out = torch.zeros(count, 1, SIDE, SIDE)
-    pixels = torch.arange(SIDE) + 0.5
+def _scraps(count: int, draw: _Draw) -> Tensor:
+    """Short strokes anywhere, (N, S, S): what they add to the colour behind the object."""
+    total = torch.zeros(count, SIDE, SIDE, dtype=torch.float64)
     for _ in range(SCRAPS):
-        where = torch.rand(2, count, 1, 1, generator=generator) * SIDE
-        angle = torch.rand(count, 1, 1, generator=generator) * pi
-        length = 2 + 3 * torch.rand(count, 1, 1, generator=generator)
-        sign = 2.0 * torch.randint(0, 2, (count, 1, 1), generator=generator) - 1
-        x, y = pixels - where[0], pixels[:, None] - where[1]
-        x, y = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
-        d = torch.hypot((x.abs() - length).clamp_(min=0), y) - 1.0
-        out += ((0.5 - d).clamp_(0, 1) * sign * SCRAPC)[:, None]
-    return out
+        place = draw.uniform(-SIDE / 2, SIDE / 2, 2, count, 1, 1)
+        x, y = _turned(place, draw.uniform(0, pi, count, 1, 1))
+        half_length = draw.uniform(2, 5, count, 1, 1)
+        distance = torch.hypot((x.abs() - half_length).clamp_(min=0), y) - 1
+        total += (0.5 - distance).clamp_(0, 1) * draw.sign(count, 1, 1) * SCRAP_CONTRAST
+    return total
+
+
+def _turned(middle: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Each pixel's x and y (N, S, S) as seen from `middle` (2, N, 1, 1), turned by `angle`."""
+    pixels = torch.arange(SIDE, dtype=torch.float64) + 0.5 - SIDE / 2
+    x, y = pixels - middle[0], pixels[:, None] - middle[1]
+    return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+
+
+def _blotches(count: int, draw: _Draw) -> Tensor:
+    """Soft stains of random colour, (N, 3, S, S), about as large as an object's parts."""
+    coarse = draw.normal(BLOTCHES, count, 3, 6, 6)
+    return F.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear", align_corners=False)

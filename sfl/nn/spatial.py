@@ -59,9 +59,13 @@ def spatial_conv2d(
             f"an input of {height}×{width} gives {positions[0]}×{positions[1]} positions, "
             f"the weights are for {positions_h}×{positions_w}"
         )
-    fields = F.pad(x, (pw, pw, ph, ph)).unfold(2, kh, sh).unfold(3, kw, sw)
     # The batch goes innermost, so that each position is one product (O, K) × (K, B).
-    fields = fields.permute(2, 3, 1, 4, 5, 0).reshape(-1, channels * kh * kw, batch)  # (L, K, B)
+    x = F.pad(x, (pw, pw, ph, ph)).permute(1, 2, 3, 0).contiguous()  # (C, H, W, B)
+    # Slices, because the backward pass of Tensor.unfold takes longer than all the products.
+    last_h, last_w = sh * (positions_h - 1) + 1, sw * (positions_w - 1) + 1
+    taps = [x[:, i : i + last_h : sh, j : j + last_w : sw] for i in range(kh) for j in range(kw)]
+    fields = torch.stack(taps, dim=1).permute(2, 3, 0, 1, 4)  # (OH, OW, C, kh·kw, B)
+    fields = fields.reshape(-1, channels * kh * kw, batch)  # (L, K, B)
     y = torch.bmm(weight.flatten(0, 1).flatten(2), fields)  # (L, O, B)
     y = y.view(positions_h, positions_w, out_channels, batch).permute(3, 2, 0, 1)
     return y if bias is None else y + bias

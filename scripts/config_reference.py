@@ -1,0 +1,95 @@
+"""Writes docs/config.md and docs/config.schema.json from the settings tree of sfl/config.py.
+
+    .venv/bin/python scripts/config_reference.py
+
+tests/test_docs.py says when they are out of date.
+"""
+
+import json
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from sfl.config import Config
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+HEAD = """# Settings
+
+<!-- made by scripts/config_reference.py from sfl/config.py -->
+
+What a YAML file, or `--set a.b=v`, may say. Unknown keys, wrong types, duplicate keys and values out
+of range are errors, each with its file and line. Scalars are read as in YAML 1.2: `1e-3` is a number,
+`no` and `010` are neither a boolean nor an octal. `extends: other.yaml` at the top builds on another
+file, whose path is relative to this one; `key: null` takes a setting back to its default. For editors
+there is a JSON schema, [config.schema.json](config.schema.json).
+"""
+
+
+def reference() -> str:
+    """The page, in Markdown."""
+    lines = [HEAD]
+    for name, field in Config.model_fields.items():
+        lines += [f"## {name}", "", "| setting | default | values | |", "|---|---|---|---|"]
+        lines += [*_rows(name, _settings(field)), ""]
+    return "\n".join(lines)
+
+
+def schema() -> str:
+    """The JSON schema, as text."""
+    return json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _rows(prefix: str, settings: type[BaseModel]) -> list[str]:
+    rows = []
+    for name, field in settings.model_fields.items():
+        key = f"{prefix}.{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            rows += _rows(key, field.annotation)
+        else:
+            rows.append(
+                f"| `{key}` | {_default(field)} | {_values(field.annotation)} | {field.description} |"
+            )
+    return rows
+
+
+def _settings(field: FieldInfo) -> type[BaseModel]:
+    assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    return field.annotation
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return "required"
+    if field.default is None:
+        return "the model's own" if "layer" in str(field.description) else "none"
+    return f"`{json.dumps(field.default)}`"
+
+
+def _values(annotation: Any) -> str:
+    """A type in words."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _values(arguments[0])
+    if origin is typing.Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_values(kind) for kind in arguments if kind is not type(None))
+    if origin is list:
+        return f"list of {_values(arguments[0])}"
+    return {int: "integer", float: "number", str: "text", bool: "`true`, `false`"}[annotation]
+
+
+def main() -> None:
+    (DOCS / "config.md").write_text(reference(), encoding="utf-8")
+    (DOCS / "config.schema.json").write_text(schema(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

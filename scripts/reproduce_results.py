@@ -1,0 +1,196 @@
+"""The results table of the README: trains what is missing, keeps what a run says, writes the table.
+
+Each run's config, environment, metrics and result go to docs/results/<name>/; what is there is not
+trained again, what was stopped is gone on with. The table is made from these files alone.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sfl.runs import CONFIG, ENVIRONMENT, METRICS, RESULT, Run
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- results: made by scripts/reproduce -->", "<!-- end of results -->"
+KEPT = (CONFIG, ENVIRONMENT, METRICS, RESULT)
+
+# The images of a run by the fingerprint of their test split; a number is never shown without.
+IMAGES = {
+    "c3578a95941b92e2f47159a7c765fa0a32217fb5207a4962c32a284010340373": (
+        "CIFAR-10 images re-encoded as JPEG"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a config, what is set beside it, what the notebook printed."""
+
+    config: str
+    network: str
+    notebook: str = ""
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.config.replace("/", "-")
+
+
+ROWS = (
+    Row(
+        "notebook/simple",
+        "SimpleModel, dense, notebook init",
+        "losses 2.694, 2.097, 2.073, 2.077, 2.075",
+    ),
+    Row("simple", "SimpleModel, local"),
+    Row("spatial", "SpatialDenseNet, local"),
+    Row("spatial-shared", "SpatialDenseNet, weights shared (twin of the above)"),
+    Row(
+        "notebook/spatial",
+        "SpatialDenseNet, dense, notebook init",
+        "losses 1.882, 1.622, 1.539, 1.482, 1.434; 52.73 %",
+    ),
+    Row(
+        "notebook/conv",
+        "RegularConvNet, PyTorch's init",
+        "86.9 %, epochs unknown",
+        ("train.epochs=25",),
+    ),
+    Row("conv-local", "RegularConvNet, local (nothing shared)"),
+)
+
+
+def main() -> int:
+    arguments = _parse()
+    wanted = [row for row in ROWS if not arguments.only or row.name in arguments.only]
+    if not wanted:
+        print(f"error: --only: there are {', '.join(row.name for row in ROWS)}", file=sys.stderr)
+        return 2
+    for row in wanted if not arguments.table else ():
+        if (RESULTS / row.name / RESULT).exists():
+            print(f"{row.name}: is there", file=sys.stderr)
+            continue
+        code = _train(row, arguments.data, arguments.runs)
+        if code:
+            return code
+        _keep(row, arguments.runs / f"{row.name}-s0")
+    write_table()
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/reproduce", description=__doc__)
+    parser.add_argument(
+        "--data", type=Path, help="a folder with train/<class>/* and test/<class>/*; else CIFAR-10"
+    )
+    parser.add_argument("--runs", type=Path, default=ROOT / "checkpoints", help="run directories")
+    parser.add_argument("--only", action="append", metavar="NAME", help="this row; may be repeated")
+    parser.add_argument("--table", action="store_true", help="train nothing, write the table")
+    return parser.parse_args()
+
+
+def _train(row: Row, data: Path | None, runs: Path) -> int:
+    """`sfl train` with this row's config, or `--resume` where it was stopped; its exit code."""
+    name = f"{row.name}-s0"
+    source = ["--set", f"data.root={data.resolve()}"] if data else []
+    run = Run(runs / name)
+    if (run.path / RESULT).exists():
+        return 0
+    if run.path.exists():
+        arguments = ["--resume", name, *source]
+    else:
+        overrides = [f"--set={override}" for override in row.overrides]
+        source += ["--set", "data.source=folder"] if data else []
+        arguments = ["--config", row.config, "--name", name, *overrides, *source]
+    print(f"{row.name}: sfl train {' '.join(arguments)}", file=sys.stderr)
+    return subprocess.run(
+        [sys.executable, "-m", "sfl", "train", *arguments, "--runs", runs]
+    ).returncode
+
+
+def _keep(row: Row, run: Path) -> None:
+    (RESULTS / row.name).mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        shutil.copy(run / name, RESULTS / row.name / name)
+
+
+def write_table() -> None:
+    """Puts the table between its marks in the README."""
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
+
+
+def table() -> str:
+    """The table, in Markdown, from docs/results alone."""
+    there = [
+        (row, Run(RESULTS / row.name)) for row in ROWS if (RESULTS / row.name / RESULT).exists()
+    ]
+    lines = [
+        "| network | weights | losses of epochs 1–5 | test accuracy (95 %) | s/epoch | the notebook |",
+        "|---|--:|---|---|--:|---|",
+        *(_line(row, run) for row, run in there),
+    ]
+    return "\n".join([*lines, "", *_footnotes([run for _, run in there])])
+
+
+def _line(row: Row, run: Run) -> str:
+    result = _result(run)
+    losses = ", ".join(f"{line['train_loss']:.3f}" for line in run.metrics[:5])
+    low, high = result["accuracy_interval"]
+    accuracy = f"{_percent(result['accuracy'])} ({_percent(low)} – {_percent(high)})"
+    if result["epochs"] != 5:
+        accuracy += f" after {result['epochs']} epochs{_milestones(run)}"
+    link = f"[{row.network}](docs/results/{row.name}/)"
+    return (
+        f"| {link} | {result['weights']:,} | {losses} | {accuracy} "
+        f"| {result['seconds_per_epoch']:.0f} | {row.notebook} |"
+    )
+
+
+def _milestones(run: Run) -> str:
+    """For a long run with logged test accuracies: after 5 epochs, and where it passes 86.9 %."""
+    logged = {
+        line["epoch"]: line["test_accuracy"] for line in run.metrics if "test_accuracy" in line
+    }
+    if 5 not in logged:
+        return ""
+    passed = next((epoch for epoch, accuracy in logged.items() if accuracy >= 0.869), None)
+    passing = f"passes 86.9 % in epoch {passed}" if passed else "never reaches 86.9 %"
+    return f"; {_percent(logged[5])} after 5; {passing}"
+
+
+def _footnotes(runs: list[Run]) -> list[str]:
+    """Images, machine, seeds: what every number of the table rests on."""
+    notes = set()
+    for run in runs:
+        environment = json.loads((run.path / ENVIRONMENT).read_text(encoding="utf-8"))
+        test = _result(run)["data"]["test"]
+        images = IMAGES.get(test, f"images with fingerprint {test[:12]}")
+        notes.add(
+            f"{images}; {_result(run)['n']:,} test images; {environment['threads']} threads of "
+            f"{environment['device']}, torch {environment['packages']['torch']}, "
+            f"{environment['precision']}; seed {run.config['train']['seed']}, n = 1."
+        )
+    return sorted(notes)
+
+
+def _result(run: Run) -> dict[str, Any]:
+    assert run.result is not None
+    return run.result
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

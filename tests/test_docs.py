@@ -1,0 +1,136 @@
+"""The documents can't rot: commands of the README run, tables come from what they are made of."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from sfl import config
+from sfl.runs import Run
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# One epoch on a few embedded images, put behind the README's own options.
+SMALL = (
+    "data.source=shapes",
+    "train.epochs=1",
+    "data.shapes.train=128",
+    "data.shapes.test=64",
+    "train.device=cpu",
+)
+TAKES_SET = ("train", "compare", "evaluate", "data")
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    import sys
+
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def console_blocks(text: str) -> list[str]:
+    return re.findall(r"^```console\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [
+        line for page in PAGES for b in console_blocks(page.read_text()) for line in b.split("\n")
+    ]
+    return [shlex.split(line.removeprefix("$ ")) for line in lines if line.startswith("$ ")]
+
+
+def test_console_blocks_hold_commands_of_ours() -> None:
+    assert len(commands()) >= 6
+    assert all(command[0] == "scripts/sfl" for command in commands())
+
+
+def test_every_console_command_of_the_documents_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the order of the README, because `evaluate` needs what `train` left."""
+    from sfl import cli
+
+    monkeypatch.chdir(tmp_path)
+    for _, *arguments in commands():
+        if arguments[0] in TAKES_SET:
+            arguments += [word for setting in SMALL for word in ("--set", setting)]
+        monkeypatch.setattr("sys.argv", ["sfl", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        assert exit_.value.code == 0, f"sfl {' '.join(arguments)}: {captured.err}"
+        assert captured.out, f"sfl {' '.join(arguments)} printed nothing"
+
+
+def test_readme_is_short() -> None:
+    assert README.count("\n") < 250
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_config_reference_is_up_to_date() -> None:
+    made = script("config_reference")
+    assert (ROOT / "docs" / "config.md").read_text() == made.reference()
+    assert (ROOT / "docs" / "config.schema.json").read_text() == made.schema()
+
+
+def test_the_results_table_comes_from_docs_results() -> None:
+    made = script("reproduce_results")
+    assert made.BEGIN in README and made.END in README
+    assert README.split(made.BEGIN)[1].split(made.END)[0].strip() == made.table().strip()
+
+
+@pytest.mark.parametrize(
+    "folder", sorted((ROOT / "docs" / "results").glob("*/")), ids=lambda p: p.name
+)
+def test_kept_results_are_whole_and_of_the_config_they_name(folder: Path) -> None:
+    made = script("reproduce_results")
+    row = next(row for row in made.ROWS if row.name == folder.name)
+    assert sorted(file.name for file in folder.iterdir()) == sorted(made.KEPT)
+    run = Run(folder)
+    assert run.result is not None
+    assert len(run.metrics) == run.result["epochs"]
+    kept = config.from_text(run.config_text, folder.name)
+    named = config.load(row.config, [*row.overrides, "data.source=folder"])
+    assert kept.identity() == named.identity()
+
+
+@pytest.mark.parametrize("name", config.named_configs())
+def test_every_named_config_loads_and_opens_with_its_command(name: str) -> None:
+    text = config.named_configs()[name].read_text(encoding="utf-8")
+    assert re.match(rf"# sfl train --config (configs/)?{name}(\.yaml)?\n# ", text)
+    assert yaml.safe_load(text)["model"]["name"] == config.load(name).model.name
+
+
+def test_the_readme_names_every_config() -> None:
+    for name in config.named_configs():
+        assert f"`{name}`" in README
+
+
+def test_python_block_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    from sfl import cli
+
+    monkeypatch.chdir(tmp_path)
+    small = [word for setting in SMALL for word in ("--set", setting)]
+    monkeypatch.setattr("sys.argv", ["sfl", "train", "--config", "quickstart", *small])
+    with pytest.raises(SystemExit):
+        cli.main()
+    namespace: dict[str, object] = {}
+    exec(block, namespace)
+    assert namespace["y"].shape == (64, 10, 30, 30)  # type: ignore[attr-defined]
