@@ -9,6 +9,7 @@ import json
 import sys
 import types
 import typing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ HEAD = """# Settings
 
 <!-- made by scripts/config_reference.py from sfl/config.py -->
 
-What a YAML file, or `--set a.b=v`, may say. Unknown keys, wrong types, duplicate keys and values out
-of range are errors, each with its file and line. Scalars are read as in YAML 1.2: `1e-3` is a number,
-`no` and `010` are neither a boolean nor an octal. `extends: other.yaml` at the top builds on another
-file, whose path is relative to this one; `key: null` takes a setting back to its default. For editors
-there is a JSON schema, [config.schema.json](config.schema.json).
+What a YAML file, or `--set a.b=v`, may say. Unknown keys, wrong types, duplicate keys and values
+out of range are errors, each with its file and line. Scalars are read as in YAML 1.2: `1e-3` is a
+number, `no` and `010` are neither a boolean nor an octal. `extends: other.yaml` at the top builds
+on another file, whose path is relative to this one; `key: null` takes a setting back to its
+default. For editors there is a JSON schema, [config.schema.json](config.schema.json).
 """
 
 
@@ -53,9 +54,9 @@ def _rows(prefix: str, settings: type[BaseModel]) -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             rows += _rows(key, field.annotation)
         else:
-            rows.append(
-                f"| `{key}` | {_default(field)} | {_values(field.annotation)} | {field.description} |"
-            )
+            cells = (f"`{key}`", _default(key, field), _values(field.annotation, *field.metadata))
+            sentence = str(field.description).replace("<", "&lt;")
+            rows.append(f"| {' | '.join(cells)} | {sentence} |")
     return rows
 
 
@@ -64,26 +65,38 @@ def _settings(field: FieldInfo) -> type[BaseModel]:
     return field.annotation
 
 
-def _default(field: FieldInfo) -> str:
+def _default(key: str, field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return "required"
     if field.default is None:
-        return "the model's own" if "layer" in str(field.description) else "none"
+        return "the model's own" if key.startswith("model.") else "none"
     return f"`{json.dumps(field.default)}`"
 
 
-def _values(annotation: Any) -> str:
-    """A type in words."""
+def _values(annotation: Any, *bounds: Any) -> str:
+    """A type in words, with its bounds."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return _values(arguments[0])
+        return _values(*arguments)
     if origin is typing.Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_values(kind) for kind in arguments if kind is not type(None))
     if origin is list:
         return f"list of {_values(arguments[0])}"
-    return {int: "integer", float: "number", str: "text", bool: "`true`, `false`"}[annotation]
+    word = {int: "integer", float: "number", str: "text", bool: "`true`, `false`"}[annotation]
+    return ", ".join([word, *_bounds(bounds)])
+
+
+def _bounds(constraints: Iterable[Any]) -> Iterator[str]:
+    """≥ 0 and the like, from `Field(ge=0)` and from what pydantic makes of it."""
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    for constraint in constraints:
+        inner = constraint.metadata if isinstance(constraint, FieldInfo) else [constraint]
+        for bound in inner:
+            for name, sign in signs.items():
+                if hasattr(bound, name):
+                    yield f"{sign} {getattr(bound, name)}"
 
 
 def main() -> None:

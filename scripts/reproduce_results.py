@@ -135,7 +135,7 @@ def table() -> str:
         (row, Run(RESULTS / row.name)) for row in ROWS if (RESULTS / row.name / RESULT).exists()
     ]
     lines = [
-        "| network | weights | losses of epochs 1–5 | test accuracy (95 %) | s/epoch | the notebook |",
+        "| network | weights | losses of epochs 1–5 | test accuracy (95 %) | s/epoch | notebook |",
         "|---|--:|---|---|--:|---|",
         *(_line(row, run) for row, run in there),
     ]

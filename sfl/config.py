@@ -91,7 +91,7 @@ class AugmentSettings(Settings):
     crop_padding: Annotated[int, Field(ge=0)] = Field(
         4, description="Black pixels added on each side before a random crop of the old size."
     )
-    flip: bool = Field(True, description="Mirror every other image, left to right.")
+    flip: bool = Field(True, description="Mirror images left to right, each with probability 1/2.")
 
 
 class NormalizeSettings(Settings):

@@ -7,28 +7,22 @@ What counts as an image: every file directly in a class folder whose suffix is o
 reads (.png, .jpg, .webp, .bmp, .tiff, .ppm, ...); such a file must decode. Other files (notes.txt,
 Thumbs.db) are passed over, and the first is named. Hidden files and folders don't count at all.
 A folder inside a class folder is an error: what lies there would be lost unnoticed.
-Images become RGB: grey is repeated, what is transparent turns black, 16-bit grey keeps its upper
-eight bits, of an animation the first frame is taken. EXIF orientation is not applied (nor is it
-in torchvision's ImageFolder).
 """
 
+import contextlib
 import hashlib
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sfl.data.dataset import Dataset, Split
+from sfl.data.decoding import decode_all, digest, image_suffixes, unreadable
 from sfl.display import say, track
 from sfl.errors import Exit, UserError
 from sfl.files import atomic_path
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 FORMAT = "sfl folder cache 1"  # change it when the same files would give other tensors
 KEPT_CACHES = 4  # in one cache folder: enough to go to and fro between a few sizes
@@ -56,11 +50,11 @@ def load_folder(root: Path, resize: int | None = None) -> Dataset:
     the two; a file that can't be read; images of different sizes. (Exit 6): too large for memory.
     """
     listing = _list_images(root)
-    digests = [_digest(path) for path in track(listing.paths, "Checking the images")]
+    digests = [digest(path) for path in track(listing.paths, "Checking the images")]
     key = _key(listing, digests, resize)
     dataset = _read_cache(listing, key)
     if dataset is None:
-        images = _decode_all(listing, digests, resize)
+        images = decode_all(listing.paths, digests, resize)
         dataset = _dataset(listing, images)
         _write_cache(images, dataset.fingerprints, root, key)
     return dataset
@@ -78,7 +72,7 @@ def _dataset(listing: Listing, images: Tensor) -> Dataset:
 def _list_images(root: Path) -> Listing:
     folders = [_class_folders(root, name) for name in ("train", "test")]
     classes = _common_classes(root, *(tuple(f.name for f in split) for split in folders))
-    suffixes, passed_over = _image_suffixes(), list[Path]()
+    suffixes, passed_over = image_suffixes(), list[Path]()
     paths, labels, counts = list[Path](), list[int](), list[int]()
     for split in folders:
         for label, folder in enumerate(split):
@@ -137,121 +131,31 @@ def _visible(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise _unreadable(folder, error) from error
-
-
-def _image_suffixes() -> set[str]:
-    from PIL import Image
-
-    Image.preinit()  # registers the common formats first, so that files are tried as those first
-    return {ext for ext, name in Image.registered_extensions().items() if name in Image.OPEN}
+        raise unreadable(folder, error) from error
 
 
 # --- what identifies them
 
 
-def _digest(path: Path) -> bytes:
-    return hashlib.sha256(_read(path)).digest()
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-    return UserError(f"{path} can't be read: {reason}", "repair or remove it", Exit.DATA)
-
-
 def _key(listing: Listing, digests: list[bytes], resize: int | None) -> str:
     """SHA-256 over all that the decoded tensors depend on."""
     total = hashlib.sha256(f"{FORMAT}\0{resize}\0".encode())
-    for path, digest in zip(listing.paths, digests, strict=True):
+    for path, known in zip(listing.paths, digests, strict=True):
         # A file name has no zero byte and a digest has a fixed length, so nothing can run together.
-        total.update(os.fsencode(path.relative_to(listing.root).as_posix()) + b"\0" + digest)
+        total.update(os.fsencode(path.relative_to(listing.root).as_posix()) + b"\0" + known)
     return total.hexdigest()
-
-
-# --- decoding
-
-
-def _decode_all(listing: Listing, digests: list[bytes], resize: int | None) -> Tensor:
-    """All images, (N, 3, H, W) uint8, in the order of the listing."""
-    images: Tensor | None = None
-    pairs = list(zip(listing.paths, digests, strict=True))
-    for place, (path, digest) in enumerate(track(pairs, "Decoding the images")):
-        image = _decode(path, digest, resize)
-        if images is None:
-            images = _allocate(len(pairs), image)
-        elif image.shape != images.shape[1:]:
-            raise _sizes_differ(listing.paths[0], images[0], path, image)
-        images[place] = image
-    assert images is not None, "a listing has at least one image"
-    return images
-
-
-def _decode(path: Path, digest: bytes, resize: int | None) -> Tensor:
-    """One image, (3, H, W) uint8."""
-    from PIL import Image
-
-    content = _read(path)
-    if hashlib.sha256(content).digest() != digest:  # or the cache would keep it under a wrong key
-        raise UserError(f"{path} changed while it was being read", "start again", Exit.DATA)
-    try:
-        with Image.open(io.BytesIO(content)) as opened:
-            image = _to_rgb(opened)
-    except Exception as error:  # Pillow's parsers raise whatever a broken file makes them trip over
-        raise _unreadable(path, error) from error
-    if resize is not None:
-        image = image.resize((resize, resize), Image.Resampling.BILINEAR)
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
-
-
-def _to_rgb(image: "Image") -> "Image":
-    from PIL import Image
-
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} have no fixed range; save it with 8 bits")
-    if image.mode.startswith("I;16"):
-        return image.point(lambda value: value / 256).convert("L").convert("RGB")
-    if "transparency" in image.info or "a" in image.mode.lower():
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _allocate(count: int, image: Tensor) -> Tensor:
-    try:
-        return torch.empty((count, *image.shape), dtype=torch.uint8)
-    except RuntimeError as error:
-        raise UserError(
-            f"{count} images of {image.shape[2]}x{image.shape[1]} need"
-            f" {count * image.numel() / 1e9:.1f} GB of memory, more than there is",
-            "scale them down with data.resize",
-            Exit.RESOURCES,
-        ) from error
-
-
-def _sizes_differ(first: Path, one: Tensor, second: Path, other: Tensor) -> UserError:
-    return UserError(
-        f"images differ in size: {first} is {one.shape[2]}x{one.shape[1]},"
-        f" {second} is {other.shape[2]}x{other.shape[1]}",
-        "data.resize: 32 would scale all to 32x32",
-        Exit.DATA,
-    )
 
 
 # --- the cache
 
 
-def _cache_folders(root: Path) -> tuple[Path, Path]:
+def _cache_folders(root: Path) -> list[Path]:
     """Beside the images, so that it goes when they go; where that can't be written, the user's."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / ".sfl-cache", user / "sfl"
+    folders = [root / ".sfl-cache"]
+    with contextlib.suppress(RuntimeError):  # not every user has a home folder
+        user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folders.append(Path(user) / "sfl")
+    return folders
 
 
 def _read_cache(listing: Listing, key: str) -> Dataset | None:
@@ -261,7 +165,7 @@ def _read_cache(listing: Listing, key: str) -> Dataset | None:
             dataset = _open_cache(listing, path)
             if dataset is not None:
                 return dataset
-            say(f"{path} is damaged; decoding the images again")
+            say(f"{path} is damaged or not readable; decoding the images again")
     return None
 
 
@@ -274,7 +178,7 @@ def _open_cache(listing: Listing, path: Path) -> Dataset | None:
             written, images = file.metadata(), file.get_tensor("images")
     except (OSError, SafetensorError):
         return None
-    if len(images) != len(listing.paths):
+    if images.dtype != torch.uint8 or images.dim() != 4:
         return None
     dataset = _dataset(listing, images)
     return dataset if dataset.fingerprints == written else None
@@ -292,11 +196,13 @@ def _write_cache(images: Tensor, fingerprints: dict[str, str], root: Path, key: 
                 save_file({"images": images}, temporary, metadata=fingerprints)
         except (OSError, UserError, SafetensorError):
             continue
-        return _remove_old(folder)
+        _remove_old(folder)
+        return
     say("the decoded images could not be cached: the next start decodes them again")
 
 
 def _remove_old(folder: Path) -> None:
-    caches = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-    for path in caches[:-KEPT_CACHES]:
-        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # another process may be removing the same ones
+        caches = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+        for path in caches[:-KEPT_CACHES]:
+            path.unlink()

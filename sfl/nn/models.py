@@ -17,7 +17,15 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sfl.nn.spatial import Init, Pair, SpatialFeatureLayer, Storage, output_size, pair
+from sfl.nn.spatial import (
+    Init,
+    Pair,
+    SpatialFeatureLayer,
+    Storage,
+    expect_choice,
+    output_size,
+    pair,
+)
 
 Layer = Literal["conv", "spatial"]
 Dimensions = tuple[int, int, int]
@@ -125,7 +133,8 @@ MODELS: dict[str, type[nn.Module]] = {
 def build_model(name: str, **settings: object) -> nn.Module:
     """The model of that name; settings are the keywords at the top of this file, None = default.
 
-    Raises ValueError for an unknown name or sizes that don't fit, TypeError for other keywords.
+    Raises ValueError for an unknown name or value and for sizes that don't fit, TypeError for
+    other keywords.
     """
     if name not in MODELS:
         raise ValueError(f"no model is called {name!r}; there are {', '.join(MODELS)}")
@@ -138,6 +147,8 @@ class _Stack:
     def __init__(
         self, in_dimensions: Dimensions, layer: Layer, storage: Storage | None, init: Init
     ) -> None:
+        expect_choice("layer", layer, Layer)
+        expect_choice("init", init, Init)
         if layer == "conv" and storage is not None:
             raise ValueError("storage is a setting of layer: spatial; a conv layer has none")
         self.modules: list[nn.Module] = []

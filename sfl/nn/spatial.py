@@ -12,7 +12,8 @@ Two storages, never to be mixed up:
 """
 
 import math
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +29,19 @@ def pair(value: Pair) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
+def expect_choice(setting: str, given: str, choices: object) -> None:
+    """Raises ValueError where `given` is none of a Literal's values."""
+    if given not in get_args(choices):
+        raise ValueError(f"{setting} {given!r} is none of {', '.join(get_args(choices))}")
+
+
 def output_size(size: int, kernel: int, stride: int, padding: int) -> int:
     """Positions along one axis. Raises ValueError where the kernel doesn't fit the input."""
+    if kernel < 1 or stride < 1 or padding < 0:
+        raise ValueError(
+            "kernel and stride must be at least 1 and padding at least 0, "
+            f"not {kernel}, {stride} and {padding}"
+        )
     if kernel > size + 2 * padding:
         raise ValueError(
             f"a kernel of {kernel} is larger than its input of {size}"
@@ -48,17 +60,12 @@ def spatial_conv2d(
 
     Raises ValueError, naming both numbers, where x and weight don't fit each other.
     """
-    positions_h, positions_w, out_channels, channels, kh, kw = weight.shape
+    if x.dim() != 4:
+        raise ValueError(f"input has {x.dim()} dimensions, expected the 4 of (B, C, H, W)")
+    _expect_fit(weight, x.shape[1:], stride, padding)
+    batch, channels = x.shape[:2]
+    positions_h, positions_w, out_channels, _, kh, kw = weight.shape
     (sh, sw), (ph, pw) = pair(stride), pair(padding)
-    batch, given_channels, height, width = x.shape
-    if given_channels != channels:
-        raise ValueError(f"input has {given_channels} channels, the weights expect {channels}")
-    positions = (output_size(height, kh, sh, ph), output_size(width, kw, sw, pw))
-    if positions != (positions_h, positions_w):
-        raise ValueError(
-            f"an input of {height}×{width} gives {positions[0]}×{positions[1]} positions, "
-            f"the weights are for {positions_h}×{positions_w}"
-        )
     # The batch goes innermost, so that each position is one product (O, K) × (K, B).
     x = F.pad(x, (pw, pw, ph, ph)).permute(1, 2, 3, 0).contiguous()  # (C, H, W, B)
     # Slices, because the backward pass of Tensor.unfold takes longer than all the products.
@@ -80,7 +87,8 @@ def dense_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     Raises ValueError, naming both shapes, where x and weight don't fit each other.
     """
     if x.shape[1:] != weight.shape[:3]:
-        raise ValueError(f"input is {tuple(x.shape[1:])}, the weights expect {weight.shape[:3]}")
+        expected = tuple(weight.shape[:3])
+        raise ValueError(f"input is {tuple(x.shape[1:])}, the weights expect {expected}")
     matrix = weight.flatten(3).flatten(0, 2)  # (C·H·W, O·OH·OW)
     flat = x.flatten(1)
     y = flat @ matrix if bias is None else torch.addmm(bias.flatten(), flat, matrix)
@@ -88,11 +96,11 @@ def dense_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def field_mask(
-    size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], padding: Pair
+    size: tuple[int, int], kernel: Pair, stride: Pair = 1, padding: Pair = 0
 ) -> Tensor:
     """Which inputs of each receptive field exist: (OH, OW, kh, kw) bool; False is padding."""
     inside = []
-    for extent, k, s, p in zip(size, kernel, stride, pair(padding), strict=True):
+    for extent, k, s, p in zip(size, pair(kernel), pair(stride), pair(padding), strict=True):
         first = torch.arange(output_size(extent, k, s, p), device="cpu") * s - p
         index = first[:, None] + torch.arange(k, device="cpu")  # (positions, k)
         inside.append((index >= 0) & (index < extent))
@@ -103,7 +111,11 @@ def field_mask(
 def local_to_dense(
     weight: Tensor, in_dimensions: tuple[int, int, int], stride: Pair = 1, padding: Pair = 0
 ) -> Tensor:
-    """Local weights (OH, OW, O, C, kh, kw) as dense ones (C, H, W, O, OH, OW), zero elsewhere."""
+    """Local weights (OH, OW, O, C, kh, kw) as dense ones (C, H, W, O, OH, OW), zero elsewhere.
+
+    Raises ValueError, naming both numbers, where the weights are not for such an input.
+    """
+    _expect_fit(weight, in_dimensions, stride, padding)
     positions_h, positions_w, out_channels, channels, kh, kw = weight.shape
     (sh, sw), (ph, pw) = pair(stride), pair(padding)
     _, height, width = in_dimensions
@@ -121,6 +133,21 @@ def local_to_dense(
     return dense
 
 
+def _expect_fit(weight: Tensor, in_dimensions: Sequence[int], stride: Pair, padding: Pair) -> None:
+    """Raises ValueError where local weights are not for an input of (C, H, W)."""
+    positions_h, positions_w, _, channels, kh, kw = weight.shape
+    (sh, sw), (ph, pw) = pair(stride), pair(padding)
+    given_channels, height, width = in_dimensions
+    if given_channels != channels:
+        raise ValueError(f"input has {given_channels} channels, the weights expect {channels}")
+    positions = (output_size(height, kh, sh, ph), output_size(width, kw, sw, pw))
+    if positions != (positions_h, positions_w):
+        raise ValueError(
+            f"an input of {height}×{width} gives {positions[0]}×{positions[1]} positions, "
+            f"the weights are for {positions_h}×{positions_w}"
+        )
+
+
 class SpatialFeatureLayer(nn.Module):
     """A layer of filters that do not move: `nn.Conv2d` without weight sharing.
 
@@ -132,7 +159,8 @@ class SpatialFeatureLayer(nn.Module):
         the unit really has (He et al. 2015, eq. 10; border-aware), with zero bias; "notebook"
         repeats the notebook, whose fan-in is kh·kw without the channels.
 
-    Input (B, C, H, W), output (B, O, OH, OW). Raises ValueError for sizes that don't fit.
+    Input (B, C, H, W), output (B, O, OH, OW). Raises ValueError for sizes that don't fit,
+    and for an unknown storage or init.
     """
 
     def __init__(
@@ -146,10 +174,12 @@ class SpatialFeatureLayer(nn.Module):
         padding: Pair = 0,
         storage: Storage = "local",
         init: Init = "receptive_field",
-        device: Any = None,
+        device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        expect_choice("storage", storage, Storage)
+        expect_choice("init", init, Init)
         channels, height, width = in_dimensions
         self.in_dimensions = (channels, height, width)
         self.kernel_size, self.stride, self.padding = pair(kernel_size), pair(stride), pair(padding)

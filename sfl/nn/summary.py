@@ -20,8 +20,9 @@ class LayerSummary:
     """One layer of a model. Shapes are of one image; counts include the bias.
 
     weights: those that exist. dense: what the layer would hold if every input fed every unit with
-    a weight of its own (None where it has no weights). flops: of a forward pass of one image, two
-    for each multiplication and addition.
+    a weight of its own (None where it has no such weights). flops: of a forward pass of one image,
+    two for each multiply-add of the convolutions and matrix products (those with the zeros of the
+    padding included); nothing else is counted.
     """
 
     name: str
@@ -38,7 +39,7 @@ class ModelSummary:
     """All layers of a model, in the order in which they run."""
 
     layers: tuple[LayerSummary, ...]
-    activations: int  # numbers that the layers put out for one image
+    activations: int  # numbers that the layers put out for one image and keep until the backward pass
 
     @property
     def weights(self) -> int:
@@ -63,7 +64,8 @@ def summarize(model: nn.Module, in_dimensions: tuple[int, int, int]) -> ModelSum
     def leave(name: str) -> object:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             nonlocal activations
-            activations += output.numel()
+            if not _same_memory(inputs[0], output):
+                activations += output.numel()
             flops = counter.get_total_flops() - before.pop()
             layers.append(_layer(name, module, inputs[0], output, flops))
 
@@ -79,6 +81,11 @@ def summarize(model: nn.Module, in_dimensions: tuple[int, int, int]) -> ModelSum
 
 def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((n, m) for n, m in model.named_modules() if not list(m.children()))
+
+
+def _same_memory(x: Tensor, y: Tensor) -> bool:
+    """Whether a layer put its output where its input was, as an in-place ReLU does."""
+    return x.untyped_storage() is y.untyped_storage()
 
 
 def _layer(name: str, module: nn.Module, x: Tensor, y: Tensor, flops: int) -> LayerSummary:

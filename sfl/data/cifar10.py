@@ -1,0 +1,195 @@
+"""CIFAR-10 (Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009).
+
+Its batches are pickles, and opening a pickle runs whatever it says. So only bytes are opened whose
+MD5 was found to be the published one, and they are those very bytes: a file is read once, and the
+archive is never unpacked to the disk. torchvision knows the address, the names and the checksums;
+its own reader is not used, because it opens by name what it has checked by name a moment before,
+takes a damaged archive for a missing one, and leaves half a file behind when a download stops.
+
+Knows nothing of batches or models.
+"""
+
+import errno
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+import warnings
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import torch
+from torch import Tensor
+from torchvision.datasets import CIFAR10
+
+from sfl.data.dataset import Dataset, Split
+from sfl.display import say, track
+from sfl.errors import Exit, UserError
+from sfl.files import atomic_path
+
+MEGABYTE = 1_000_000
+PATIENCE = 30  # seconds without a byte before a server is given up
+
+
+def load_cifar10(root: Path, mirror: str | None = None) -> Dataset:
+    """Reads CIFAR-10: 50,000 training and 10,000 test images (3, 32, 32) in ten classes.
+
+    From `root`, without any network: the unpacked folder cifar-10-batches-py or the archive
+    cifar-10-python.tar.gz. Where there is neither, the archive is fetched into `root`; mirror is
+    the URL of a folder that holds it, or of the archive itself (then it ends in .tar.gz).
+
+    Raises UserError (exit 3): the archive is damaged, or it can't be fetched. (Exit 6): disk full.
+    """
+    files = _read_folder(root / CIFAR10.base_folder)
+    if files is None:
+        archive = root / CIFAR10.filename
+        if not archive.exists():
+            _download(_address(mirror), archive)
+        files = _read_archive(archive)
+    train = [_unpickle(files[name]) for name, _ in CIFAR10.train_list]
+    test = [_unpickle(files[name]) for name, _ in CIFAR10.test_list]
+    classes = _unpickle(files[CIFAR10.meta["filename"]])[CIFAR10.meta["key"]]
+    return Dataset("cifar10", tuple(classes), _split(train), _split(test))
+
+
+def _split(batches: list[dict[str, Any]]) -> Split:
+    """A batch holds "data" (n, 3072) uint8, red, then green, then blue rows; and "labels"."""
+    images: list[Tensor] = [torch.from_numpy(batch["data"]) for batch in batches]
+    labels = [label for batch in batches for label in batch["labels"]]
+    return Split(torch.cat(images).view(-1, 3, 32, 32), torch.tensor(labels))
+
+
+# --- what is there: file names without folders, to their verified contents
+
+
+def _checksums() -> dict[str, str]:
+    meta = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
+    return dict([*CIFAR10.train_list, *CIFAR10.test_list, meta])
+
+
+def _read_folder(folder: Path) -> dict[str, bytes] | None:
+    """The unpacked files, or None if they are not all there and whole."""
+    if not folder.is_dir():
+        return None
+    files: dict[str, bytes] = {}
+    for name, expected in track(_checksums().items(), "Reading CIFAR-10"):
+        try:
+            files[name] = (folder / name).read_bytes()
+        except OSError as error:
+            say(f"{folder / name} can't be read ({error.strerror}); using the archive instead")
+            return None
+        if _md5(files[name]) != expected:
+            say(f"{folder / name} is damaged (wrong MD5); using the archive instead")
+            return None
+    return files
+
+
+def _read_archive(archive: Path) -> dict[str, bytes]:
+    try:
+        content = archive.read_bytes()
+    except OSError as error:
+        message = f"{archive} can't be read: {error.strerror}"
+        raise UserError(message, "make it readable, or remove it", Exit.DATA) from error
+    _verify(content, CIFAR10.tgz_md5, str(archive))
+    files: dict[str, bytes] = {}
+    checksums = _checksums()
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
+        for member in track(tar, "Reading CIFAR-10", total=len(checksums) + 2):
+            name = member.name.removeprefix(f"{CIFAR10.base_folder}/")
+            if name in checksums and (opened := tar.extractfile(member)) is not None:
+                files[name] = opened.read()
+                _verify(files[name], checksums[name], f"{name} in {archive}")
+    return files
+
+
+def _verify(content: bytes, expected: str, what: str) -> None:
+    found = _md5(content)
+    if found != expected:
+        raise UserError(
+            f"{what} is damaged: {len(content)} bytes with MD5 {found}, expected MD5 {expected}",
+            "remove the file, so that it is fetched again, or put a whole one in its place",
+            Exit.DATA,
+        )
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def _unpickle(verified: bytes) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        # The pickles are of 2009; numpy warns of how their arrays were written.
+        warnings.simplefilter("ignore")
+        entry: dict[str, Any] = pickle.loads(verified, encoding="latin1")
+    return entry
+
+
+# --- what is not there
+
+
+def _address(mirror: str | None) -> str:
+    if mirror is None:
+        return str(CIFAR10.url)
+    return mirror if mirror.endswith(".tar.gz") else f"{mirror.rstrip('/')}/{CIFAR10.filename}"
+
+
+def _download(url: str, archive: Path) -> None:
+    """Fetches the archive. Only a whole and verified one gets its name."""
+    _make_writable(archive.parent)
+    with atomic_path(archive) as temporary:
+        digest, size = hashlib.md5(usedforsecurity=False), 0
+        with temporary.open("wb") as file:
+            for chunk in _fetch(url, archive.parent):
+                file.write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+        if digest.hexdigest() != CIFAR10.tgz_md5:
+            raise UserError(
+                f"{url} sent something else than the CIFAR-10 archive: {size} bytes with MD5"
+                f" {digest.hexdigest()}, expected MD5 {CIFAR10.tgz_md5}",
+                _elsewhere(archive.parent),
+                Exit.DATA,
+            )
+
+
+def _make_writable(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if not os.access(root, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        message = f"CIFAR-10 can't be put into {root}: {error.strerror}"
+        raise UserError(message, "choose another folder with data.root", Exit.DATA) from error
+
+
+def _fetch(url: str, root: Path) -> Iterator[bytes]:
+    """The bytes that lie at `url`, a megabyte at a time."""
+    try:
+        with urlopen(Request(url, headers={"User-Agent": "sfl"}), timeout=PATIENCE) as response:
+            size = int(response.headers.get("Content-Length") or 0)
+            chunks = iter(lambda: response.read(MEGABYTE), b"")
+            total = -(-size // MEGABYTE) or None
+            yield from track(chunks, f"Downloading {url} (MB)", total)
+    # ValueError: not a URL. The file that is being written can't fail in here, only the network.
+    except (OSError, HTTPException, ValueError) as error:
+        message = f"CIFAR-10 can't be fetched from {url}: {_reason(error)}"
+        raise UserError(message, _elsewhere(root), Exit.DATA) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, HTTPError):
+        error.close()
+        return f"HTTP {error.code} {error.reason}"
+    return str(error.reason) if isinstance(error, URLError) else str(error)
+
+
+def _elsewhere(root: Path) -> str:
+    return (
+        f"name another server with data.mirror, put {CIFAR10.filename} into {root}, or use"
+        " data.source=shapes, which needs no files"
+    )
