@@ -3,6 +3,7 @@
 Nothing here computes on images; torch is imported when something is trained.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,19 +42,26 @@ def run_name(name: str | Path, config: Config) -> str:
 
 
 def train(config: Config, root: Path, name: str, *, exact: bool = False) -> dict[str, Any]:
-    """Trains one run in a new directory below `root`; the result that it wrote."""
+    """Trains one run in a new directory below `root`; the result that it wrote.
+
+    Where it fails before an epoch is done, no directory is left behind.
+    """
     from sfl.training.setup import set_up
 
+    if exact:
+        runs.check_new(root, name)  # before minutes of reading images
     setup = set_up(config)  # refuses before a directory is made
-    return _fit(setup, runs.create(root, name, exact=exact))
+    run = runs.create(root, name, exact=exact)
+    try:
+        return _fit(setup, run)
+    except Exception:
+        if not run.has_begun():
+            runs.remove(run)
+        raise
 
 
 def resume(run: Run, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Goes on with an interrupted run from its last checkpoint; the result that it wrote."""
-    from sfl.training.setup import set_up
-
-    if run.status == "finished":
-        raise UserError(f"{run.path}: has finished", f"sfl evaluate {run.path}", Exit.RUN)
     old = from_text(run.config_text, str(run.path / runs.CONFIG))
     config = override(old, overrides)
     if config.identity() != old.identity() or config.train.seed != old.train.seed:
@@ -61,17 +69,35 @@ def resume(run: Run, overrides: Sequence[str] = ()) -> dict[str, Any]:
             f"--resume {run.name}: these settings would make it another experiment",
             f"only {MAY_CHANGE} may change",
         )
+    return _go_on(run, config)
+
+
+def _go_on(run: Run, config: Config) -> dict[str, Any]:
+    from sfl.training.setup import set_up
+
+    with runs.lock(run):  # before the images are read, which may take minutes
+        _refuse_finished(run)
     return _fit(set_up(config), run)
+
+
+def _refuse_finished(run: Run) -> None:
+    if run.result is not None:
+        hint = f"see it with: sfl evaluate {run.path}"
+        raise UserError(f"{run.path}: has finished", hint, Exit.RUN)
 
 
 def _fit(setup: "Setup", run: Run) -> dict[str, Any]:
     from sfl.training.fit import fit
 
     with runs.lock(run):
+        _refuse_finished(run)
         try:
             return fit(setup, run)
-        except KeyboardInterrupt:
-            say(f"stopped; go on with: sfl train --resume {run.path}")
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C; told to end
+            data, again = setup.config.data, ["sfl", "train", "--resume", str(run.path)]
+            if data.source != "shapes" and Path(data.root).is_absolute():
+                again += ["--set", f"data.root={data.root}"]  # no run keeps an absolute path
+            say(f"stopped; go on with: {shlex.join(again)}")
             raise
 
 
@@ -82,6 +108,9 @@ def plan(
 
     seeds: how many, counted up from the config's own; None takes whatever runs match.
     """
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{twice} is named twice", "give each config once")
     there = [(run, _config_of(run)) for run in runs.list_runs(root)]
     experiments = []
     for name in names:
@@ -104,27 +133,57 @@ def plan(
     return experiments
 
 
-def complete(experiments: Sequence[Experiment], root: Path) -> None:
-    """Trains what is missing: goes on with interrupted runs, starts the others."""
-    for experiment in experiments:
-        for config in experiment.missing:
-            name = run_name(experiment.name, config)
-            begun = _begun(config, root)
-            if begun is None:
-                result = train(config, root, name)
-            else:
-                result = resume(begun, [f"data.root={config.data.root}"])
-            experiment.finished.append(Run(root / result["run"]))
-        experiment.missing = []
+def complete(experiments: Sequence[Experiment], root: Path, *, training: bool = True) -> None:
+    """Trains what is missing, saying so first: goes on with interrupted runs, starts the others.
+
+    All that can be refused is refused before the first is trained. Without `training` anything
+    missing is refused (exit 4).
+    """
+    missing = [(e, config) for e in experiments for config in e.missing]
+    if not missing:
+        return
+    named = ", ".join(run_name(experiment.name, config) for experiment, config in missing)
+    if not training:
+        raise UserError(
+            f"{root}: no finished run of {named} with these settings",
+            "without --no-train they are trained",
+            Exit.RUN,
+        )
+    _refuse_what_cannot_run([config for _, config in missing], root)
+    say(f"to be trained first: {named}")
+    for experiment, config in missing:
+        run = _same(config, root)
+        if run is None:
+            result = train(config, root, run_name(experiment.name, config))
+            run = Run(root / result["run"])
+        elif run.status != "finished":  # else: another name for what was just trained
+            _go_on(run, config)
+        experiment.finished.append(Run(run.path))
+        experiment.missing = [other for other in experiment.missing if other is not config]
 
 
-def _begun(config: Config, root: Path) -> Run | None:
-    """An unfinished run of this very config; refused while another process trains it."""
-    for run in runs.list_runs(root):
+def _refuse_what_cannot_run(configs: Sequence[Config], root: Path) -> None:
+    """Raises what would stop one of the runs, so that it doesn't after hours of the others."""
+    from sfl.training.device import pick_device
+    from sfl.training.setup import describe_model, image_shape
+
+    shapes: dict[str, tuple[tuple[int, int, int], int]] = {}
+    for config in configs:
+        _same(config, root)
+        pick_device(config.train.device)
+        data = config.data.model_dump_json()
+        if data not in shapes:
+            shapes[data] = image_shape(config)
+        describe_model(config, *shapes[data])
+
+
+def _same(config: Config, root: Path) -> Run | None:
+    """The newest run of this very config; refused while another process trains it."""
+    for run in reversed(runs.list_runs(root)):
         found = _config_of(run)
         if found is None or found.identity() != config.identity():
             continue
-        if found.train.seed != config.train.seed or run.status == "finished":
+        if found.train.seed != config.train.seed:
             continue
         if run.status == "running":
             raise UserError(f"{run.path}: is being trained now", "wait for it", Exit.RUN)

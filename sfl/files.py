@@ -28,8 +28,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(descriptor)
         temporary = Path(name)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes 0600; others may read our files
         yield temporary
+        # mkstemp makes 0600, and so do writers that put a file of their own in its place.
+        os.chmod(temporary, 0o666 & ~_umask())
         _fsync(temporary)
         os.replace(temporary, path)
         _fsync(path.parent)
@@ -49,15 +50,16 @@ def write_text(path: Path, text: str) -> None:
 def write_error(path: Path, error: OSError) -> UserError:
     """An operating system's refusal to write `path`, as a line for the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(path.parent).free
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        free = shutil.disk_usage(there).free
         return UserError(
             f"{path}: no space left on the disk ({free / 1e6:.0f} MB free)",
-            "free some, or choose another folder with --runs",
+            "free some, or choose another folder",
             Exit.RESOURCES,
         )
     return UserError(
         f"{path}: can't be written: {error.strerror or error}",
-        "make the folder writable, or choose another with --runs",
+        "make the folder writable, or choose another one",
         Exit.RUN,
     )
 

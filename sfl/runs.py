@@ -4,21 +4,24 @@ Reads and writes text files only, so that listing runs needs no torch. What a ru
 is described in docs/run-directory.md. Knows nothing of training.
 """
 
+import contextlib
 import json
+import os
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from filelock import FileLock, Timeout
 
 from sfl.errors import Exit, UserError
 from sfl.files import write_error, write_text
+from sfl.yamlfile import parse
 
-Status = Literal["running", "finished", "interrupted"]
+Status = Literal["running", "finished", "interrupted", "damaged"]
 
 CONFIG, METRICS, RESULT = "config.yaml", "metrics.jsonl", "result.json"
 ENVIRONMENT, PREDICTIONS = "environment.json", "predictions.npy"
@@ -39,45 +42,51 @@ class Run:
     @cached_property
     def config_text(self) -> str:
         """config.yaml as it stands."""
-        try:
-            return (self.path / CONFIG).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.path / CONFIG}: {error}", exit_code=Exit.RUN) from None
+        return self._read(CONFIG) or ""
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.yaml as plain values."""
+        """config.yaml as plain values. Raises UserError (exit 4)."""
         try:
-            values = yaml.safe_load(self.config_text)
-        except yaml.YAMLError:
-            values = None
-        if not isinstance(values, dict):
-            raise UserError(f"{self.path / CONFIG}: damaged", exit_code=Exit.RUN)
-        return values
+            return dict(parse(self.config_text, str(self.path / CONFIG)).values)
+        except UserError as error:
+            raise UserError(str(error), exit_code=Exit.RUN) from None
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """One object an epoch; [] before the first."""
-        path = self.path / METRICS
-        if not path.exists():
-            return []
-        try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except ValueError:
-            raise UserError(f"{path}: damaged", exit_code=Exit.RUN) from None
+        return [self._object(METRICS, line) for line in (self._read(METRICS) or "").splitlines()]
 
     @cached_property
     def result(self) -> dict[str, Any] | None:
         """result.json; None before the run has finished."""
-        path = self.path / RESULT
-        if not path.exists():
-            return None
+        text = self._read(RESULT)
+        return None if text is None else self._object(RESULT, text)
+
+    def _read(self, name: str) -> str | None:
+        """A file's text; None where there is none. Raises UserError (exit 4)."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            return (self.path / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            raise UserError(
+                f"{self.path / name}: can't be read: {reason}", exit_code=Exit.RUN
+            ) from None
+
+    def _object(self, name: str, text: str) -> dict[str, Any]:
+        """A JSON object of one of its files. Raises UserError (exit 4)."""
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
-            raise UserError(f"{path}: damaged", exit_code=Exit.RUN)
+            raise UserError(
+                f"{self.path / name}: damaged",
+                f"put it back, or delete the run: sfl runs rm {self.name}",
+                Exit.RUN,
+            )
         return values
 
     @property
@@ -90,12 +99,20 @@ class Run:
     @property
     def modified(self) -> float:
         """When something was last written, in seconds since 1970."""
-        return max((file.stat().st_mtime for file in self.path.iterdir()), default=0.0)
+        return max((stat.st_mtime for stat in self._stats()), default=0.0)
 
     @property
     def bytes(self) -> int:
         """Size of all its files."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return sum(stat.st_size for stat in self._stats())
+
+    def _stats(self) -> list[os.stat_result]:
+        """Of every file; a running run's temporary ones may go while we look."""
+        stats = []
+        for file in self.path.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                stats.append(file.stat())
+        return stats
 
     @property
     def best_accuracy(self) -> float | None:
@@ -109,16 +126,28 @@ class Run:
         return None
 
     def describe(self) -> dict[str, Any]:
-        """The run in short, as `sfl runs` lists it."""
-        return {
+        """The run in short, as `sfl runs` lists it; a damaged one must not hide the others."""
+        described = {
             "run": self.name,
             "status": self.status,
-            "epochs_done": len(self.metrics),
-            "epochs": self.config.get("train", {}).get("epochs"),
-            "accuracy": self.best_accuracy,
+            "epochs_done": None,
+            "epochs": None,
+            "accuracy": None,
             "age_seconds": round(time.time() - self.modified),
             "bytes": self.bytes,
         }
+        try:
+            return described | {
+                "epochs_done": len(self.metrics),
+                "epochs": int(self.config["train"]["epochs"]),
+                "accuracy": self.best_accuracy,
+            }
+        except (UserError, KeyError, TypeError, ValueError):
+            return described | {"status": "damaged"}
+
+    def has_begun(self) -> bool:
+        """Whether there is anything in it that training has made."""
+        return bool(self.metrics) or (self.path / LAST).exists() or (self.path / BEST).exists()
 
     def is_locked(self) -> bool:
         """Whether a process is training this run."""
@@ -147,8 +176,6 @@ def create(root: Path, name: str, *, exact: bool = False) -> Run:
 
     exact: a name given by hand; one that exists is refused (exit 4).
     """
-    if not name or name in (".", "..") or Path(name).name != name:
-        raise UserError(f"--name {name}: a run's name can't contain a path")
     for attempt in range(1, 1_000_000):
         path = root / (name if attempt == 1 else f"{name}-{attempt}")
         try:
@@ -157,43 +184,97 @@ def create(root: Path, name: str, *, exact: bool = False) -> Run:
             return Run(path)
         except FileExistsError:
             if not root.is_dir():
-                raise UserError(f"{root} is not a folder", exit_code=Exit.RUN) from None
+                raise UserError(
+                    f"{root}: not a folder", "choose another with --runs", Exit.RUN
+                ) from None
             if exact:
-                hint = f"choose another, or go on with it: sfl train --resume {path}"
-                raise UserError(f"{path}: a run of this name exists", hint, Exit.RUN) from None
+                check_new(root, name)
         except OSError as error:
             raise write_error(path, error) from None
     raise AssertionError("a million runs of one name")
 
 
-def lock(run: Run) -> FileLock:
-    """Takes the run for this process until released, or its end; refused (exit 4) if it's taken."""
+def check_new(root: Path, name: str) -> None:
+    """Raises UserError for a name given by hand that is taken (exit 4) or none (exit 2)."""
+    if not name or name in (".", "..") or Path(name).name != name:
+        raise UserError(f"--name {name or chr(39) * 2}: expected a name, not a path")
+    path = root / name
+    if path.exists():
+        hint = f"choose another, or go on with it: sfl train --resume {path}"
+        raise UserError(f"{path}: a run of this name exists", hint, Exit.RUN)
+
+
+@contextlib.contextmanager
+def lock(run: Run) -> Iterator[None]:
+    """Holds the run for this process; refused (exit 4) while another one holds it.
+
+    The lock's file goes when the run has finished: nobody will train it any more.
+    """
     taken = FileLock(run.path / LOCK)
     try:
         taken.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"{run.path}: another process is training it", "", Exit.RUN) from None
+        raise UserError(
+            f"{run.path}: another process is training it", "wait, or stop that one", Exit.RUN
+        ) from None
     except OSError as error:
         raise write_error(run.path / LOCK, error) from None
-    return taken
+    try:
+        yield
+    finally:
+        if (run.path / RESULT).exists():
+            (run.path / LOCK).unlink(missing_ok=True)
+        taken.release()
 
 
 def list_runs(root: Path) -> list[Run]:
-    """All run directories, oldest first."""
-    if not root.is_dir():
+    """All run directories, oldest first. Raises UserError (exit 4) where root can't be read."""
+    try:
+        paths = list(root.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    runs = [Run(path) for path in root.iterdir() if (path / CONFIG).is_file()]
+    except OSError as error:
+        raise UserError(f"{root}: can't be read: {error.strerror}", "", Exit.RUN) from None
+    runs = [Run(path) for path in paths if _is_run(path)]
     return sorted(runs, key=lambda run: (run.path.stat().st_ctime, run.name))
 
 
+def search(root: Path, name: str) -> Run | None:
+    """The run of that name below `root`, or at that path; None where there is no such run."""
+    return next((Run(path) for path in (root / name, Path(name)) if _is_run(path)), None)
+
+
 def find(root: Path, name: str) -> Run:
-    """The run of that name below `root`, or at that path. Raises UserError (exit 4)."""
-    for path in (root / name, Path(name)):
-        if (path / CONFIG).is_file():
-            return Run(path)
-    names = [run.name for run in list_runs(root)]
-    hint = f"there are {', '.join(names[-8:])}" if names else "there are none yet"
-    raise UserError(f"{name}: no such run in {root}", hint, Exit.RUN)
+    """As `search`, but raises UserError (exit 4) where there is no such run."""
+    run = search(root, name)
+    if run is None:
+        names = [run.name for run in list_runs(root)]
+        hint = f"there are {', '.join(names[-8:])}" if names else "there are none yet"
+        raise UserError(f"{name}: no such run in {root}", hint, Exit.RUN)
+    return run
+
+
+def find_weights(root: Path, name: str | None) -> Path:
+    """The trained weights of a run, or the file itself; without a name, of the newest finished run.
+
+    Raises UserError (exit 4).
+    """
+    if name is not None and os.path.isfile(name):
+        return Path(name)
+    run = newest_finished(root) if name is None else find(root, name)
+    if not (run.path / BEST).exists():
+        hint = {
+            "running": "wait for its first checkpoint",
+            "interrupted": f"go on with it: sfl train --resume {run.path}",
+        }.get(run.status, f"{BEST} was not kept")
+        raise UserError(f"{run.path}: has no trained weights", hint, Exit.RUN)
+    return run.path / BEST
+
+
+def _is_run(path: Path) -> bool:
+    """A config.yaml alone doesn't make one: other programs have such files, and we delete runs."""
+    there = [name for name in (CONFIG, ENVIRONMENT, LOCK) if os.path.isfile(path / name)]
+    return CONFIG in there and len(there) > 1
 
 
 def newest_finished(root: Path) -> Run:
@@ -212,4 +293,8 @@ def remove(run: Run) -> None:
     """Deletes a run directory; refused (exit 4) while it is being trained."""
     if run.is_locked():
         raise UserError(f"{run.path}: is being trained", "stop it first", Exit.RUN)
-    shutil.rmtree(run.path)
+    try:
+        shutil.rmtree(run.path)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.strerror else error
+        raise UserError(f"{run.path}: can't be deleted: {reason}", "", Exit.RUN) from None

@@ -15,7 +15,9 @@ PLAIN_WIDTH = 160  # of tables that go into a file or a pipe
 
 def stdout() -> Console:
     """The console of results: as wide as the terminal, or wide enough where there is none."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    # A name with brackets or colons in it is a name, neither markup nor a picture.
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def table(*columns: str, title: str | None = None) -> Table:
@@ -41,7 +43,8 @@ def evaluation_table(result: dict[str, Any]) -> Table:
     made = table("true class", "accuracy", *map(str, numbers), title="columns: predicted class")
     for number, (name, accuracy) in zip(numbers, result["per_class"].items(), strict=True):
         row = result["confusion"][number - 1]
-        made.add_row(f"{number} {name}", f"{accuracy:.1%}", *map(str, row))
+        text = "" if accuracy is None else f"{accuracy:.1%}"  # None: no image of this class
+        made.add_row(f"{number} {name}", text, *map(str, row))
     return made
 
 
@@ -113,7 +116,7 @@ def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
         made.add_row(
             row["run"],
             row["status"],
-            f"{row['epochs_done']}/{row['epochs']}",
+            "" if row["epochs"] is None else f"{row['epochs_done']}/{row['epochs']}",
             "" if accuracy is None else f"{accuracy:.2%}",
             age_text(row["age_seconds"]),
             bytes_text(row["bytes"]),

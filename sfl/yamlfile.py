@@ -1,10 +1,11 @@
-"""YAML with line numbers: plain values, and where each of them was written.
+"""YAML with line numbers: plain values, and where each of them was written; and back again.
 
 Scalars are read as in YAML 1.2's core schema (`1e-3` is a number, `no` and `010` are neither a
 boolean nor an octal). Nothing but maps, lists and scalars is ever constructed, so no file can run
 code. Knows nothing of what the values mean.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +17,9 @@ import yaml
 from sfl.errors import UserError
 
 Key = str | int
+MAX_BYTES = 1_000_000  # of a file; a config has some thousand
 MAX_VALUES = 10_000  # a config has some fifty; aliases of aliases could make billions
+MAX_DEPTH = 20  # of values in values; a config has four
 MAX_EXTENDS = 10
 
 _SCALARS: tuple[tuple[str, Any], ...] = (
@@ -29,6 +32,10 @@ _SCALARS: tuple[tuple[str, Any], ...] = (
     (r"[-+]?\.(inf|Inf|INF)", lambda text: float(text.replace(".", "", 1))),
     (r"\.(nan|NaN|NAN)", lambda text: float("nan")),
 )
+
+
+_STRING = "tag:yaml.org,2002:str"
+_TAGS = (_STRING, "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
 
 
 @dataclass(frozen=True, order=True)
@@ -59,6 +66,8 @@ class YamlTree:
 def read(path: Path, _depth: int = 0) -> YamlTree:
     """A YAML file that is a map, with what it `extends` underneath it."""
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: larger than {MAX_BYTES / 1e6:.0f} MB; that is no config")
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file (UTF-8)") from None
@@ -74,42 +83,82 @@ def read(path: Path, _depth: int = 0) -> YamlTree:
     if _depth == MAX_EXTENDS:
         raise UserError(f"{place}: more than {MAX_EXTENDS} files extend one another; in a circle?")
     under = path.parent / base
-    if not under.is_file():
-        raise UserError(f"{place}: extends: {under}: no such file")
+    if not os.path.isfile(under):
+        hint = "the path is relative to the file that extends"
+        raise UserError(f"{place}: extends: {under}: no such file", hint)
     return _merged(read(under, _depth + 1), tree)
 
 
 def parse(text: str, name: str) -> YamlTree:
     """YAML text that is a map; `name` stands for the file in messages."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = _compose(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{name}:{line}: not YAML: {error.problem}") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise UserError(f"{name}: not YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise UserError(f"{name}: nested too deeply for a config") from None
     if node is None:
         raise UserError(f"{name}: the file is empty", "a config needs at least model: {name: …}")
-    if not isinstance(node, yaml.MappingNode):
-        kind = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
-        raise UserError(f"{name}: expected keys and values, found {kind}")
     reader = _Reader(name)
     values = reader.value(node, ())
+    if not isinstance(values, dict):
+        kind = "a list" if isinstance(values, list) else "a single value"
+        raise UserError(f"{name}: expected keys and values, found {kind}")
     return YamlTree(values, reader.places)
 
 
 def set_value(tree: YamlTree, loc: tuple[str, ...], text: str, source: str) -> YamlTree:
     """The tree with one value, written as YAML, put in or replaced."""
+    _refuse_inside_a_value(tree, loc, source)
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError:
+        node = _compose(text)
+    except (yaml.YAMLError, RecursionError):
         raise UserError(f"{source}: {text!r} is not a YAML value") from None
     reader = _Reader(source, line_numbers=False)
     value = reader.value(node, loc) if node is not None else None
-    places = {**reader.places, loc: Place(source)}
-    for part in reversed(loc):
-        value = {part: value}
+    around: list[tuple[Key, ...]] = [loc[:depth] for depth in range(1, len(loc))]
+    places = {part: Place(source) for part in around if part not in tree.places}
+    places |= {**reader.places, loc: Place(source)}
+    for key in reversed(loc):
+        value = {key: value}
     return _merged(tree, YamlTree(value, places), replace_at=loc)
+
+
+def _refuse_inside_a_value(tree: YamlTree, loc: tuple[str, ...], source: str) -> None:
+    values = tree.values
+    for depth, key in enumerate(loc[:-1], start=1):
+        values = values.get(key)
+        if values is None:
+            return
+        if not isinstance(values, dict):
+            raise UserError(f"{source}: {'.'.join(loc[:depth])} is a value, nothing can be in it")
+
+
+def dump(values: dict[str, Any]) -> str:
+    """YAML text that `parse` reads as the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around text that YAML 1.2 would read as something else; PyYAML speaks 1.1."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = "'" if any(re.fullmatch(pattern, data) for pattern, _ in _SCALARS) else None
+        if set(data) & set("\x85\u2028\u2029"):  # line breaks in 1.1; only "…" escapes them
+            style = '"'
+        return self.represent_scalar(_STRING, data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+def _compose(text: str) -> yaml.Node | None:
+    """The tree of nodes. BaseLoader gives tags only to what is tagged in the text."""
+    node: yaml.Node | None = yaml.compose(text, Loader=yaml.BaseLoader)
+    return node
 
 
 class _Reader:
@@ -127,6 +176,10 @@ class _Reader:
             raise UserError(f"{place}: a value that contains itself")
         if len(self.places) > MAX_VALUES:
             raise UserError(f"{place}: more than {MAX_VALUES:,} values; that is no config")
+        if len(self.open) == MAX_DEPTH:
+            raise UserError(f"{place}: nested too deeply for a config")
+        if node.tag not in _TAGS:
+            raise UserError(f"{place}: the tag {node.tag} is not allowed; give plain values")
         self.open.append(node)
         try:
             if isinstance(node, yaml.MappingNode):
@@ -151,13 +204,14 @@ class _Reader:
             yield key, self.value(value_node, (*loc, key))
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
-        if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
-            raise UserError(f"{self._place(node)}: the tag {node.tag} is not allowed")
         if node.style is not None:  # quoted or block: a string, whatever it looks like
             return node.value
         for pattern, convert in _SCALARS:
             if re.fullmatch(pattern, node.value):
-                return convert(node.value)
+                try:
+                    return convert(node.value)
+                except ValueError:  # Python reads no integer of more than 4,300 digits
+                    raise UserError(f"{self._place(node)}: a number too long to read") from None
         return node.value
 
     def _place(self, node: yaml.Node) -> Place:

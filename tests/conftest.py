@@ -1,6 +1,14 @@
 """What all tests share. Imports nothing of sfl and no torch: some tests look at sys.modules."""
 
+import contextlib
+import io
+import json
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
@@ -27,3 +35,91 @@ def _no_settings_of_yours(monkeypatch: pytest.MonkeyPatch) -> None:
 def runs_dir(tmp_path: Path) -> Path:
     """Where a test's run directories live; not made yet, as for a new user."""
     return tmp_path / "runs"
+
+
+def call_sfl(*arguments: object, stdin: str = "") -> "CompletedProcess[str]":
+    """Runs a command line as the console script does, but in this process."""
+    from sfl import cli
+
+    out, err, before = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", ["sfl", *map(str, arguments)])
+        patch.setattr(sys, "stdin", io.StringIO(stdin))
+        patch.setenv("THP_MEM_ALLOC_ENABLE", "1")  # main sets it; here it must go again
+        try:
+            with pytest.raises(SystemExit) as exit_:
+                cli.main()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    code = exit_.value.code
+    assert isinstance(code, int)
+    return CompletedProcess(list(arguments), int(code), out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def sfl() -> "Callable[..., CompletedProcess[str]]":
+    """`sfl("train", "--config", …)`: returncode, stdout, stderr."""
+    return call_sfl
+
+
+TINY = """\
+model: {name: SimpleModel}
+data: {source: shapes, shapes: {train: 64, test: 32}}
+train: {epochs: 1, device: cpu, precision: float32}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config that trains in well under a second."""
+    path = tmp_path_factory.mktemp("configs") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory that `sfl train` has really made. To be read only: all tests share it."""
+    root = tmp_path_factory.mktemp("trained") / "runs"
+    done = call_sfl("train", "--config", tiny, "--runs", root)
+    assert done.returncode == 0, done.stderr
+    return root / "tiny-s0"
+
+
+def make_run(path: Path, config: str = TINY, **result: object) -> Path:
+    """A finished run directory, made up without training: its text files, no tensors."""
+    from sfl.config import from_text
+
+    values: dict[str, Any] = {
+        "run": path.name,
+        "model": "SimpleModel",
+        "accuracy": 0.5,
+        "accuracy_interval": [0.4, 0.6],
+        "loss": 1.5,
+        "n": 100,
+        "per_class": {"disk": 0.75, "ring": 0.25},
+        "confusion": [[3, 1], [3, 1]],
+        "data": {"source": "shapes", "train": "aa", "test": "bb"},
+        "weights": 1000,
+        "weight_bytes": 4000,
+        "flops_per_image": 2000,
+        "epochs": 1,
+        "seconds": 2.0,
+        "seconds_per_epoch": 2.0,
+    }
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(from_text(config, path.name).to_yaml(share=True))
+    (path / "environment.json").write_text("{}\n")
+    line = {"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.5, "lr": 3e-4, "seconds": 2.0}
+    (path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (path / "result.json").write_text(json.dumps(values | result))
+    return path
+
+
+@pytest.fixture(scope="session")
+def made_run() -> Callable[..., Path]:
+    return make_run

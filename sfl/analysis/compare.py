@@ -7,7 +7,12 @@ from typing import Any
 
 from sfl.config import Config
 from sfl.errors import Exit, UserError
-from sfl.runs import Run
+from sfl.runs import RESULT, Run
+
+NEEDED = (
+    "model", "accuracy", "accuracy_interval", "loss", "data", "weights", "weight_bytes",
+    "flops_per_image", "seconds_per_epoch", "epochs",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,13 @@ def _row(name: str, results: list[dict[str, Any]], first: float) -> Row:
 def _result(run: Run) -> dict[str, Any]:
     if run.result is None:
         raise UserError(f"{run.path}: has not finished", exit_code=Exit.RUN)
+    lacking = [key for key in NEEDED if key not in run.result]
+    if lacking:
+        raise UserError(
+            f"{run.path / RESULT}: lacks {', '.join(lacking)}",
+            f"written by another version of sfl? {run.name} can be trained again",
+            Exit.RUN,
+        )
     return run.result
 
 
@@ -86,20 +98,20 @@ def _same_images(results: Sequence[tuple[Run, dict[str, Any]]]) -> None:
             if result["data"][split] != expected["data"][split]:
                 raise UserError(
                     f"{run.name} and {first.name} were not made with the same {split} images",
-                    "compare runs of one data set",
+                    "compare runs of one data set: keep others in another folder, with --runs",
                     Exit.DATA,
                 )
 
 
 def _graph(config: Config) -> dict[str, Any]:
-    """The model without what twins may differ in."""
-    return config.model.model_dump(exclude={"layer", "storage"})
+    """The model without what twins may differ in, and without what draws its first weights."""
+    return config.model.model_dump(exclude={"layer", "storage", "init"})
 
 
 def _t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Student's 95 % interval of a mean."""
+    """Student's 95 % interval of a mean accuracy, which lies in [0, 1]."""
     from scipy.stats import t  # scipy takes a while to import
 
     mean, n = fmean(values), len(values)
     half = float(t.ppf(0.975, n - 1)) * stdev(values) / n**0.5
-    return mean - half, mean + half
+    return max(0.0, mean - half), min(1.0, mean + half)

@@ -81,7 +81,7 @@ def _list_images(root: Path) -> Listing:
             labels += [label] * len(found)
         counts.append(len(paths))
     if passed_over:
-        say(f"passed over {len(passed_over)} files that are no images, such as {passed_over[0]}")
+        _say_passed_over(passed_over)
     return Listing(root, classes, paths, labels, counts[0])
 
 
@@ -113,18 +113,20 @@ def _common_classes(root: Path, train: tuple[str, ...], test: tuple[str, ...]) -
 
 def _images_in(folder: Path, suffixes: set[str], passed_over: list[Path]) -> list[Path]:
     """The images of one class, sorted by name; what else lies there goes to `passed_over`."""
-    found = []
+    found: list[Path] = []
     for path in _visible(folder):
-        if path.suffix.lower() in suffixes and path.is_file():
-            found.append(path)
-        elif path.is_dir():
+        if path.is_dir():
             message = f"{path} is a folder inside a class folder"
             raise UserError(message, f"move it elsewhere; {LAYOUT}", Exit.DATA)
-        else:
-            passed_over.append(path)
+        (found if path.suffix.lower() in suffixes else passed_over).append(path)
     if not found:
         raise UserError(f"{folder} has no images in it", "add some, or remove it", Exit.DATA)
     return found
+
+
+def _say_passed_over(paths: list[Path]) -> None:
+    others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    say(f"passed over, being no image by its suffix: {paths[0]}{others}")
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -95,9 +95,7 @@ def dense_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     return y.view(-1, *weight.shape[3:])
 
 
-def field_mask(
-    size: tuple[int, int], kernel: Pair, stride: Pair = 1, padding: Pair = 0
-) -> Tensor:
+def field_mask(size: tuple[int, int], kernel: Pair, stride: Pair = 1, padding: Pair = 0) -> Tensor:
     """Which inputs of each receptive field exist: (OH, OW, kh, kw) bool; False is padding."""
     inside = []
     for extent, k, s, p in zip(size, pair(kernel), pair(stride), pair(padding), strict=True):

@@ -39,7 +39,7 @@ class ModelSummary:
     """All layers of a model, in the order in which they run."""
 
     layers: tuple[LayerSummary, ...]
-    activations: int  # numbers that the layers put out for one image and keep until the backward pass
+    activations: int  # numbers that the layers put out for one image, each in memory of its own
 
     @property
     def weights(self) -> int:

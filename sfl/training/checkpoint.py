@@ -22,17 +22,22 @@ FORMAT = "sfl-1"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: tensors by name, the config as YAML text, counters of the run."""
+    """What a file holds: tensors by name, the config as YAML text, and
+
+    images: what Dataset.describe said of the images that were trained on.
+    metrics: the lines of metrics.jsonl so far; None in a file of weights alone.
+    """
 
     path: Path
     tensors: dict[str, Tensor]
     config: str
-    progress: dict[str, Any]
+    images: dict[str, Any]
+    metrics: list[dict[str, Any]] | None
 
 
-def save_weights(path: Path, model: nn.Module, config: str, progress: dict[str, Any]) -> None:
+def save_weights(path: Path, model: nn.Module, config: str, images: dict[str, Any]) -> None:
     """The model's weights alone."""
-    _write(path, _prefixed("model", model.state_dict()), config, progress)
+    _write(path, _prefixed("model", model.state_dict()), config, {"images": images})
 
 
 def save_checkpoint(
@@ -40,17 +45,20 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     config: str,
-    progress: dict[str, Any],
+    images: dict[str, Any],
+    metrics: list[dict[str, Any]],
 ) -> None:
-    """Weights, optimizer state and progress: `progress` is JSON, its keys are the caller's."""
+    """Weights, optimizer state and the metrics of the epochs behind them."""
     tensors = _prefixed("model", model.state_dict())
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= _prefixed(f"optimizer.{index}", state)
-    _write(path, tensors, config, progress)
+    _write(path, tensors, config, {"images": images, "metrics": metrics})
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Raises UserError (exit 4) where the file is missing, damaged or another program's."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not a checkpoint", exit_code=Exit.RUN)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -63,13 +71,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint", exit_code=Exit.RUN) from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder, not a checkpoint", exit_code=Exit.RUN) from None
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path}: not a checkpoint, or damaged: {error}", exit_code=Exit.RUN
         ) from None
-    return Checkpoint(path, tensors, metadata["config"], json.loads(metadata["progress"]))
+    try:
+        progress = json.loads(metadata["progress"])
+        return Checkpoint(
+            path, tensors, metadata["config"], progress["images"], progress.get("metrics")
+        )
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{path}: a damaged checkpoint: no config or no progress in it", exit_code=Exit.RUN
+        ) from None
 
 
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
@@ -88,10 +102,17 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
 
 
 def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
-    """Puts the saved moments and step counts into an optimizer built from the same config."""
+    """Puts the saved moments and step counts into an optimizer built from the same config.
+
+    Moments take their weight's order in memory (channels_last): a fused step walks through both
+    side by side, and would pair the wrong numbers.
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _without_prefix("optimizer", checkpoint.tensors).items():
         index, key = name.split(".")
+        if tensor.shape == weights[int(index)].shape:
+            tensor = torch.empty_like(weights[int(index)]).copy_(tensor)
         state.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

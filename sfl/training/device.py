@@ -1,6 +1,7 @@
 """Which device a run computes on, and in which precision."""
 
 import contextlib
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 import torch
@@ -30,7 +31,9 @@ def pick_precision(name: str, device: torch.device) -> str:
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        fast = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        # torch 2.10 has no get_capabilities yet
+        capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        fast = device.type == "cpu" and bool(capabilities.get("amx_bf16"))
     return "bfloat16" if fast else "float32"
 
 

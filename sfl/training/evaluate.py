@@ -1,6 +1,7 @@
 """How well a model does on images: predictions, loss, accuracy and its interval."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,6 @@ class Evaluation:
         return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     split: Split,
@@ -47,27 +47,41 @@ def evaluate(
     precision: str,
     description: str = "",
 ) -> Evaluation:
-    """Runs the model over a split, in evaluation mode; no host sync before the end."""
-    was_training = model.training
-    model.eval()
-    device = split.images.device
-    loss = torch.zeros((), device=device, dtype=torch.float64 if device.type != "mps" else None)
-    predictions = []
+    """Runs the model over a split, in evaluation mode, under a progress bar if described."""
     batches = test_batches(split, batch_size=BATCH_SIZE, mean=mean, std=std)
     if description:
         batches = track(batches, description, batch_count(len(split), BATCH_SIZE))
+    predictions, loss = predict(model, batches, split.images.device, precision)
+    return Evaluation(predictions.cpu(), split.labels.cpu(), float(loss) / len(split))
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+    precision: str,
+) -> tuple[Tensor, Tensor]:
+    """Predicted classes (N,) int64 and the sum of the cross entropies (), both on the device.
+
+    Waits for the device nowhere; leaves the model in the mode in which it was.
+    """
+    was_training = model.training
+    model.eval()
+    loss = torch.zeros((), device=device, dtype=torch.float64 if device.type != "mps" else None)
+    predictions = []
     with autocast(device, precision):
         for images, labels in batches:
             logits = model(images).float()
             loss += F.cross_entropy(logits, labels, reduction="sum")
             predictions.append(logits.argmax(dim=1))
     model.train(was_training)
-    return Evaluation(torch.cat(predictions).cpu(), split.labels.cpu(), float(loss) / len(split))
+    return torch.cat(predictions), loss
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     """95 % interval of a proportion (Wilson 1927): how sure one test set can make us."""
-    z = 1.959963984540054
+    z = 1.959963984540054  # 97.5 % of a normal distribution lie below
     share = correct / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)

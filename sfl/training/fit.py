@@ -5,11 +5,12 @@ Everything a run leaves behind is written here, into a run directory that alread
 
 import math
 import time
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from sfl.data import train_batches
 from sfl.display import TrainingDisplay
@@ -39,10 +40,11 @@ Metrics = dict[str, Any]
 def fit(setup: Setup, run: Run) -> dict[str, Any]:
     """Trains and tests; goes on from the run's last checkpoint if it has one.
 
-    Returns the result that it wrote. The caller holds the run's lock.
+    Returns the result that it wrote. The caller holds the run's lock. Raises UserError for a
+    checkpoint of another model (exit 4) or other images (exit 3), for a loss that is no number any
+    more (exit 5), and for what can't be written.
     """
     config, device = setup.config, setup.device
-    text = config.to_yaml(share=True)
 
     seed_global(config.train.seed, "initialisation")
     model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes)).to(device)
@@ -50,19 +52,8 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
         model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(config.optimizer, model)
 
-    metrics: list[Metrics] = []
-    images = setup.dataset.describe()
-    if (run.path / LAST).exists():
-        checkpoint = read_checkpoint(run.path / LAST)
-        if checkpoint.progress.get("images", images) != images:
-            raise UserError(
-                f"{run.path}: was trained on other images than {config.data.source} holds now",
-                exit_code=Exit.DATA,
-            )
-        load_weights(checkpoint, model)
-        load_optimizer(checkpoint, optimizer)
-        metrics = checkpoint.progress["metrics"]
-    write_text(run.path / CONFIG, text)
+    metrics = restore(setup, run, model, optimizer) if (run.path / LAST).exists() else []
+    write_text(run.path / CONFIG, config.to_yaml(share=True))
     run.write_json(ENVIRONMENT, environment(device, setup.precision))
     run.write_metrics(metrics)
     if config.train.compile:
@@ -73,17 +64,13 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
             line = train_epoch(setup, model, optimizer, epoch, display)
             line |= look(setup, model, epoch)
             metrics.append(line)
-            saving = epoch % config.train.checkpoint_every == 0 or epoch == config.train.epochs
-            if is_best(metrics) if setup.validation else saving:
-                save_weights(run.path / BEST, model, text, {"images": images})
-            if saving:
-                progress = {"images": images, "metrics": metrics}
-                save_checkpoint(run.path / LAST, model, optimizer, text, progress)
+            save(setup, run, model, optimizer, metrics)
             run.write_metrics(metrics)
             display.epoch(line)
 
     load_weights(read_checkpoint(run.path / BEST), model)
     evaluation, result = test_model(setup, model)
+    refuse_divergence(evaluation.loss, "test loss of the trained model")
     seconds = [line["seconds"] for line in metrics]
     result = {
         "run": run.name,
@@ -99,6 +86,26 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
     return result
 
 
+def restore(
+    setup: Setup, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> list[Metrics]:
+    """Puts the run's last checkpoint into model and optimizer; returns its epochs' metrics."""
+    checkpoint = read_checkpoint(run.path / LAST)
+    if checkpoint.metrics is None:
+        raise UserError(
+            f"{checkpoint.path}: holds weights alone; training can't go on from it",
+            exit_code=Exit.RUN,
+        )
+    if checkpoint.images != setup.dataset.describe():
+        raise UserError(
+            f"{run.path}: was trained on other images than {setup.config.data.source} holds now",
+            exit_code=Exit.DATA,
+        )
+    load_weights(checkpoint, model)
+    load_optimizer(checkpoint, optimizer)
+    return checkpoint.metrics
+
+
 def train_epoch(
     setup: Setup,
     model: nn.Module,
@@ -108,7 +115,6 @@ def train_epoch(
 ) -> Metrics:
     """One pass over the training images. No step waits for the device, but one in twenty."""
     config, seed = setup.config, setup.config.train.seed
-    clip_norm = config.optimizer.clip_norm
     batches = train_batches(
         setup.train,
         batch_size=config.data.batch_size,
@@ -130,17 +136,10 @@ def train_epoch(
             group["lr"] = lr
         seed_global(seed, "dropout", epoch, step)  # so that any step can be repeated by itself
 
-        with autocast(setup.device, setup.precision):
-            logits = model(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.train.label_smoothing)
-        optimizer.zero_grad()
-        loss.backward()
-        if clip_norm is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-        optimizer.step()
+        loss, hits = train_step(setup, model, optimizer, images, labels)
 
-        loss_sum += loss.detach()
-        correct += (logits.argmax(dim=1) == labels).sum()
+        loss_sum += loss
+        correct += hits
         seen += len(labels)
         if (step + 1) % STEPS_PER_LOOK == 0:
             elapsed = time.perf_counter() - start
@@ -149,12 +148,7 @@ def train_epoch(
 
     train_loss = float(loss_sum) / setup.steps_per_epoch
     seconds = time.perf_counter() - start
-    if not math.isfinite(train_loss):
-        raise UserError(
-            f"training diverged in epoch {epoch}: the loss is {train_loss} at lr {lr:g}",
-            "lower optimizer.lr, or set optimizer.clip_norm",
-            Exit.DIVERGED,
-        )
+    refuse_divergence(train_loss, f"training loss of epoch {epoch}, at lr {lr:g},")
     return {
         "epoch": epoch,
         "train_loss": train_loss,
@@ -165,24 +159,81 @@ def train_epoch(
     }
 
 
+def train_step(
+    setup: Setup,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """One step on images (B, C, H, W) and labels (B,); its loss () and correct predictions ().
+
+    Both stay on the device: a step never waits for it.
+    """
+    loss, logits = forward(setup, model, images, labels)
+    optimizer.zero_grad()
+    loss.backward()
+    if setup.config.optimizer.clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), setup.config.optimizer.clip_norm)
+    optimizer.step()
+    return loss.detach(), (logits.argmax(dim=1) == labels).sum()
+
+
+def forward(
+    setup: Setup, model: nn.Module, images: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The loss that is trained on, () float32, and the logits (B, classes)."""
+    with autocast(setup.device, setup.precision):
+        logits = model(images)
+    smoothing = setup.config.train.label_smoothing
+    return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing), logits
+
+
 def look(setup: Setup, model: nn.Module, epoch: int) -> Metrics:
     """Accuracy after an epoch: on the validation images, and on the test images if asked for."""
+    test = partial(evaluate, model, mean=setup.mean, std=setup.std, precision=setup.precision)
     found: Metrics = {}
-    options = {"mean": setup.mean, "std": setup.std, "precision": setup.precision}
     if setup.validation is not None:
-        evaluation = evaluate(model, setup.validation, **options)  # type: ignore[arg-type]
+        evaluation = test(setup.validation)
+        refuse_divergence(evaluation.loss, f"validation loss after epoch {epoch}")
         found |= {
             "validation_loss": evaluation.loss,
             "validation_accuracy": evaluation.accuracy,
         }
     test_every = setup.config.train.test_every
     if test_every and epoch % test_every == 0:
-        evaluation = evaluate(model, setup.test, **options)  # type: ignore[arg-type]
-        found["test_accuracy"] = evaluation.accuracy
+        found["test_accuracy"] = test(setup.test).accuracy
     return found
+
+
+def save(
+    setup: Setup,
+    run: Run,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    metrics: list[Metrics],
+) -> None:
+    """Writes the checkpoints that are due after the newest epoch of `metrics`."""
+    train, text = setup.config.train, setup.config.to_yaml(share=True)
+    images = setup.dataset.describe()
+    due = len(metrics) % train.checkpoint_every == 0 or len(metrics) == train.epochs
+    if due if setup.validation is None else is_best(metrics):
+        save_weights(run.path / BEST, model, text, images)
+    if due:
+        save_checkpoint(run.path / LAST, model, optimizer, text, images, metrics)
 
 
 def is_best(metrics: list[Metrics]) -> bool:
     """Whether the newest epoch has the highest validation accuracy; the earliest wins a tie."""
     *before, newest = (line["validation_accuracy"] for line in metrics)
     return all(newest > accuracy for accuracy in before)
+
+
+def refuse_divergence(loss: float, what: str) -> None:
+    """Raises UserError (exit 5) for a loss that is infinite or no number."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"training diverged: the {what} is {loss}",
+            "lower optimizer.lr, or set optimizer.clip_norm",
+            Exit.DIVERGED,
+        )

@@ -26,7 +26,7 @@ def load_run(path: str | Path) -> LoadedRun:
     run = Run(Path(path))
     checkpoint = read_checkpoint(run.path / BEST)
     config = from_text(checkpoint.config, str(run.path / BEST))
-    images = checkpoint.progress["images"]
+    images = checkpoint.images
     model = build(config, tuple(images["in_dimensions"]), len(images["classes"]))
     load_weights(checkpoint, model)
     return LoadedRun(model.eval(), config, run.metrics)

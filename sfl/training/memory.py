@@ -1,4 +1,4 @@
-"""Whether a training run fits into memory, before it is tried."""
+"""Whether a training run fits into memory, before it is tried; and knowing it when it didn't."""
 
 import os
 from pathlib import Path
@@ -10,18 +10,28 @@ from sfl.errors import Exit, UserError
 from sfl.nn.summary import ModelSummary
 
 GB = 1e9
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
-def training_bytes(summary: ModelSummary, batch_size: int, optimizer: OptimizerSettings) -> int:
-    """An estimate from below: weights, gradients, moments; activations and their gradients."""
+def training_bytes(
+    summary: ModelSummary, batch_size: int, optimizer: OptimizerSettings, precision: str
+) -> int:
+    """What the end of a step's forward pass holds at least.
+
+    Weights, gradients (of the step before) and the optimizer's moments, all float32, and the
+    activations that wait for the backward pass.
+    """
     moments = 2 if optimizer.name.startswith("adam") else 1 if optimizer.momentum else 0
-    return 4 * (summary.weights * (2 + moments) + 2 * summary.activations * batch_size)
+    activation_bytes = 2 if precision == "bfloat16" else 4
+    return 4 * summary.weights * (2 + moments) + activation_bytes * summary.activations * batch_size
 
 
 def available_bytes(device: torch.device) -> int | None:
     """Memory that is free on the device; None where it can't be known."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What torch keeps of earlier models is free for this one.
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     limits = [limit for limit in (_linux_available(), _cgroup_available()) if limit is not None]
     if not limits and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
@@ -29,10 +39,15 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def check_memory(
-    summary: ModelSummary, batch_size: int, optimizer: OptimizerSettings, device: torch.device
+    summary: ModelSummary,
+    batch_size: int,
+    optimizer: OptimizerSettings,
+    device: torch.device,
+    precision: str,
 ) -> None:
     """Raises UserError (exit 6) for a model that can't be trained here."""
-    needed, free = training_bytes(summary, batch_size, optimizer), available_bytes(device)
+    needed = training_bytes(summary, batch_size, optimizer, precision)
+    free = available_bytes(device)
     if free is not None and needed > free:
         raise UserError(
             f"training this model takes at least {needed / GB:.1f} GB "
@@ -55,7 +70,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _linux_available() -> int | None:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = MEMINFO.read_text().splitlines()
     except OSError:
         return None
     sizes = dict(line.split(":", 1) for line in lines)
@@ -63,10 +78,13 @@ def _linux_available() -> int | None:
 
 
 def _cgroup_available() -> int | None:
-    """What a container's limit leaves (cgroup v2)."""
+    """What a container's limit leaves (cgroup v2); cached files give way where memory is needed."""
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        limit = (CGROUP / "memory.max").read_text().strip()
+        used = int((CGROUP / "memory.current").read_text())
+        lines = (CGROUP / "memory.stat").read_text().splitlines()
     except (OSError, ValueError):
         return None
-    return None if limit == "max" else int(limit) - used
+    sizes = dict(line.split() for line in lines)
+    cached = int(sizes.get("active_file", 0)) + int(sizes.get("inactive_file", 0))
+    return None if limit == "max" else int(limit) - used + cached

@@ -31,13 +31,16 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
     )
     classes = setup.dataset.classes
     confusion = evaluation.confusion(len(classes))
-    per_class = confusion.diagonal().double() / confusion.sum(dim=1)
+    # A class without test images has no accuracy; JSON has no NaN.
+    per_class = [
+        row[label] / sum(row) if sum(row) else None for label, row in enumerate(confusion.tolist())
+    ]
     return evaluation, {
         "accuracy": evaluation.accuracy,
         "accuracy_interval": wilson_interval(evaluation.correct, len(evaluation.labels)),
         "loss": evaluation.loss,
         "n": len(evaluation.labels),
-        "per_class": dict(zip(classes, per_class.tolist(), strict=True)),
+        "per_class": dict(zip(classes, per_class, strict=True)),
         "confusion": confusion.tolist(),
         "data": {"source": setup.dataset.source, **setup.dataset.fingerprints},
         "weights": setup.summary.weights,
@@ -57,17 +60,26 @@ def evaluate_weights(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any
     """Tests a file of weights by itself: its config is inside.
 
     overrides: `a.b=v` settings, for a data root or a device of this machine.
+
+    Raises UserError: (exit 4) for what is no checkpoint of that model, (exit 3) for images of other
+    classes or another shape than it was trained on.
     """
     checkpoint = read_checkpoint(path)
     config = override(from_text(checkpoint.config, str(path)), overrides)
-    setup = set_up(config)
-    trained_on = checkpoint.progress["images"]["classes"]
-    if trained_on != list(setup.dataset.classes):
-        raise UserError(
-            f"{path}: was trained to tell {', '.join(trained_on)}; "
-            f"the images are of {', '.join(setup.dataset.classes)}",
-            exit_code=Exit.DATA,
-        )
+    setup = set_up(config, training=False)
+    trained_on, given = checkpoint.images, setup.dataset.describe()
+    for key, what in (("classes", "classes"), ("in_dimensions", "images of the shape")):
+        if trained_on[key] != given[key]:
+            raise UserError(
+                f"{path}: was trained on {what} {_listed(trained_on[key])}; "
+                f"data.source {config.data.source} has {_listed(given[key])}",
+                exit_code=Exit.DATA,
+            )
     model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes))
     load_weights(checkpoint, model)
     return test_model(setup, model.to(setup.device))[1]
+
+
+def _listed(values: object) -> str:
+    assert isinstance(values, list)
+    return ", ".join(map(str, values))

@@ -38,22 +38,27 @@ class Setup:
         return batch_count(len(self.train), self.config.data.batch_size)
 
 
-def set_up(config: Config) -> Setup:
-    """Raises UserError for a device, data, sizes or a model that can't be had here."""
+def set_up(config: Config, *, training: bool = True) -> Setup:
+    """Raises UserError for a device, data, sizes or a model that can't be had here.
+
+    training: whether there must be memory to train the model, too.
+    """
     device = pick_device(config.train.device)
     dataset = load_images(config)
     summary = describe_model(config, dataset.in_dimensions, len(dataset.classes))
-    check_memory(summary, config.data.batch_size, config.optimizer, device)
+    precision = pick_precision(config.train.precision, device)
+    if training:
+        check_memory(summary, config.data.batch_size, config.optimizer, device, precision)
     train, validation = dataset.train, None
     if config.data.validation:
         train, validation = hold_out(train, config.data.validation, len(dataset.classes))
     return Setup(
         config=config,
         device=device,
-        precision=pick_precision(config.train.precision, device),
+        precision=precision,
         dataset=dataset,
         train=train.to(device),
-        validation=validation.to(device) if validation else None,
+        validation=None if validation is None else validation.to(device),
         test=dataset.test.to(device),
         mean=torch.tensor(config.data.normalize.mean, device=device),
         std=torch.tensor(config.data.normalize.std, device=device),

@@ -1,0 +1,98 @@
+"""What a data set is: fingerprints that follow the content, a fixed and balanced hold-out."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sfl.data import Dataset, Split, hold_out, load_dataset
+from sfl.errors import Exit, UserError
+
+
+def make_split(labels: list[int]) -> Split:
+    """Image i is filled with the value i."""
+    images = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None]
+    return Split(images.expand(-1, 3, 2, 4).contiguous(), torch.tensor(labels))
+
+
+def make_dataset(train: Split) -> Dataset:
+    return Dataset("folder", ("a", "b"), train, make_split([0, 1]))
+
+
+def places(split: Split) -> list[int]:
+    return split.images[:, 0, 0, 0].tolist()
+
+
+def test_split_and_dataset_say_how_large_they_are() -> None:
+    dataset = make_dataset(make_split([0, 1, 0]))
+    assert (len(dataset.train), len(dataset.test)) == (3, 2)
+    assert dataset.in_dimensions == (3, 2, 4)
+    moved = dataset.train.to(torch.device("meta"))
+    assert moved.images.is_meta and moved.labels.is_meta
+
+
+def test_the_fingerprint_is_sha256_of_shape_pixels_and_labels() -> None:
+    split = Split(torch.tensor([[[[5]]]], dtype=torch.uint8), torch.tensor([3]))
+    # printf '(1, 1, 1, 1)\5\3\0\0\0\0\0\0\0' | sha256sum
+    assert make_dataset(split).fingerprints["train"] == (
+        "b5cd98ad80671ea5fc1f143a279f80d153745068194fc3524d727632450389ad"
+    )
+
+
+def test_the_fingerprint_changes_with_whatever_changes() -> None:
+    labels = [0, 1, 0, 1]
+    split = make_split(labels)
+    pixel = split.images.clone()
+    pixel[3, 2, 1, 3] += 1
+    variants = [
+        split,
+        Split(pixel, split.labels),
+        Split(split.images, split.labels.flip(0)),
+        Split(split.images.view(4, 3, 4, 2), split.labels),
+        Split(split.images[:3], split.labels[:3]),
+    ]
+    assert len({make_dataset(variant).fingerprints["train"] for variant in variants}) == 5
+    strided = Split(split.images.mT.contiguous().mT, split.labels)  # same content, other memory
+    assert make_dataset(strided).fingerprints == make_dataset(split).fingerprints
+
+
+def test_hold_out_is_balanced_complete_and_in_order() -> None:
+    split = make_split([0, 1, 2] * 20)
+    rest, held = hold_out(split, 8, classes=3)
+    assert held.labels.bincount().tolist() == [3, 3, 2]
+    assert (len(rest), len(held)) == (52, 8)
+    assert sorted(places(rest) + places(held)) == list(range(60))
+    for part in (rest, held):
+        assert places(part) == sorted(places(part))
+        assert part.labels.tolist() == [place % 3 for place in places(part)]
+    assert places(held) != list(range(8))  # not simply the first ones
+
+
+def test_hold_out_takes_the_same_images_whatever_the_global_seed() -> None:
+    split = make_split([0, 1] * 30)
+    torch.manual_seed(1)
+    first, state = places(hold_out(split, 10, 2)[1]), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert places(hold_out(split, 10, 2)[1]) == first
+    torch.manual_seed(1)
+    assert torch.equal(state, torch.get_rng_state())  # nor does it touch the global generator
+
+
+def test_hold_out_of_nothing_leaves_everything() -> None:
+    rest, held = hold_out(make_split([0, 1, 1]), 0, 2)
+    assert (places(rest), len(held)) == ([0, 1, 2], 0)
+
+
+@pytest.mark.parametrize(("count", "labels"), [(4, [0, 0, 1, 1]), (2, [0, 0, 0, 1]), (99, [0, 1])])
+def test_hold_out_leaves_every_class_something_to_train_on(count: int, labels: list[int]) -> None:
+    with pytest.raises(UserError, match=rf"data\.validation: {count} would hold out") as caught:
+        hold_out(make_split(labels), count, 2)
+    assert caught.value.exit_code == Exit.USAGE
+
+
+def test_load_dataset_knows_its_sources(tmp_path: Path) -> None:
+    dataset = load_dataset("shapes", root=tmp_path, shapes={"train": 20, "test": 10, "jitter": 0})
+    assert (dataset.source, len(dataset.train), len(dataset.test)) == ("shapes", 20, 10)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="'imagenet' is unknown"):
+        load_dataset("imagenet", root=tmp_path)

@@ -1,0 +1,142 @@
+"""One image to RGB pixels: values by hand for every kind of image that Pillow tells apart."""
+
+import hashlib
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sfl.data import decoding
+from sfl.errors import Exit, UserError
+
+
+def decode(*paths: Path, resize: int | None = None) -> Tensor:
+    return decoding.decode_all(paths, [decoding.digest(path) for path in paths], resize)
+
+
+def save(image: Image.Image, path: Path, **options: Any) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def palette(colours: list[int], pixels: list[int]) -> Image.Image:
+    image = Image.new("P", (len(pixels), 1))
+    image.putpalette(colours)
+    image.putdata(pixels)
+    return image
+
+
+def sixteen_bits(values: list[int]) -> Image.Image:
+    return Image.frombytes("I;16", (len(values), 1), struct.pack(f"<{len(values)}H", *values))
+
+
+def test_colour_is_kept_and_rows_and_columns_are_not_exchanged(tmp_path: Path) -> None:
+    image = Image.new("RGB", (3, 2), (1, 2, 3))
+    image.putpixel((2, 0), (10, 20, 30))
+    images = decode(save(image, tmp_path / "a.png"))
+    assert images.shape == (1, 3, 2, 3) and images.dtype == torch.uint8
+    assert images[0, :, 0, 2].tolist() == [10, 20, 30]
+    assert images[0, :, 1, 2].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "expected"),
+    [
+        (Image.new("L", (1, 1), 7), {}, [7, 7, 7]),
+        (Image.new("1", (1, 1), 1), {}, [255, 255, 255]),
+        (Image.new("LA", (1, 1), (200, 0)), {}, [0, 0, 0]),
+        (Image.new("RGBA", (1, 1), (10, 20, 30, 255)), {}, [10, 20, 30]),
+        (Image.new("RGBA", (1, 1), (10, 20, 30, 0)), {}, [0, 0, 0]),
+        (Image.new("RGB", (1, 1), (10, 20, 30)), {"transparency": (10, 20, 30)}, [0, 0, 0]),
+        (palette([1, 2, 3, 40, 50, 60], [1]), {}, [40, 50, 60]),
+        (palette([1, 2, 3, 40, 50, 60], [1]), {"transparency": b"\xff\x00"}, [0, 0, 0]),
+        (palette([1, 2, 3, 40, 50, 60], [0]), {"transparency": b"\xff\x00"}, [1, 2, 3]),
+        (sixteen_bits([0x80FF]), {}, [0x80, 0x80, 0x80]),
+    ],
+)
+def test_every_kind_of_pixel_becomes_rgb(
+    tmp_path: Path, image: Image.Image, options: dict[str, object], expected: list[int]
+) -> None:
+    assert decode(save(image, tmp_path / "a.png", **options)).flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "ppm", "tiff", "webp"])
+def test_formats(tmp_path: Path, suffix: str) -> None:
+    path = save(Image.new("RGB", (2, 2), (255, 0, 0)), tmp_path / f"a.{suffix}", lossless=True)
+    assert f".{suffix}" in decoding.image_suffixes()
+    assert decode(path)[0, :, 1, 1].tolist() == [255, 0, 0]
+
+
+def test_a_suffix_may_lie(tmp_path: Path) -> None:
+    save(Image.new("RGB", (1, 1), (1, 2, 3)), tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    assert decode(tmp_path / "a.jpg").flatten().tolist() == [1, 2, 3]
+
+
+def test_the_first_frame_of_an_animation(tmp_path: Path) -> None:
+    first, second = Image.new("L", (1, 1), 0), Image.new("L", (1, 1), 255)
+    path = save(first, tmp_path / "a.gif", save_all=True, append_images=[second])
+    assert decode(path).flatten().tolist() == [0, 0, 0]
+
+
+def test_resize_is_an_antialiased_square(tmp_path: Path) -> None:
+    stripes = Image.new("L", (8, 4))
+    stripes.putdata([0, 0, 0, 0, 255, 255, 255, 255] * 4)
+    path = save(stripes, tmp_path / "a.png")
+    # A triangle of four pixels either way: weights 5 7 7 5 | 3 1 of 28 eighths, so 4/28 of 255.
+    assert decode(path, resize=2)[0, 0].tolist() == [[36, 219], [36, 219]]
+    assert decode(path, resize=1)[0, 0].tolist() == [[128]]
+
+
+def test_several_images_keep_their_order(tmp_path: Path) -> None:
+    paths = [save(Image.new("L", (1, 1), i), tmp_path / f"{i}.png") for i in (5, 3, 4)]
+    assert decode(*paths)[:, 0, 0, 0].tolist() == [5, 3, 4]
+
+
+def test_images_of_different_sizes_are_both_named(tmp_path: Path) -> None:
+    first = save(Image.new("L", (4, 2)), tmp_path / "first.png")
+    other = save(Image.new("L", (2, 4)), tmp_path / "other.png")
+    with pytest.raises(UserError) as caught:
+        decode(first, first, other)
+    assert caught.value.exit_code == Exit.DATA
+    assert f"{first} is 4x2, {other} is 2x4 (data.resize" in str(caught.value)
+    assert decode(first, other, resize=3).shape == (2, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "cannot identify"), (b"not an image", "cannot identify"), ("cut", "truncated")],
+)
+def test_an_unreadable_image_is_named(tmp_path: Path, content: bytes | str, reason: str) -> None:
+    path = save(Image.effect_noise((16, 16), 50), tmp_path / "a.bmp")
+    path.write_bytes(path.read_bytes()[:-20] if isinstance(content, str) else content)
+    with pytest.raises(UserError, match=reason) as caught:
+        decode(path)
+    assert caught.value.exit_code == Exit.DATA
+    assert str(caught.value).startswith(f"{path} can't be read: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_pixels_without_a_fixed_range_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mode F have no fixed range"):
+        decode(save(Image.new("F", (1, 1), 0.5), tmp_path / "a.tiff"))
+
+
+def test_a_file_that_changed_since_it_was_hashed_is_refused(tmp_path: Path) -> None:
+    path = save(Image.new("L", (1, 1)), tmp_path / "a.png")
+    with pytest.raises(UserError, match="changed while it was being read"):
+        decoding.decode_all([path], [hashlib.sha256(b"before").digest()], None)
+
+
+def test_too_many_images_for_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't allocate memory")
+
+    path = save(Image.new("L", (4, 2)), tmp_path / "a.png")
+    monkeypatch.setattr(torch, "empty", refuse)
+    with pytest.raises(UserError, match=r"1 images of 4x2 need 0\.0 GB") as caught:
+        decode(path)
+    assert caught.value.exit_code == Exit.RESOURCES

@@ -1,0 +1,322 @@
+"""A folder of images: what is read, what is refused, and a cache that can't be stale."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sfl.data import Dataset, decoding, folder, load_dataset
+from sfl.errors import Exit, UserError
+
+
+def save(path: Path, value: int = 0, size: tuple[int, int] = (2, 2)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, value).save(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache folder, which only a root that can't be written makes use of."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home-cache"))
+    return tmp_path / "home-cache" / "sfl"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two classes; every image is of one grey: train 10, 11 | 20, test 30 | 40."""
+    root = tmp_path / "images"
+    save(root / "train" / "dog" / "1.png", 20)
+    save(root / "train" / "cat" / "b.png", 11)
+    save(root / "train" / "cat" / "a.png", 10)
+    save(root / "test" / "cat" / "a.png", 30)
+    save(root / "test" / "dog" / "a.png", 40)
+    return root
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The images that were decoded, in order, since the test began."""
+    paths: list[Path] = []
+    original = decoding._decode
+
+    def spy(path: Path, known: bytes, resize: int | None) -> object:
+        paths.append(path)
+        return original(path, known, resize)
+
+    monkeypatch.setattr(decoding, "_decode", spy)
+    return paths
+
+
+def load(root: Path, resize: int | None = None) -> Dataset:
+    return load_dataset("folder", root=root, resize=resize)
+
+
+def greys(dataset: Dataset) -> tuple[list[int], list[int]]:
+    for split in (dataset.train, dataset.test):
+        assert split.images.float().std(dim=(1, 2, 3)).eq(0).all()
+    return tuple(s.images[:, 0, 0, 0].tolist() for s in (dataset.train, dataset.test))  # type: ignore[return-value]
+
+
+def caches(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def refused(root: Path, resize: int | None = None) -> str:
+    """The line that the user sees instead of a data set."""
+    with pytest.raises(UserError) as caught:
+        load(root, resize)
+    assert caught.value.exit_code == Exit.DATA
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- what is read
+
+
+def test_classes_are_sorted_folders_and_files_are_sorted_in_them(root: Path) -> None:
+    dataset = load(root)
+    assert dataset.classes == ("cat", "dog") and dataset.source == "folder"
+    assert dataset.in_dimensions == (3, 2, 2)
+    assert greys(dataset) == ([10, 11, 20], [30, 40])
+    assert dataset.train.labels.tolist() == [0, 0, 1]
+    assert dataset.test.labels.tolist() == [0, 1]
+
+
+def test_hidden_and_other_files_are_passed_over(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(root / "train" / ".ipynb_checkpoints" / "a.png", 99)
+    save(root / "train" / "cat" / ".hidden.png", 99)
+    save(root / "train" / "cat" / ".thumbnails" / "a.png", 99)
+    (root / "train" / "cat" / ".DS_Store").write_bytes(b"\0")
+    (root / "train" / "notes.txt").write_text("beside the classes")
+    before = capsys.readouterr()
+    assert greys(load(root)) == ([10, 11, 20], [30, 40])
+    assert "passed over" not in capsys.readouterr().err
+    (root / "test" / "dog" / "notes.txt").write_text("no image")
+    assert greys(load(root)) == ([10, 11, 20], [30, 40])
+    output = capsys.readouterr()
+    assert f"no image by its suffix: {root / 'test/dog/notes.txt'}\n" in output.err
+    assert before.out + output.out == ""
+
+
+def test_resize_only_if_asked(root: Path) -> None:
+    save(root / "test" / "dog" / "b.png", 50, size=(4, 6))
+    assert "data.resize" in refused(root)
+    dataset = load(root, resize=3)
+    assert dataset.in_dimensions == (3, 3, 3)
+    assert greys(dataset) == ([10, 11, 20], [30, 40, 50])
+
+
+def test_the_data_set_is_the_same_wherever_it_lies(root: Path, tmp_path: Path) -> None:
+    fingerprints = load(root).fingerprints
+    assert load(root.rename(tmp_path / "elsewhere")).fingerprints == fingerprints
+
+
+# --- what is refused
+
+
+def remove(path: Path) -> None:
+    if path.is_file():
+        path.unlink()
+        return
+    for child in list(path.iterdir()):
+        remove(child)
+    path.rmdir()
+
+
+def make_a_file(root: Path) -> None:
+    remove(root)
+    root.touch()
+
+
+def remove_the_classes(root: Path) -> None:
+    for path in (root / "train").iterdir():
+        remove(path)
+
+
+def leave_only_text(root: Path) -> None:
+    remove(root / "test/dog/a.png")
+    (root / "test/dog/a.txt").touch()
+
+
+REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no root": (remove, "{root} does not exist"),
+    "root is a file": (make_a_file, "{root} is not a folder"),
+    "no train": (lambda root: remove(root / "train"), "{root}/train does not exist"),
+    "no test": (lambda root: remove(root / "test"), "{root}/test does not exist"),
+    "no classes": (
+        remove_the_classes,
+        "{root}/train has no class folders",
+    ),
+    "a class without images": (
+        leave_only_text,
+        "{root}/test/dog has no images in it",
+    ),
+    "a class only in train": (
+        lambda root: save(root / "train/eel/a.png"),
+        "{root}: train and test have different classes; only in train: eel (",
+    ),
+    "a class renamed in test": (
+        lambda root: (root / "test/dog").rename(root / "test/hound"),
+        "only in train: dog; only in test: hound (",
+    ),
+    "an unreadable image": (
+        lambda root: (root / "train/dog/1.png").write_bytes(b"\x89PNG"),
+        "{root}/train/dog/1.png can't be read: cannot identify image file",
+    ),
+    "a broken link": (
+        lambda root: (root / "train/dog/2.png").symlink_to(root / "gone.png"),
+        "{root}/train/dog/2.png can't be read: No such file or directory",
+    ),
+    "a folder in a class": (
+        lambda root: save(root / "train/cat/more/a.png"),
+        "{root}/train/cat/more is a folder inside a class folder",
+    ),
+    "different sizes": (
+        lambda root: save(root / "test/cat/b.png", size=(3, 2)),
+        "{root}/train/cat/a.png is 2x2, {root}/test/cat/b.png is 3x2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "expected"), REFUSALS.values(), ids=REFUSALS.keys())
+def test_refused_with_one_line(root: Path, spoil: Callable[[Path], object], expected: str) -> None:
+    spoil(root)
+    assert expected.format(root=root) in refused(root)
+
+
+# --- the cache
+
+
+def test_decoded_once(root: Path, decoded: list[Path], user_cache: Path) -> None:
+    first = load(root)
+    assert len(set(decoded)) == 5
+    decoded.clear()
+    second = load(root)
+    assert decoded == []
+    assert second.fingerprints == first.fingerprints and greys(second) == greys(first)
+    assert second.train.labels.tolist() == [0, 0, 1] and second.classes == first.classes
+    assert len(caches(root / ".sfl-cache")) == 1 and not user_cache.exists()
+
+
+def repaint(root: Path) -> None:
+    """Another image of the same size in bytes, with the file's times put back."""
+    path = root / "train" / "dog" / "1.png"
+    times, length = path.stat(), path.stat().st_size
+    save(path, 21)
+    assert path.stat().st_size == length
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], list[int]]] = {
+    "another content": (repaint, [10, 11, 21]),
+    "an image more": (lambda root: save(root / "train/dog/2.png", 22), [10, 11, 20, 22]),
+    "an image less": (lambda root: remove(root / "train/cat/a.png"), [11, 20]),
+    "another order": (
+        lambda root: (root / "train/cat/a.png").rename(root / "train/cat/c.png"),
+        [11, 10, 20],
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "expected"), CHANGES.values(), ids=CHANGES.keys())
+def test_never_stale(root: Path, change: Callable[[Path], object], expected: list[int]) -> None:
+    before = load(root)
+    change(root)
+    after = load(root)
+    assert greys(after)[0] == expected
+    assert after.fingerprints["train"] != before.fingerprints["train"]
+    assert after.fingerprints["test"] == before.fingerprints["test"]
+
+
+def test_an_image_that_changes_its_class_changes_its_label(root: Path) -> None:
+    load(root)
+    (root / "train" / "cat" / "b.png").rename(root / "train" / "dog" / "0.png")
+    assert load(root).train.labels.tolist() == [0, 1, 1]
+
+
+def test_resized_and_not_are_cached_apart(root: Path, decoded: list[Path]) -> None:
+    assert [load(root, resize).in_dimensions[1] for resize in (None, 3, 4)] == [2, 3, 4]
+    decoded.clear()
+    assert [load(root, resize).in_dimensions[1] for resize in (None, 3, 4)] == [2, 3, 4]
+    assert decoded == []
+
+
+def test_only_the_newest_caches_are_kept(root: Path) -> None:
+    for age in range(folder.KEPT_CACHES + 3):
+        load(root, resize=age + 1)
+        for path in caches(root / ".sfl-cache"):
+            os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 10))
+    assert len(caches(root / ".sfl-cache")) == folder.KEPT_CACHES
+    newest = f"{folder.KEPT_CACHES + 3}"
+    assert load(root, resize=int(newest)).in_dimensions[1] == int(newest)
+
+
+def flip_last_bit(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "truncated": lambda content: content[:-1],
+    "garbage": lambda content: os.urandom(len(content)),
+    "a pixel": flip_last_bit,
+    "other name": lambda content: content.replace(b'"images"', b'"imagez"'),
+    "other type": lambda content: content.replace(b'"U8"', b'"I8"'),
+    "other shape": lambda content: content.replace(b"[5,3,2,2]", b"[5,2,3,2]"),
+    "no checksum": lambda content: content.replace(b'"train"', b'"brain"'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_cache_is_made_again(
+    root: Path,
+    decoded: list[Path],
+    damage: Callable[[bytes], bytes],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fingerprints = load(root).fingerprints
+    (cache,) = caches(root / ".sfl-cache")
+    good = cache.read_bytes()
+    cache.unlink()  # the loaded tensors may still lie in the old file
+    cache.write_bytes(damage(good))
+    assert cache.read_bytes() != good
+    decoded.clear()
+    assert load(root).fingerprints == fingerprints
+    assert len(decoded) > 0 and f"{cache} is damaged" in capsys.readouterr().err
+    decoded.clear()
+    assert load(root).fingerprints == fingerprints
+    assert decoded == []
+
+
+def test_a_root_that_cannot_be_written_uses_the_users_cache(
+    root: Path, decoded: list[Path], user_cache: Path
+) -> None:
+    (root / ".sfl-cache").touch()  # no folder can be made here, whoever runs the tests
+    first = load(root)
+    assert len(caches(user_cache)) == 1
+    decoded.clear()
+    assert greys(load(root)) == greys(first)
+    assert decoded == []
+
+
+def test_without_any_place_for_a_cache_it_works_all_the_same(
+    root: Path, user_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / ".sfl-cache").touch()
+    user_cache.parent.touch()
+    assert greys(load(root)) == ([10, 11, 20], [30, 40])
+    assert "could not be cached" in capsys.readouterr().err
+
+
+def test_a_user_without_a_home_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert greys(load(root)) == ([10, 11, 20], [30, 40])

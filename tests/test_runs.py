@@ -1,0 +1,358 @@
+"""Run directories: made exclusively, locked by one process, found, listed, deleted with care."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sfl import runs
+from sfl.errors import Exit, UserError
+from sfl.runs import Run
+
+MadeRun = Callable[..., Path]
+
+
+def failure(call: Callable[..., object], *arguments: object, **keywords: object) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **keywords)
+    assert caught.value.exit_code is Exit.RUN
+    return str(caught.value)
+
+
+@contextmanager
+def trained_elsewhere(path: Path) -> Iterator[None]:
+    """Another process holds the run's lock."""
+    code = (
+        "import sys; from pathlib import Path; from sfl import runs\n"
+        "with runs.lock(runs.Run(Path(sys.argv[1]))):\n"
+        "    print('locked', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"locked\n"
+        yield
+        process.communicate()
+
+
+def test_a_name_that_is_taken_gets_a_number(runs_dir: Path) -> None:
+    made = [runs.create(runs_dir, "a-s0").name for _ in range(3)]
+    assert made == ["a-s0", "a-s0-2", "a-s0-3"]
+    assert sorted(path.name for path in runs_dir.iterdir()) == made
+
+
+def test_two_processes_never_make_the_same_directory(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between looking and making, another process may be quicker: only mkdir itself can tell."""
+    real = Path.mkdir
+
+    def mkdir(path: Path, *arguments: int, **keywords: bool) -> None:
+        if path.name == "a" and not path.exists():
+            real(path)  # the other process
+        real(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    assert runs.create(runs_dir, "a").name == "a-2"
+
+
+def test_a_name_given_by_hand_must_be_new(runs_dir: Path) -> None:
+    runs.create(runs_dir, "mine", exact=True)
+    line = failure(runs.create, runs_dir, "mine", exact=True)
+    assert line == (
+        f"{runs_dir / 'mine'}: a run of this name exists "
+        f"(choose another, or go on with it: sfl train --resume {runs_dir / 'mine'})"
+    )
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/abs"])
+def test_a_name_is_no_path(runs_dir: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"^--name .*: expected a name, not a path$") as caught:
+        runs.check_new(runs_dir, name)
+    assert caught.value.exit_code is Exit.USAGE
+
+
+def test_runs_that_are_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert failure(runs.create, tmp_path / "file", "a") == (
+        f"{tmp_path / 'file'}: not a folder (choose another with --runs)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (errno.EACCES, Exit.RUN, "can't be written: Permission denied (make the folder writable"),
+        (errno.EROFS, Exit.RUN, "can't be written: Read-only file system"),
+        (errno.ENOSPC, Exit.RESOURCES, "no space left on the disk"),
+    ],
+)
+def test_runs_that_cannot_be_written(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: Exit, words: str
+) -> None:
+    def mkdir(path: Path, *arguments: object, **keywords: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(UserError) as caught:
+        runs.create(runs_dir, "a")
+    assert caught.value.exit_code is code
+    assert f"{runs_dir / 'a'}: {words}" in str(caught.value)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(runs_dir: Path, made_run: MadeRun) -> None:
+    path = made_run(runs_dir / "a")
+    (path / "result.json").unlink()
+    run = Run(path)
+    assert run.status == "interrupted"
+    with trained_elsewhere(path):
+        assert run.status == "running"
+        line = f"{path}: another process is training it (wait, or stop that one)"
+        with pytest.raises(UserError, match="another process") as caught, runs.lock(run):
+            pass
+        assert str(caught.value) == line and caught.value.exit_code is Exit.RUN
+        assert failure(runs.remove, run) == f"{path}: is being trained (stop it first)"
+        assert path.is_dir()
+    assert run.status == "interrupted"
+    with runs.lock(run):
+        assert run.status == "running"  # seen by this process as well
+
+
+def test_the_lock_of_a_process_that_died_does_not_hold(runs_dir: Path, made_run: MadeRun) -> None:
+    path = made_run(runs_dir / "a")
+    (path / "result.json").unlink()
+    code = (
+        "import os, sys; from pathlib import Path; from sfl import runs\n"
+        "with runs.lock(runs.Run(Path(sys.argv[1]))):\n"
+        "    os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == 9
+    assert (path / ".lock").exists()
+    assert Run(path).status == "interrupted"
+    with runs.lock(Run(path)):
+        pass
+
+
+def test_the_lock_goes_when_the_run_has_finished(runs_dir: Path, made_run: MadeRun) -> None:
+    path = made_run(runs_dir / "a")
+    with runs.lock(Run(path)):
+        assert (path / ".lock").exists()
+    assert not (path / ".lock").exists()
+    assert Run(path).status == "finished"
+
+
+def test_a_lock_that_cannot_be_written_is_one_line(
+    runs_dir: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = made_run(runs_dir / "a")
+
+    def acquire(*arguments: object, **keywords: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(runs.FileLock, "acquire", acquire)
+    with pytest.raises(UserError, match=r"\.lock: can't be written: Permission denied"):
+        with runs.lock(Run(path)):
+            pass
+
+
+def test_runs_are_listed_oldest_first_and_nothing_else_is(
+    runs_dir: Path, made_run: MadeRun
+) -> None:
+    assert runs.list_runs(runs_dir) == []
+    for name in ("b", "a"):
+        made_run(runs_dir / name)
+    (runs_dir / "b" / "more").touch()  # does not make b newer than it is by its name
+    (runs_dir / ".gitignore").touch()
+    (runs_dir / "empty").mkdir()
+    foreign = runs_dir / "foreign"  # config.yaml is a common name
+    foreign.mkdir()
+    (foreign / "config.yaml").write_text("a: 1\n")
+    assert {run.name for run in runs.list_runs(runs_dir)} == {"a", "b"}
+    assert "no such run" in failure(runs.find, runs_dir, "foreign")
+
+
+def test_runs_that_cannot_be_listed_are_one_line(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def iterdir(path: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert failure(runs.list_runs, runs_dir) == f"{runs_dir}: can't be read: Permission denied"
+
+
+def test_a_run_is_found_by_name_or_path(
+    runs_dir: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = made_run(runs_dir / "a-s0")
+    assert runs.find(runs_dir, "a-s0").path == path
+    assert runs.find(Path("elsewhere"), str(path)).path == path
+    assert runs.search(runs_dir, "b") is None
+    assert failure(runs.find, runs_dir, "b") == f"b: no such run in {runs_dir} (there are a-s0)"
+    assert "(there are none yet)" in failure(runs.find, Path("elsewhere"), "b")
+    monkeypatch.chdir(path)
+    assert runs.find(runs_dir, ".").path == Path()
+
+
+def test_the_newest_finished_run_is_the_one_whose_result_is_newest(
+    runs_dir: Path, made_run: MadeRun
+) -> None:
+    assert failure(runs.newest_finished, runs_dir) == (
+        f"{runs_dir}: no finished run (train one: sfl train --config configs/quickstart.yaml)"
+    )
+    for name, age in (("a", 100), ("b", 200), ("c", 300)):
+        os.utime(made_run(runs_dir / name) / "result.json", (1e9 - age, 1e9 - age))
+    (made_run(runs_dir / "d") / "result.json").unlink()
+    assert runs.newest_finished(runs_dir).name == "a"
+
+
+def test_trained_weights_of_a_run_or_a_file(runs_dir: Path, made_run: MadeRun) -> None:
+    path = made_run(runs_dir / "a")
+    line = failure(runs.find_weights, runs_dir, "a")
+    assert line == f"{path}: has no trained weights (best.safetensors was not kept)"
+    (path / "best.safetensors").touch()
+    assert runs.find_weights(runs_dir, "a") == path / "best.safetensors"
+    assert runs.find_weights(runs_dir, None) == path / "best.safetensors"
+    assert runs.find_weights(Path("x"), str(path / "result.json")) == path / "result.json"
+    (made_run(runs_dir / "b") / "result.json").unlink()
+    line = failure(runs.find_weights, runs_dir, "b")
+    assert f"(go on with it: sfl train --resume {runs_dir / 'b'})" in line
+
+
+def test_a_run_in_short(runs_dir: Path, made_run: MadeRun) -> None:
+    path = made_run(runs_dir / "a", accuracy=0.625)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    described = Run(path).describe()
+    assert 0 <= described.pop("age_seconds") < 1000
+    assert described == {
+        "run": "a",
+        "status": "finished",
+        "epochs_done": 1,
+        "epochs": 1,
+        "accuracy": 0.625,
+        "bytes": size,
+    }
+
+
+@pytest.mark.parametrize(
+    ("lines", "finished", "accuracy"),
+    [
+        ([], False, None),
+        ([{"epoch": 1}], False, None),
+        ([{"test_accuracy": 0.3}, {"test_accuracy": 0.2}], False, 0.3),
+        ([{"test_accuracy": 0.3}], True, 0.5),
+        ([{"validation_accuracy": 0.7, "test_accuracy": 0.3}], True, 0.7),
+        ([{"validation_accuracy": 0.7}, {"validation_accuracy": 0.6}], False, 0.7),
+    ],
+)
+def test_best_accuracy(
+    runs_dir: Path,
+    made_run: MadeRun,
+    lines: list[dict[str, float]],
+    finished: bool,
+    accuracy: float | None,
+) -> None:
+    path = made_run(runs_dir / "a", accuracy=0.5)
+    Run(path).write_metrics(lines)
+    if not finished:
+        (path / "result.json").unlink()
+    assert Run(path).metrics == lines
+    assert Run(path).best_accuracy == accuracy
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.jsonl", b'{"epoch": 1}\n{"epo'),
+        ("metrics.jsonl", b"3\n"),
+        ("metrics.jsonl", b"\xff\xfe"),
+        ("result.json", b"{"),
+        ("result.json", b"[1]"),
+        ("result.json", b"[" * 100_000),
+        ("result.json", b"{}"),
+        ("config.yaml", b"{"),
+        ("config.yaml", b"train: 3"),
+    ],
+)
+def test_a_damaged_run_does_not_hide_the_others(
+    runs_dir: Path, made_run: MadeRun, name: str, content: bytes
+) -> None:
+    made_run(runs_dir / "whole")
+    (made_run(runs_dir / "broken") / name).write_bytes(content)
+    described = [run.describe() for run in runs.list_runs(runs_dir)]
+    assert {row["run"]: row["status"] for row in described} == {
+        "whole": "finished",
+        "broken": "damaged",
+    }
+    runs.remove(runs.find(runs_dir, "broken"))
+
+
+def test_a_damaged_file_is_named(runs_dir: Path, made_run: MadeRun) -> None:
+    path = made_run(runs_dir / "a")
+    for name in ("result.json", "metrics.jsonl"):
+        (path / name).write_text("{\n")
+    run = Run(path)
+    hint = "(put it back, or delete the run: sfl runs rm a)"
+    assert failure(lambda: run.result) == f"{path / 'result.json'}: damaged {hint}"
+    assert failure(lambda: run.metrics) == f"{path / 'metrics.jsonl'}: damaged {hint}"
+    (path / "config.yaml").write_bytes(b"\xff")
+    assert failure(lambda: run.config) == f"{path / 'config.yaml'}: can't be read: not a text file"
+
+
+def test_files_that_go_while_a_running_run_is_looked_at(
+    runs_dir: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = made_run(runs_dir / "a")
+    real = Path.iterdir
+
+    def iterdir(folder: Path) -> Iterator[Path]:
+        yield from real(folder)
+        yield folder / ".metrics.jsonl.gone.tmp"
+
+    size = Run(path).bytes
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert Run(path).bytes == size
+    assert Run(path).modified > 0
+
+
+def test_what_is_written_is_json_in_lines(runs_dir: Path, made_run: MadeRun) -> None:
+    run = Run(made_run(runs_dir / "a"))
+    run.write_metrics([{"epoch": 1}, {"epoch": 2}])
+    assert (run.path / "metrics.jsonl").read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
+    run.write_json("result.json", {"class": "größer"})
+    text = (run.path / "result.json").read_text(encoding="utf-8")
+    assert "größer" in text and json.loads(text) == {"class": "größer"}
+
+
+def test_removing_deletes_all_of_a_run_and_says_why_it_cannot(
+    runs_dir: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_run(runs_dir / "kept")
+    path = made_run(runs_dir / "gone")
+    (path / "sub").mkdir()
+    runs.remove(Run(path))
+    assert [run.name for run in runs.list_runs(runs_dir)] == ["kept"]
+    assert not path.exists()
+
+    def rmtree(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    monkeypatch.setattr("shutil.rmtree", rmtree)
+    kept = runs_dir / "kept"
+    line = failure(runs.remove, Run(kept))
+    assert line == f"{kept}: can't be deleted: {kept}: Permission denied"
+
+
+def test_whether_training_has_made_anything(runs_dir: Path, made_run: MadeRun) -> None:
+    path = made_run(runs_dir / "a")
+    assert Run(path).has_begun()
+    Run(path).write_metrics([])
+    assert not Run(path).has_begun()
+    (path / "last.safetensors").touch()
+    assert Run(path).has_begun()

@@ -1,0 +1,148 @@
+"""Tables and lines as a person reads them; numbers by hand."""
+
+import io
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from sfl import tables
+from sfl.nn.summary import LayerSummary, ModelSummary
+
+
+def text(made: Table, width: int = 160) -> list[str]:
+    """The rows as `sfl` prints them into a file, without trailing blanks."""
+    written = io.StringIO()
+    Console(file=written, width=width, markup=False, emoji=False).print(made)
+    return [line.rstrip() for line in written.getvalue().rstrip("\n").split("\n")]
+
+
+@pytest.mark.parametrize(
+    ("count", "line"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (4096, "4.1 kB"),
+        (684_040, "684.0 kB"),
+        (2.5e9, "2.5 GB"),
+        (3.2e15, "3200.0 TB"),
+    ],
+)
+def test_bytes(count: float, line: str) -> None:
+    assert tables.bytes_text(count) == line
+
+
+@pytest.mark.parametrize(
+    ("count", "line"), [(7, "7"), (999, "999"), (14_431_088, "14.4 M"), (4.3e9, "4.3 G")]
+)
+def test_counts(count: float, line: str) -> None:
+    assert tables.count_text(count) == line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "line"),
+    [(0, "0 s"), (59, "59 s"), (90, "1 min"), (7300, "2 h"), (86400 * 3.9, "3 d")],
+)
+def test_ages(seconds: float, line: str) -> None:
+    assert tables.age_text(seconds) == line
+
+
+RESULT = {
+    "accuracy": 0.5273,
+    "accuracy_interval": [0.5175, 0.5371],
+    "loss": 1.34567,
+    "n": 10_000,
+    "per_class": {"cat": 0.75, "[dog]": 1.0, "eel": None},
+    "confusion": [[3, 1, 0], [0, 4, 0], [0, 0, 0]],
+}
+
+
+def test_the_result_in_one_line() -> None:
+    assert tables.result_line(RESULT) == (
+        "test accuracy 52.73% (95 % interval 51.75% to 53.71%, 10,000 images)  loss 1.346"
+    )
+
+
+def test_the_evaluation_by_class() -> None:
+    title, head, *rows = text(tables.evaluation_table(RESULT))
+    assert title == "columns: predicted class"
+    assert head.split() == ["true", "class", "accuracy", "1", "2", "3"]
+    assert [row.split() for row in rows] == [
+        ["1", "cat", "75.0%", "3", "1", "0"],
+        ["2", "[dog]", "100.0%", "0", "4", "0"],
+        ["3", "eel", "0", "0", "0"],  # no test image of this class: no accuracy
+    ]
+
+
+def test_names_are_never_taken_for_markup_or_emoji(capsys: pytest.CaptureFixture[str]) -> None:
+    made = tables.table("run")
+    made.add_row("[red]a[/red] :cat: x")
+    tables.stdout().print(made)
+    assert "[red]a[/red] :cat: x" in capsys.readouterr().out
+
+
+def test_a_comparison_has_a_row_for_each_model() -> None:
+    row = {
+        "name": "conv",
+        "n": 3,
+        "accuracy": 0.5,
+        "accuracy_interval": [0.4, 0.6],
+        "difference": 0.0,
+        "loss": 1.23456,
+        "weights": 5_852_170,
+        "weight_bytes": 23_408_680,
+        "flops_per_image": 153_000_000,
+        "seconds_per_epoch": 12.34,
+        "epochs": 5,
+    }
+    worse = row | {"name": "spatial", "accuracy": 0.475, "difference": -0.025}
+    head, *rows = text(tables.comparison_table({"models": [row, worse], "remarks": []}))
+    assert head.split()[:4] == ["model", "runs", "test", "accuracy"]
+    assert rows[0].split() == (
+        "conv 3 50.00% 40.00% – 60.00% +0.00 1.235 5,852,170 23.4 MB 153.0 M 12.3 5".split()
+    )
+    assert rows[1].split()[2:7] == ["47.50%", "40.00%", "–", "60.00%", "-2.50"]
+
+
+def test_the_layers_of_a_model_and_their_sum() -> None:
+    layers = (
+        LayerSummary("features.0", "Conv2d", (5, 30, 30), 140, 1000, 3000, "each at 900 places"),
+        LayerSummary("features.1", "ReLU", (5, 30, 30), 0, None, 0, ""),
+        LayerSummary("classifier", "Linear", (10,), 60, 60, 200, "none"),
+    )
+    head, first, relu, linear, total = text(tables.summary_table(ModelSummary(layers, 100)))
+    assert head.split()[:3] == ["layer", "output", "weights"]
+    assert first.split() == (
+        "features.0 Conv2d 5×30×30 140 560 B 1,000 3.0 k each at 900 places".split()
+    )
+    assert relu.split() == ["features.1", "ReLU", "5×30×30"]
+    assert linear.split() == "classifier Linear 10 60 240 B 60 200 none".split()
+    assert total.split() == "all 200 800 B 1,060 3.2 k".split()
+
+
+def test_runs_with_and_without_an_accuracy() -> None:
+    rows = [
+        {"run": "a", "status": "finished", "epochs_done": 5, "epochs": 5, "accuracy": 0.5},
+        {"run": "b", "status": "damaged", "epochs_done": None, "epochs": None, "accuracy": None},
+    ]
+    made = tables.runs_table([row | {"age_seconds": 61, "bytes": 1500} for row in rows])
+    _, first, second = text(made)
+    assert first.split() == ["a", "finished", "5/5", "50.00%", "1", "min", "1.5", "kB"]
+    assert second.split() == ["b", "damaged", "1", "min", "1.5", "kB"]
+
+
+def test_data_in_words() -> None:
+    rows = text(tables.data_table({"source": "shapes", "classes": ["disk", "ring"], "n": 64}))
+    assert [row.split(maxsplit=1) for row in rows[1:]] == [
+        ["source", "shapes"],
+        ["classes", "disk, ring"],
+        ["n", "64"],
+    ]
+
+
+def test_no_row_is_broken_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    made = tables.table("run", "status")
+    made.add_row("x" * 120, "finished")
+    tables.stdout().print(made)
+    assert len(capsys.readouterr().out.rstrip("\n").split("\n")) == 2

@@ -1,0 +1,218 @@
+"""Files of weights and optimizer state: bit for bit, without pickle, and refused when foreign."""
+
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sfl.config import OptimizerSettings
+from sfl.errors import Exit, UserError
+from sfl.training.checkpoint import (
+    FORMAT,
+    load_optimizer,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
+from sfl.training.optimizers import build_optimizer
+from tests.training.tiny import same
+
+IMAGES = {"classes": ["a", "b"], "in_dimensions": [3, 8, 8]}
+METRICS: list[dict[str, Any]] = [{"epoch": 1, "train_loss": 0.1 + 0.2}]
+CONFIG = "model: {name: SimpleModel}  # µ\n"
+
+
+def model(width: int = 4) -> nn.Module:
+    """Weights, buffers, a whole number; in the order in memory that conv nets are trained in."""
+    net = nn.Sequential(
+        nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Flatten(), nn.Linear(width * 36, 2)
+    )
+    return net.to(memory_format=torch.channels_last)
+
+
+def train(net: nn.Module, optimizer: torch.optim.Optimizer, *, seed: int) -> None:
+    torch.manual_seed(seed)
+    for _ in range(3):
+        optimizer.zero_grad()
+        net(torch.randn(5, 3, 8, 8)).square().sum().backward()
+        optimizer.step()
+
+
+OPTIMIZERS: list[dict[str, Any]] = [
+    {"name": "adam"},
+    {"name": "adamw", "weight_decay": 0.1},
+    {"name": "sgd"},
+    {"name": "sgd", "momentum": 0.9},
+]
+
+
+@pytest.mark.parametrize("settings", OPTIMIZERS, ids=str)
+def test_training_goes_on_bit_for_bit(settings: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    net = model()
+    optimizer = build_optimizer(OptimizerSettings(**settings), net)
+    train(net, optimizer, seed=1)
+    save_checkpoint(path, net, optimizer, CONFIG, IMAGES, METRICS)
+
+    other = model()
+    other_optimizer = build_optimizer(OptimizerSettings(**settings), other)
+    checkpoint = read_checkpoint(path)
+    load_weights(checkpoint, other)
+    load_optimizer(checkpoint, other_optimizer)
+    assert same(net.state_dict(), other.state_dict())
+    for ours, theirs in zip(net.parameters(), other.parameters(), strict=True):
+        states = optimizer.state[ours], other_optimizer.state[theirs]
+        assert states[0].keys() == states[1].keys()
+        for key, value in states[0].items():
+            loaded = states[1][key]
+            if value is None:
+                assert loaded is None
+                continue
+            assert torch.equal(value, loaded) and value.dtype == loaded.dtype
+            assert value.stride() == loaded.stride()
+
+    train(net, optimizer, seed=2)
+    train(other, other_optimizer, seed=2)
+    assert same(net.state_dict(), other.state_dict())
+
+
+def test_what_a_file_says_besides_tensors(tmp_path: Path) -> None:
+    net = model()
+    optimizer = build_optimizer(OptimizerSettings(), net)
+    save_checkpoint(tmp_path / "last", net, optimizer, CONFIG, IMAGES, METRICS)
+    save_weights(tmp_path / "best", net, CONFIG, IMAGES)
+    last, best = read_checkpoint(tmp_path / "last"), read_checkpoint(tmp_path / "best")
+    assert last.path == tmp_path / "last"
+    assert last.config == best.config == CONFIG
+    assert last.images == best.images == IMAGES
+    assert last.metrics == METRICS and best.metrics is None
+    assert set(best.tensors) == {f"model.{name}" for name in net.state_dict()}
+
+
+def test_there_is_no_pickle_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **keywords: Any) -> None:
+        raise AssertionError("pickle")
+
+    for module, names in ((pickle, ("load", "loads", "dump", "dumps")), (torch, ("load", "save"))):
+        for name in names:
+            monkeypatch.setattr(module, name, refuse)
+    monkeypatch.setattr(pickle, "Unpickler", refuse)
+    net = model()
+    optimizer = build_optimizer(OptimizerSettings(), net)
+    train(net, optimizer, seed=0)
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, net, optimizer, CONFIG, IMAGES, METRICS)
+    load_optimizer(read_checkpoint(path), optimizer)
+    # The file itself: a length, then JSON that names every tensor, then their numbers.
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert header["__metadata__"]["format"] == FORMAT
+    assert len(header) == 1 + len(read_checkpoint(path).tensors)
+
+
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "best.safetensors"
+    save_weights(path, model(), CONFIG, IMAGES)
+    before = path.read_bytes()
+
+    def half(tensors: Any, target: Path, metadata: Any) -> None:
+        Path(target).write_bytes(before[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sfl.training.checkpoint.save_file", half)
+    with pytest.raises(KeyboardInterrupt):
+        save_weights(path, model(), CONFIG, IMAGES)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --- what is refused
+
+
+def torch_file() -> bytes:
+    file = io.BytesIO()
+    torch.save({"weight": torch.zeros(3)}, file)
+    return file.getvalue()
+
+
+def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    save_weights(path, model(), CONFIG, IMAGES)
+    whole = path.read_bytes()
+    contents = [b"", b"hello", b"\0" * 100, whole[:50], whole[:-1], torch_file(), pickle.dumps([1])]
+    for content in contents:
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="best.safetensors: not a checkpoint, or damaged") as e:
+            read_checkpoint(path)
+        assert e.value.exit_code == Exit.RUN
+        assert "\n" not in str(e.value)
+
+
+def test_no_file_and_a_folder(tmp_path: Path) -> None:
+    for path, message in ((tmp_path / "none", "no such checkpoint"), (tmp_path, "is a folder")):
+        with pytest.raises(UserError, match=message) as error:
+            read_checkpoint(path)
+        assert error.value.exit_code == Exit.RUN
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (None, "not a checkpoint of sfl"),
+        ({"format": "pt"}, "its format is 'pt', expected 'sfl-1'"),
+        ({"format": FORMAT}, "damaged"),
+        ({"format": FORMAT, "config": CONFIG}, "damaged"),
+        ({"format": FORMAT, "config": CONFIG, "progress": "{"}, "damaged"),
+        ({"format": FORMAT, "config": CONFIG, "progress": "[]"}, "damaged"),
+        ({"format": FORMAT, "config": CONFIG, "progress": "{}"}, "damaged"),
+        ({"format": FORMAT, "progress": '{"images": {}}'}, "damaged"),
+    ],
+)
+def test_another_programs_file(tmp_path: Path, metadata: Any, message: str) -> None:
+    path = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(3)}, path, metadata)
+    with pytest.raises(UserError, match=message) as error:
+        read_checkpoint(path)
+    assert error.value.exit_code == Exit.RUN
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (model(5), r"0\.bias is \(4,\) there, the config's model has \(5,\)"),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 3)),
+            r"1\.bias is \(4,\) there, the config's model has none",
+        ),
+        (nn.Sequential(model(), nn.Linear(2, 2)), r"0\.0\.bias is none there, .* has \(4,\)"),
+    ],
+    ids=["widths", "fewer layers", "more layers"],
+)
+def test_weights_of_another_model(tmp_path: Path, other: nn.Module, message: str) -> None:
+    path = tmp_path / "best.safetensors"
+    save_weights(path, model(), CONFIG, IMAGES)
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.raises(UserError, match=f"a checkpoint of another model: {message}") as error:
+        load_weights(read_checkpoint(path), other)
+    assert error.value.exit_code == Exit.RUN
+    assert same(before, other.state_dict())
+
+
+def test_any_safetensors_reader_finds_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    net = model()
+    save_weights(path, net, CONFIG, IMAGES)
+    weights = load_file(path)
+    assert torch.equal(weights["model.0.weight"], net.state_dict()["0.weight"])
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["config"] == CONFIG

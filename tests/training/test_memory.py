@@ -1,0 +1,152 @@
+"""What training needs, by hand and against what a step really holds; what is free; refusals."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sfl.config import OptimizerSettings
+from sfl.errors import Exit, UserError
+from sfl.nn import build_model
+from sfl.nn.summary import ModelSummary, summarize
+from sfl.training import memory
+from sfl.training.memory import available_bytes, check_memory, is_out_of_memory, training_bytes
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "numbers_a_weight"),
+    [
+        ({"name": "adam"}, 4),
+        ({"name": "adamw"}, 4),
+        ({"name": "sgd"}, 2),
+        ({"name": "sgd", "momentum": 0.9}, 3),
+    ],
+)
+def test_an_estimate_by_hand(settings: dict[str, Any], numbers_a_weight: int) -> None:
+    summary = summarize(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True)), (1, 5, 5))
+    optimizer = OptimizerSettings(**settings)
+    weights = 4 * numbers_a_weight * (2 * 9 + 2)
+    assert training_bytes(summary, 10, optimizer, "float32") == weights + 4 * 10 * 2 * 3 * 3
+    assert training_bytes(summary, 10, optimizer, "bfloat16") == weights + 2 * 10 * 2 * 3 * 3
+
+
+@pytest.mark.parametrize("name", ["RegularConvNet", "SpatialDenseNet", "SimpleModel"])
+@pytest.mark.parametrize("layer", ["conv", "spatial"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_step_really_holds_that_much(name: str, layer: str, precision: str) -> None:
+    """The message says "at least": nobody may be refused who has enough."""
+    small: dict[str, Any] = {} if name == "SimpleModel" else {"channels": [4, 6, 8, 10, 12, 14]}
+    model = build_model(name, layer=layer, **small)
+    batch = 8
+    held: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    images = torch.randn(batch, 3, 32, 32)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = model(images)
+        F.cross_entropy(logits.float(), torch.zeros(batch, dtype=torch.int64))
+    held[logits.untyped_storage().data_ptr()] = logits.untyped_storage().nbytes()
+    optimizer = OptimizerSettings()
+    summary = summarize(model, (3, 32, 32))
+    weights = training_bytes(summary, 0, optimizer, precision)
+    activations = training_bytes(summary, batch, optimizer, precision) - weights
+    assert weights == 16 * summary.weights
+    assert activations <= sum(held.values())
+    assert activations > sum(held.values()) / 20  # and it is not nothing
+
+
+def test_a_model_that_fits_nowhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.device("meta"):
+        model = build_model("RegularConvNet", layer="spatial", storage="dense")
+    summary = summarize(model, (3, 32, 32))
+    assert round(summary.weights / 1e9, 1) == 4.3
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 64 * 10**9)
+    with pytest.raises(UserError) as error:
+        check_memory(summary, 64, OptimizerSettings(), CPU, "float32")
+    assert error.value.exit_code == Exit.RESOURCES
+    assert "68.3 GB" in str(error.value) and "64.0 GB free" in str(error.value)
+    assert "storage: local" in str(error.value)
+    for enough in (69 * 10**9, None):  # None: it can't be known
+        monkeypatch.setattr(memory, "available_bytes", lambda device, free=enough: free)
+        check_memory(summary, 64, OptimizerSettings(), CPU, "float32")
+
+
+def test_a_batch_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 10**9)
+    summary = ModelSummary((), activations=10**6)
+    check_memory(summary, 249, OptimizerSettings(), CPU, "float32")
+    check_memory(summary, 499, OptimizerSettings(), CPU, "bfloat16")
+    with pytest.raises(UserError, match="batch 251"):
+        check_memory(summary, 251, OptimizerSettings(), CPU, "float32")
+
+
+# --- what is free
+
+
+def write_cgroup(folder: Path, limit: str, current: int, active: int, inactive: int) -> None:
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{current}\n")
+    stat = f"anon 5\nfile 9\nactive_file {active}\ninactive_file {inactive}\n"
+    (folder / "memory.stat").write_text(stat)
+
+
+def test_the_smallest_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       100 kB\nMemFree:        10 kB\nMemAvailable:   70 kB\n")
+    monkeypatch.setattr(memory, "MEMINFO", meminfo)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert available_bytes(CPU) == 70 * 1024
+    write_cgroup(tmp_path, "max", 10, 0, 0)
+    assert available_bytes(CPU) == 70 * 1024
+    # A container's: cached files count as used, but give way.
+    write_cgroup(tmp_path, "50000", 30000, 4000, 1000)
+    assert available_bytes(CPU) == 50000 - 30000 + 5000
+    write_cgroup(tmp_path, "9000000", 30000, 0, 0)
+    assert available_bytes(CPU) == 70 * 1024
+
+
+def test_where_there_is_no_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path / "none")
+    monkeypatch.setattr(memory.os, "sysconf_names", {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": 2})
+    sizes = {"SC_PHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(memory.os, "sysconf", lambda name: sizes[name])
+    assert available_bytes(CPU) == 7 * 4096
+    monkeypatch.setattr(memory.os, "sysconf_names", {})
+    assert available_bytes(CPU) is None
+
+
+def test_on_a_gpu_what_torch_keeps_for_later_counts_as_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
+    assert available_bytes(torch.device("cuda")) == 1400
+
+
+# --- knowing it afterwards
+
+
+def test_torchs_own_refusal_is_known() -> None:
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**58, dtype=torch.uint8)
+    assert is_out_of_memory(error.value)
+
+
+def test_what_is_and_what_is_not_out_of_memory() -> None:
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("out of memory"))

@@ -1,0 +1,107 @@
+"""What a config stands for on this machine, and what is refused before anything is written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sfl.data import Dataset, hold_out
+from sfl.errors import Exit, UserError
+from sfl.training import memory
+from sfl.training import setup as setups
+from sfl.training.setup import build, describe_model, image_shape, load_images, set_up
+from tests.training.tiny import random_dataset, tiny_config, tiny_setup
+
+
+def test_splits_constants_and_sizes() -> None:
+    setup = tiny_setup("data.batch_size=30", "data.normalize.mean=[0.1, 0.2, 0.3]")
+    assert (len(setup.train), setup.validation, len(setup.test)) == (64, None, 32)
+    assert setup.steps_per_epoch == 3  # 30 + 30 + 4
+    assert setup.mean.tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert setup.std.tolist() == pytest.approx([0.2023, 0.1994, 0.2010])
+    assert setup.device == torch.device("cpu") and setup.precision == "float32"
+    assert setup.summary.weights == (27 + 1) * 2 * 900 + (1800 + 1) * 10
+
+
+def test_validation_images_are_taken_from_the_training_images() -> None:
+    setup = tiny_setup("data.validation=20")
+    assert setup.validation is not None
+    assert (len(setup.train), len(setup.validation)) == (44, 20)
+    assert setup.validation.labels.bincount().tolist() == [2] * 10
+    assert setup.steps_per_epoch == 2
+    _, expected = hold_out(setup.dataset.train, 20, 10)
+    assert torch.equal(setup.validation.images, expected.images)
+    other = tiny_setup("data.validation=20", "train.seed=5")
+    assert other.validation is not None
+    assert torch.equal(setup.validation.images, other.validation.images)
+    with pytest.raises(UserError, match=r"data\.validation: 64"):
+        tiny_setup("data.validation=64")
+
+
+def test_sizes_that_do_not_fit_are_the_configs_mistake() -> None:
+    config = tiny_config("model.kernel_sizes=[40]")
+    for refused in (lambda: set_up(config), lambda: build(config, (3, 32, 32), 10)):
+        with pytest.raises(
+            UserError, match="model: SimpleModel: a kernel of 40 .* input of 32"
+        ) as e:
+            refused()
+        assert e.value.exit_code == Exit.USAGE
+
+
+def test_channels_of_images_and_normalize_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    def grey(*arguments: object, **keywords: object) -> Dataset:
+        return random_dataset(size=(1, 32, 32))
+
+    monkeypatch.setattr(setups, "load_dataset", grey)
+    with pytest.raises(UserError, match=r"data.normalize: 3 channels given, the images have 1"):
+        load_images(tiny_config())
+    config = tiny_config("data.normalize={mean: [0.5], std: [0.25]}")
+    assert set_up(config).summary.layers[0].weights == (9 + 1) * 2 * 900
+
+
+def test_a_device_that_is_not_there_is_refused_before_images_are_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: pytest.fail("loaded"))
+    with pytest.raises(UserError, match="no CUDA device"):
+        tiny_setup("train.device=cuda")
+
+
+def test_a_model_too_large_is_refused_without_allocating_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 24 * 10**9)
+    overrides = ["model={name: RegularConvNet, layer: spatial, storage: dense}"]
+    with pytest.raises(
+        UserError, match=r"at least 68\.\d GB \(4,26\d,\d{3},\d{3} weights"
+    ) as error:
+        set_up(tiny_config(*overrides))
+    assert error.value.exit_code == Exit.RESOURCES
+
+
+def test_testing_alone_needs_no_memory_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1000)
+    with pytest.raises(UserError, match="takes at least"):
+        set_up(tiny_config())
+    assert set_up(tiny_config(), training=False).summary.weights > 0
+
+
+def test_describing_allocates_nothing() -> None:
+    config = tiny_config("model={name: SpatialDenseNet, storage: dense}")
+    before = torch.get_rng_state()
+    assert describe_model(config, (3, 32, 32), 10).weights == 225_543_622
+    assert torch.equal(torch.get_rng_state(), before)  # nothing was drawn
+
+
+def test_only_a_folder_is_read_for_the_shape_of_its_images(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: pytest.fail("loaded"))
+    assert image_shape(tiny_config()) == ((3, 32, 32), 10)
+    assert image_shape(tiny_config("data.source=cifar10")) == ((3, 32, 32), 10)
+    small = random_dataset(classes=4, size=(3, 20, 24))
+    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: small)
+    folder = tiny_config("data.source=folder", f"data.root={tmp_path}")
+    assert image_shape(folder) == ((3, 20, 24), 4)
+    assert set_up(folder).summary.layers[-1].out_shape == (4,)
