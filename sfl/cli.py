@@ -61,7 +61,9 @@ def train(
         typer.Option("--config", metavar="FILE", help="A YAML file, or a name: spatial."),
     ] = None,
     set_: Set = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Short for --set train.seed=N.")] = None,
+    seed: Annotated[
+        str | None, typer.Option(metavar="N", help="Short for --set train.seed=N.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; must be new.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show it only.")] = False,

@@ -81,7 +81,7 @@ def _go_on(run: Run, config: Config) -> dict[str, Any]:
 
 
 def _refuse_finished(run: Run) -> None:
-    if run.result is not None:
+    if (run.path / runs.RESULT).exists():  # asked of the disk: another process may have written it
         hint = f"see it with: sfl evaluate {run.path}"
         raise UserError(f"{run.path}: has finished", hint, Exit.RUN)
 

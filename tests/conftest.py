@@ -57,7 +57,7 @@ def call_sfl(*arguments: object, stdin: str = "") -> "CompletedProcess[str]":
             signal.signal(signal.SIGTERM, before)
     code = exit_.value.code
     assert isinstance(code, int)
-    return CompletedProcess(list(arguments), int(code), out.getvalue(), err.getvalue())
+    return CompletedProcess(list(map(str, arguments)), int(code), out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")

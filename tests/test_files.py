@@ -40,9 +40,14 @@ def test_a_failing_body_leaves_the_old_file_and_nothing_else(
 ) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(type(error)), atomic_path(path) as temporary:
-        temporary.write_text("half of the new")
-        raise error
+
+    def write() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half of the new")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,10 +54,10 @@ def test_two_processes_never_make_the_same_directory(
     """Between looking and making, another process may be quicker: only mkdir itself can tell."""
     real = Path.mkdir
 
-    def mkdir(path: Path, *arguments: int, **keywords: bool) -> None:
+    def mkdir(path: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         if path.name == "a" and not path.exists():
             real(path)  # the other process
-        real(path, *arguments, **keywords)
+        real(path, mode, parents, exist_ok)
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
     assert runs.create(runs_dir, "a").name == "a-2"
@@ -110,18 +111,18 @@ def test_a_run_is_trained_by_one_process_at_a_time(runs_dir: Path, made_run: Mad
     path = made_run(runs_dir / "a")
     (path / "result.json").unlink()
     run = Run(path)
-    assert run.status == "interrupted"
+    assert Run(path).status == "interrupted"
     with trained_elsewhere(path):
-        assert run.status == "running"
+        assert Run(path).status == "running"
         line = f"{path}: another process is training it (wait, or stop that one)"
         with pytest.raises(UserError, match="another process") as caught, runs.lock(run):
             pass
         assert str(caught.value) == line and caught.value.exit_code is Exit.RUN
         assert failure(runs.remove, run) == f"{path}: is being trained (stop it first)"
         assert path.is_dir()
-    assert run.status == "interrupted"
+    assert Run(path).status == "interrupted"
     with runs.lock(run):
-        assert run.status == "running"  # seen by this process as well
+        assert Run(path).status == "running"  # seen by this process as well
 
 
 def test_the_lock_of_a_process_that_died_does_not_hold(runs_dir: Path, made_run: MadeRun) -> None:
@@ -155,25 +156,25 @@ def test_a_lock_that_cannot_be_written_is_one_line(
     def acquire(*arguments: object, **keywords: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(runs.FileLock, "acquire", acquire)
-    with pytest.raises(UserError, match=r"\.lock: can't be written: Permission denied"):
-        with runs.lock(Run(path)):
-            pass
+    monkeypatch.setattr("sfl.runs.FileLock.acquire", acquire)
+    with pytest.raises(UserError) as caught, runs.lock(Run(path)):
+        pass
+    assert f"{path / '.lock'}: can't be written: Permission denied" in str(caught.value)
 
 
 def test_runs_are_listed_oldest_first_and_nothing_else_is(
     runs_dir: Path, made_run: MadeRun
 ) -> None:
     assert runs.list_runs(runs_dir) == []
-    for name in ("b", "a"):
+    for name in ("b", "a", "c"):
         made_run(runs_dir / name)
-    (runs_dir / "b" / "more").touch()  # does not make b newer than it is by its name
+        time.sleep(0.05)  # more than a file system's clock ticks
     (runs_dir / ".gitignore").touch()
     (runs_dir / "empty").mkdir()
     foreign = runs_dir / "foreign"  # config.yaml is a common name
     foreign.mkdir()
     (foreign / "config.yaml").write_text("a: 1\n")
-    assert {run.name for run in runs.list_runs(runs_dir)} == {"a", "b"}
+    assert [run.name for run in runs.list_runs(runs_dir)] == ["b", "a", "c"]
     assert "no such run" in failure(runs.find, runs_dir, "foreign")
 
 

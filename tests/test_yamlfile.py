@@ -217,11 +217,11 @@ def test_dump_quotes_text_that_looks_like_something_else(text: str) -> None:
 
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 values: st.SearchStrategy[Any] = st.recursive(
-    plain, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10
+    plain, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.text(), values, min_size=1))
 def test_what_is_dumped_is_read_as_the_same(given_values: dict[str, Any]) -> None:
     assert parse(dump(given_values), "c.yaml").values == given_values

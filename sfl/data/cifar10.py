@@ -123,7 +123,7 @@ def _md5(content: bytes) -> str:
 
 def _unpickle(verified: bytes) -> dict[str, Any]:
     with warnings.catch_warnings():
-        # The pickles are of 2009; numpy warns of how their arrays were written.
+        # numpy 2.4.0 to 2.4.4 warn of how dtypes were written in 2009.
         warnings.simplefilter("ignore")
         entry: dict[str, Any] = pickle.loads(verified, encoding="latin1")
     return entry

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from sfl.display import track
@@ -38,7 +38,11 @@ def _read(path: Path) -> bytes:
 
 def unreadable(path: Path, error: Exception) -> UserError:
     """A file that the system or Pillow refuses, as a line for the user."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    reason: object = error
+    if isinstance(error, UnidentifiedImageError):  # whose text names a buffer of ours
+        reason = "it has no image format that Pillow knows"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
     return UserError(f"{path} can't be read: {reason}", "repair or remove it", Exit.DATA)
 
 

@@ -1,6 +1,6 @@
 """The embedded data set: ten classes of drawn objects that only their shape tells apart.
 
-No download, no files; the same settings give the same images, bit for bit on the CPU. Colours,
+No download, no files; the same settings give the same images, bit for bit, on any CPU. Colours,
 contrast (the object may be lighter or darker than what is behind it), clutter and noise are drawn
 alike for every class, so that neither mean colour nor any one pixel says what is shown. Size and
 rotation vary a little; how far an object strays from the middle is a setting, for that is what

@@ -1,6 +1,7 @@
 """Batches: equal to torchvision's transforms, the same on every device, every image once."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -180,11 +181,11 @@ def test_batch_count(count: int, size: int, expected: int) -> None:
 # --- the GPU path: fake CUDA tensors refuse mixed devices and host syncs
 
 
-def test_batches_on_a_gpu_stay_there_and_never_wait_for_it(no_sync: Callable[[], None]) -> None:
+def test_batches_on_a_gpu_stay_there_and_never_wait_for_it(only_cuda: Callable[[], None]) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         split = Split(random_images(10), torch.arange(10)).to(torch.device("cuda"))
         mean, std = torch.tensor(MEAN), torch.tensor(STD)
-        no_sync()
+        only_cuda()
         for found in (
             epoch(split, crop_padding=4, flip=True, mean=mean, std=std),
             epoch(split, mean=mean, std=std),
@@ -195,14 +196,21 @@ def test_batches_on_a_gpu_stay_there_and_never_wait_for_it(no_sync: Callable[[],
 
 
 @pytest.fixture
-def no_sync(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Makes Tensor.item, tolist and bool() raise, as FakeTensorMode does only where it must."""
+def only_cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes what FakeTensorMode lets pass raise: reading a value, indexing with a CPU tensor."""
+    index = Tensor.__getitem__
 
     def refuse(*_: object) -> None:
         raise AssertionError("waits for the device")
 
+    def checked(tensor: Tensor, key: Any) -> Tensor:
+        if isinstance(key, Tensor):
+            assert key.device == tensor.device, "copies the index to the device for each batch"
+        return index(tensor, key)
+
     def install() -> None:
         for name in ("item", "tolist", "__bool__", "numpy", "nonzero"):
             monkeypatch.setattr(Tensor, name, refuse)
+        monkeypatch.setattr(Tensor, "__getitem__", checked)
 
     return install

@@ -10,6 +10,7 @@ import pickle
 import socket
 import tarfile
 import threading
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -30,19 +31,11 @@ ARCHIVE = CIFAR10.filename
 PER_BATCH = 2  # images
 
 
-class OldPickler(pickle.Pickler):
-    """Writes dtypes as numpy did in 2009, with numbers for booleans; numpy now warns of them."""
+class Warning2009:
+    """Unpickled, it warns, as the arrays of 2009 do under some versions of numpy."""
 
-    def reducer_override(self, obj: object) -> Any:
-        if isinstance(obj, np.dtype):
-            return np.dtype, ("u1", 0, 1), (3, "|", None, None, None, -1, -1, 0)
-        return NotImplemented
-
-
-def pickled(content: object) -> bytes:
-    file = io.BytesIO()
-    OldPickler(file, protocol=2).dump(content)
-    return file.getvalue()
+    def __reduce__(self) -> Any:
+        return warnings.warn, ("this is how dtypes were written in 2009",)
 
 
 def pixels(batch: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -75,10 +68,10 @@ def packed(files: dict[str, bytes]) -> bytes:
 def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """The files of the archive; torchvision now expects these."""
     made = {
-        name: pickled({"data": pixels(b), "labels": [b % 3, 2], "batch_label": f"batch {b}"})
+        name: pickle.dumps({"data": pixels(b), "labels": [b % 3, 2], "batch_label": Warning2009()})
         for b, name in enumerate(NAMES)
     }
-    made["batches.meta"] = pickled({"label_names": CLASSES, "num_vis": 3072})
+    made["batches.meta"] = pickle.dumps({"label_names": CLASSES, "num_vis": 3072})
     made["readme.html"] = b"<a href=http://www.cs.toronto.edu/>"
     sums = [[name, md5(made[name])] for name in NAMES]
     meta = {"filename": "batches.meta", "key": "label_names", "md5": md5(made["batches.meta"])}

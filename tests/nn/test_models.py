@@ -118,11 +118,14 @@ def copy_weights(model: nn.Module, notebook: nn.Module) -> None:
     ours = []
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
-            local = isinstance(module, SpatialFeatureLayer) and parameter.dim() == 6
-            if local and module.storage == "local":
-                ours.append(local_to_dense(parameter.detach(), module.in_dimensions))
-            else:
-                ours.append(parameter.detach())
+            weights = parameter.detach()
+            if (
+                isinstance(module, SpatialFeatureLayer)
+                and module.storage == "local"
+                and parameter is module.weight
+            ):
+                weights = local_to_dense(weights, module.in_dimensions)
+            ours.append(weights)
     theirs = list(notebook.parameters())
     assert [p.shape for p in ours] == [p.shape for p in theirs]
     with torch.no_grad():

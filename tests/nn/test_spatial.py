@@ -113,7 +113,8 @@ def test_gradients_are_those_of_the_forward_pass(geometry: Geometry) -> None:
     )
     *_, stride, padding = geometry
     assert torch.autograd.gradcheck(
-        lambda *tensors: spatial_conv2d(*tensors, stride, padding), (x, weight, bias)
+        spatial_conv2d,
+        (x, weight, bias, stride, padding),  # type: ignore[arg-type]
     )
 
 

@@ -152,7 +152,9 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     contents = [b"", b"hello", b"\0" * 100, whole[:50], whole[:-1], torch_file(), pickle.dumps([1])]
     for content in contents:
         path.write_bytes(content)
-        with pytest.raises(UserError, match="best.safetensors: not a checkpoint, or damaged") as e:
+        with pytest.raises(
+            UserError, match=r"best\.safetensors: not a checkpoint, or damaged"
+        ) as e:
             read_checkpoint(path)
         assert e.value.exit_code == Exit.RUN
         assert "\n" not in str(e.value)

@@ -75,7 +75,7 @@ def test_no_git_to_ask(checkout: Path, monkeypatch: pytest.MonkeyPatch, failure:
     def refuse(*arguments: object, **keywords: object) -> None:
         raise failure
 
-    monkeypatch.setattr(environments.subprocess, "run", refuse)
+    monkeypatch.setattr(subprocess, "run", refuse)
     assert environment(CPU, "float32")["git"] is None
 
 

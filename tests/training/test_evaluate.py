@@ -40,7 +40,7 @@ LABELS = [0, 1, 2, 2]
 
 def by_hand(logits: Tensor, labels: list[int]) -> float:
     """Mean of log Σ exp − the right logit."""
-    losses = [
+    losses: list[float] = [
         math.log(sum(math.exp(v) for v in row)) - row[label]
         for row, label in zip(logits.tolist(), labels, strict=True)
     ]

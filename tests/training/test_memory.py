@@ -1,5 +1,6 @@
 """What training needs, by hand and against what a step really holds; what is free; refusals."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,11 @@ def test_the_smallest_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_where_there_is_no_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
     monkeypatch.setattr(memory, "CGROUP", tmp_path / "none")
-    monkeypatch.setattr(memory.os, "sysconf_names", {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": 2})
+    monkeypatch.setattr(os, "sysconf_names", {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": 2})
     sizes = {"SC_PHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(memory.os, "sysconf", lambda name: sizes[name])
+    monkeypatch.setattr(os, "sysconf", lambda name: sizes[name])
     assert available_bytes(CPU) == 7 * 4096
-    monkeypatch.setattr(memory.os, "sysconf_names", {})
+    monkeypatch.setattr(os, "sysconf_names", {})
     assert available_bytes(CPU) is None
 
 

@@ -42,7 +42,7 @@ def test_sizes_that_do_not_fit_are_the_configs_mistake() -> None:
     config = tiny_config("model.kernel_sizes=[40]")
     for refused in (lambda: set_up(config), lambda: build(config, (3, 32, 32), 10)):
         with pytest.raises(
-            UserError, match="model: SimpleModel: a kernel of 40 .* input of 32"
+            UserError, match=r"model: SimpleModel: a kernel of 40 .* input of 32"
         ) as e:
             refused()
         assert e.value.exit_code == Exit.USAGE

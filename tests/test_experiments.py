@@ -1,0 +1,405 @@
+"""Which runs a comparison takes, which it trains; training itself is a stand-in here."""
+
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sfl import experiments, runs
+from sfl.config import Config, load
+from sfl.errors import Exit, UserError
+from sfl.experiments import complete, plan, run_name
+from sfl.runs import Run
+
+MadeRun = Callable[..., Path]
+TINY = "model: {name: SimpleModel}\ndata: {source: shapes}\ntrain: {epochs: 2, device: cpu}\n"
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """configs/one.yaml and two.yaml, which differ in the layer, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "one.yaml").write_text(TINY)
+    (folder / "two.yaml").write_text(TINY.replace("SimpleModel", "SimpleModel, layer: conv"))
+    return folder
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch, made_run: MadeRun) -> list[tuple[str, Config]]:
+    """Takes training's place: notes (run, config) and leaves a finished run behind."""
+    done: list[tuple[str, Config]] = []
+
+    def fit(setup: Any, run: Run) -> dict[str, Any]:
+        done.append((run.name, setup.config))
+        assert run.status == "running", "fit() is called with the lock held"
+        made = made_run(run.path.parent / "made", setup.config.to_yaml())
+        for file in made.iterdir():
+            shutil.copy(file, run.path)
+        shutil.rmtree(made)
+        run.write_json("result.json", Run(run.path).result or {} | {"run": run.name})
+        return {"run": run.name}
+
+    monkeypatch.setattr("sfl.training.fit.fit", fit)
+    monkeypatch.setattr("sfl.training.setup.set_up", lambda config: SimpleNamespace(config=config))
+    return done
+
+
+def made(made_run: MadeRun, path: Path, config: str, *overrides: str, finished: bool = True) -> Run:
+    text = load(config, overrides).to_yaml()
+    run = Run(made_run(path, text, run=path.name))
+    if not finished:
+        (path / "result.json").unlink()
+    return run
+
+
+def finished_names(found: list[experiments.Experiment]) -> list[list[str]]:
+    return [[run.name for run in experiment.finished] for experiment in found]
+
+
+def missing_seeds(found: list[experiments.Experiment]) -> list[list[int]]:
+    return [[config.train.seed for config in experiment.missing] for experiment in found]
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ("spatial", "spatial-s3"),
+        ("configs/spatial.yaml", "spatial-s3"),
+        ("notebook/spatial", "notebook-spatial-s3"),
+        ("configs/notebook/spatial.yaml", "notebook-spatial-s3"),
+        ("/home/me/tries/mine.yml", "mine-s3"),
+        ("../mine.yaml", "mine-s3"),
+        ("checkpoints/a-s0/config.yaml", "checkpoints-a-s0-config-s3"),
+    ],
+)
+def test_a_run_is_called_after_its_config_and_seed(config: str, name: str) -> None:
+    assert run_name(config, load("spatial", ["train.seed=3"])) == name
+
+
+def test_without_seeds_all_finished_runs_of_that_config_count(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    made(made_run, runs_dir / "other", "one", "train.epochs=3")
+    made(made_run, runs_dir / "b", "one", "train.seed=5", "train.device=auto")
+    made(made_run, runs_dir / "a", "one", "train.seed=1", "train.keep=weights")
+    made(made_run, runs_dir / "half", "one", "train.seed=9", finished=False)
+    found = plan(["one", "two"], [], None, runs_dir)
+    assert finished_names(found) == [["a", "b"], []]  # in the order of the seeds
+    assert missing_seeds(found) == [[], [0]]
+
+
+def test_seeds_are_the_configs_own_and_those_after_it(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    for seed in (1, 3, 7):
+        made(made_run, runs_dir / f"s{seed}", "one", f"train.seed={seed}")
+    found = plan(["one", "two"], ["train.seed=2"], 3, runs_dir)
+    assert finished_names(found) == [["s3"], []]
+    assert missing_seeds(found) == [[2, 4], [2, 3, 4]]
+
+
+def test_of_two_runs_of_one_seed_the_newer_counts(
+    configs: Path, runs_dir: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = made(made_run, runs_dir / "z", "one")
+    new = made(made_run, runs_dir / "a", "one")
+    made(made_run, runs_dir / "b", "one", finished=False)
+    monkeypatch.setattr(runs, "list_runs", lambda root: [old, new])
+    assert finished_names(plan(["one", "two"], [], None, runs_dir))[0] == ["a"]
+
+
+def test_the_data_root_makes_no_other_experiment(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    made(made_run, runs_dir / "a", "one", "data.source=folder", "data.root=here")
+    overrides = ["data.source=folder", "data.root=there"]
+    assert finished_names(plan(["one", "two"], overrides, None, runs_dir))[0] == ["a"]
+
+
+def test_a_run_of_another_version_is_passed_over(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    run = made(made_run, runs_dir / "a", "one")
+    (run.path / "config.yaml").write_text(run.config_text + "future: 1\n")
+    assert finished_names(plan(["one", "two"], [], None, runs_dir)) == [[], []]
+
+
+def test_a_config_named_twice_is_refused(configs: Path, runs_dir: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        plan(["one", "two", "one"], [], None, runs_dir)
+    assert str(caught.value) == "one is named twice (give each config once)"
+
+
+def test_a_storage_is_passed_over_by_a_conv_layer(
+    configs: Path, runs_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["train.epochs=7", "model.storage=dense"]
+    one, two = plan(["one", "two"], overrides, None, runs_dir)
+    assert (one.config.model.storage, two.config.model.storage) == ("dense", None)
+    assert one.config.train.epochs == two.config.train.epochs == 7
+    assert capsys.readouterr().err == (
+        "two: --set model.storage=dense passed over: a conv layer has no storage\n"
+    )
+
+
+def test_a_storage_counts_where_the_layer_is_set_too(configs: Path, runs_dir: Path) -> None:
+    overrides = ["model.storage=dense", "model.layer=spatial"]
+    _, two = plan(["one", "two"], overrides, None, runs_dir)
+    assert two.config.model.storage == "dense"
+
+
+def test_what_is_missing_is_trained_after_saying_so(
+    configs: Path,
+    runs_dir: Path,
+    made_run: MadeRun,
+    trained: list[tuple[str, Config]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made(made_run, runs_dir / "mine", "one")
+    found = plan(["one", "two"], [], 2, runs_dir)
+    complete(found, runs_dir)
+    assert [name for name, _ in trained] == ["one-s1", "two-s0", "two-s1"]
+    assert [config.train.seed for _, config in trained] == [1, 0, 1]
+    assert [config.model.layer for _, config in trained] == ["spatial", "conv", "conv"]
+    assert finished_names(found) == [["mine", "one-s1"], ["two-s0", "two-s1"]]
+    assert missing_seeds(found) == [[], []]
+    assert "to be trained first: one-s1, two-s0, two-s1\n" in capsys.readouterr().err
+    again = plan(["one", "two"], [], 2, runs_dir)
+    assert missing_seeds(again) == [[], []]
+
+
+def test_nothing_is_said_where_nothing_is_missing(
+    configs: Path, runs_dir: Path, made_run: MadeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        made(made_run, runs_dir / name, name)
+    complete(plan(["one", "two"], [], None, runs_dir), runs_dir, training=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_without_training_what_is_missing_is_refused(
+    configs: Path, runs_dir: Path, trained: list[tuple[str, Config]]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        complete(plan(["one", "two"], [], None, runs_dir), runs_dir, training=False)
+    assert caught.value.exit_code is Exit.RUN
+    assert str(caught.value) == (
+        f"{runs_dir}: no finished run of one-s0, two-s0 with these settings "
+        "(without --no-train they are trained)"
+    )
+    assert trained == []
+
+
+def test_an_interrupted_run_is_gone_on_with_on_this_machines_terms(
+    configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
+) -> None:
+    """Its name, but the device and the data root of now; whatever characters that has."""
+    made(made_run, runs_dir / "begun", "one", "data.source=folder", finished=False)
+    overrides = ["data.source=folder", "data.root='a: #b'", "train.keep=weights"]
+    (one, _) = found = plan(["one", "two"], overrides, None, runs_dir)
+    one.missing = [one.config]
+    found[1].missing = []
+    # The images of this made-up folder are not there; only their shape is asked for.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sfl.training.setup.image_shape", lambda config: ((3, 32, 32), 10))
+        complete(found, runs_dir)
+    ((name, config),) = trained
+    assert name == "begun"
+    assert (config.data.root, config.train.keep) == ("a: #b", "weights")
+    assert finished_names(found)[0] == ["begun"]
+
+
+def test_a_run_that_is_being_trained_is_refused_before_anything_is_trained(
+    configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
+) -> None:
+    run = made(made_run, runs_dir / "busy", "two", finished=False)
+    found = plan(["one", "two"], [], None, runs_dir)
+    with runs.lock(run), pytest.raises(UserError) as caught:
+        complete(found, runs_dir)
+    assert str(caught.value) == f"{run.path}: is being trained now (wait for it)"
+    assert caught.value.exit_code is Exit.RUN
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.kernel_sizes=[33]", "a kernel of 33 is larger than its input of 32"),
+        ("train.device=cuda:77", "CUDA"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_the_others_are(
+    configs: Path,
+    runs_dir: Path,
+    trained: list[tuple[str, Config]],
+    override: str,
+    words: str,
+) -> None:
+    key, value = override.split("=")
+    section, name = key.split(".")
+    text = (configs / "two.yaml").read_text()
+    bad = text.replace(f"{section}: {{", f"{section}: {{{name}: {value}, ", 1)
+    (configs / "two.yaml").write_text(bad.replace(", device: cpu", ""))
+    with pytest.raises(UserError, match=words):
+        complete(plan(["one", "two"], [], None, runs_dir), runs_dir)
+    assert trained == [] and not runs_dir.exists()
+
+
+def test_two_names_of_one_experiment_are_trained_once(
+    configs: Path, runs_dir: Path, trained: list[tuple[str, Config]]
+) -> None:
+    shutil.copy(configs / "one.yaml", configs / "copy.yaml")
+    found = plan(["one", "copy"], [], None, runs_dir)
+    complete(found, runs_dir)
+    assert [name for name, _ in trained] == ["one-s0"]
+    assert finished_names(found) == [["one-s0"], ["one-s0"]]
+
+
+def test_training_makes_a_directory_of_its_own(
+    configs: Path, runs_dir: Path, trained: list[tuple[str, Config]]
+) -> None:
+    for _ in range(2):
+        experiments.train(load("one"), runs_dir, "one-s0")
+    assert [name for name, _ in trained] == ["one-s0", "one-s0-2"]
+
+
+def test_a_name_that_exists_is_refused_before_images_are_read(
+    configs: Path, runs_dir: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def set_up(config: Config) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("sfl.training.setup.set_up", set_up)
+    made(made_run, runs_dir / "mine", "one")
+    with pytest.raises(UserError, match="a run of this name exists"):
+        experiments.train(load("one"), runs_dir, "mine", exact=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "written", "stays"),
+    [
+        (UserError("no"), [], False),
+        (MemoryError(), [], False),
+        (UserError("diverged"), [{"epoch": 1}], True),
+        (KeyboardInterrupt(), [], True),
+    ],
+)
+def test_a_run_that_failed_before_its_first_epoch_leaves_nothing(
+    configs: Path,
+    runs_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    written: list[dict[str, Any]],
+    stays: bool,
+) -> None:
+    def fit(setup: Any, run: Run) -> None:
+        (run.path / "config.yaml").write_text(setup.config.to_yaml())
+        run.write_metrics(written)
+        raise error
+
+    monkeypatch.setattr("sfl.training.fit.fit", fit)
+    monkeypatch.setattr("sfl.training.setup.set_up", lambda c: SimpleNamespace(config=c))
+    with pytest.raises(type(error)):
+        experiments.train(load("one"), runs_dir, "a")
+    assert (runs_dir / "a").exists() is stays
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(Exit.TERMINATED)])
+@pytest.mark.parametrize(
+    ("root", "ending"),
+    [("here", ""), ("/my images", " --set 'data.root=/my images'")],
+)
+def test_what_was_stopped_says_how_to_go_on(
+    configs: Path,
+    runs_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    root: str,
+    ending: str,
+) -> None:
+    def fit(setup: Any, run: Run) -> None:
+        raise error
+
+    monkeypatch.setattr("sfl.training.fit.fit", fit)
+    monkeypatch.setattr("sfl.training.setup.set_up", lambda c: SimpleNamespace(config=c))
+    config = load("one", ["data.source=folder", f"data.root={root}"])
+    with pytest.raises(type(error)):
+        experiments.train(config, runs_dir, "a")
+    err = capsys.readouterr().err
+    assert err == f"stopped; go on with: sfl train --resume {runs_dir / 'a'}{ending}\n"
+
+
+def test_resume_keeps_the_experiment(
+    configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
+) -> None:
+    run = made(made_run, runs_dir / "a", "one", "train.seed=4", finished=False)
+    for override in ("train.epochs=9", "train.seed=5", "optimizer.lr=1"):
+        with pytest.raises(UserError) as caught:
+            experiments.resume(run, [override])
+        assert str(caught.value) == (
+            "--resume a: these settings would make it another experiment "
+            "(only data.root, data.mirror, train.device, train.keep, train.checkpoint_every may "
+            "change)"
+        )
+    assert trained == []
+    experiments.resume(run, ["train.device=auto", "train.checkpoint_every=2"])
+    ((name, config),) = trained
+    assert (name, config.train.seed, config.train.checkpoint_every) == ("a", 4, 2)
+
+
+def test_resume_of_a_finished_run_is_refused(
+    configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
+) -> None:
+    run = made(made_run, runs_dir / "a", "one")
+    with pytest.raises(UserError) as caught:
+        experiments.resume(run)
+    assert str(caught.value) == f"{run.path}: has finished (see it with: sfl evaluate {run.path})"
+    assert caught.value.exit_code is Exit.RUN
+    assert trained == []
+
+
+def test_a_run_that_finishes_while_the_images_are_read_is_not_trained_again(
+    configs: Path,
+    runs_dir: Path,
+    made_run: MadeRun,
+    trained: list[tuple[str, Config]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = made(made_run, runs_dir / "a", "one", finished=False)
+
+    def set_up(config: Config) -> SimpleNamespace:
+        (run.path / "result.json").write_text("{}")  # another process was quicker
+        return SimpleNamespace(config=config)
+
+    monkeypatch.setattr("sfl.training.setup.set_up", set_up)
+    with pytest.raises(UserError, match="has finished"):
+        experiments.resume(Run(run.path))
+    assert trained == []
+
+
+def test_a_running_run_is_refused_before_images_are_read(
+    configs: Path, runs_dir: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def set_up(config: Config) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("sfl.training.setup.set_up", set_up)
+    run = made(made_run, runs_dir / "a", "one", finished=False)
+    with runs.lock(run), pytest.raises(UserError, match="another process is training it"):
+        experiments.resume(run)
+
+
+def test_sigterm_unwinds_as_an_exit() -> None:
+    """`_fit` relies on it: SIGTERM must reach it as SystemExit, not end the process at once."""
+    from sfl.exits import _on_sigterm
+
+    with pytest.raises(SystemExit) as caught:
+        _on_sigterm(signal.SIGTERM, None)
+    assert caught.value.code == 143
