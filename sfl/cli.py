@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from sfl import exits
-from sfl.errors import UserError
+from sfl.errors import PROGRAM, UserError
 
 if TYPE_CHECKING:
     from sfl.config import Config
@@ -106,7 +106,7 @@ def train(
     print(tables.result_line(result))
     option = "" if runs == RUNS else f" --runs {runs}"
     say(f"saved in {runs / result['run']}")
-    say(f"next: sfl evaluate {result['run']}{option}   sfl show {result['run']}{option}")
+    say(f"next: {PROGRAM} evaluate {result['run']}{option}   {PROGRAM} show {result['run']}{option}")
 
 
 def _print_model(config: "Config", as_json: bool, /, **more: Any) -> None:
@@ -259,7 +259,7 @@ def list_runs(context: typer.Context, runs: Runs = RUNS, as_json: Json = False) 
     elif rows:
         tables.stdout().print(tables.runs_table(rows))
     else:
-        say(f"{runs}: no runs yet; train one: sfl train --config configs/quickstart.yaml")
+        say(f"{runs}: no runs yet; train one: {PROGRAM} train --config configs/quickstart.yaml")
 
 
 @runs_app.command("rm")

@@ -3,7 +3,11 @@
 Knows nothing of the rest of sfl: everything may import it.
 """
 
+import os
 from enum import IntEnum
+
+# How the user calls us, for lines that say what to type next; scripts/sfl sets it to its own path.
+PROGRAM = os.environ.get("SFL_PROGRAM", "sfl")
 
 
 class Exit(IntEnum):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sfl import runs
 from sfl.config import Config, from_text, load, override
 from sfl.display import say
-from sfl.errors import Exit, UserError
+from sfl.errors import PROGRAM, Exit, UserError
 from sfl.runs import Run
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _go_on(run: Run, config: Config) -> dict[str, Any]:
 
 def _refuse_finished(run: Run) -> None:
     if (run.path / runs.RESULT).exists():  # asked of the disk: another process may have written it
-        hint = f"see it with: sfl evaluate {run.path}"
+        hint = f"see it with: {PROGRAM} evaluate {run.path}"
         raise UserError(f"{run.path}: has finished", hint, Exit.RUN)
 
 
@@ -94,7 +94,7 @@ def _fit(setup: "Setup", run: Run) -> dict[str, Any]:
         try:
             return fit(setup, run)
         except (KeyboardInterrupt, SystemExit):  # Ctrl-C; told to end
-            data, again = setup.config.data, ["sfl", "train", "--resume", str(run.path)]
+            data, again = setup.config.data, [PROGRAM, "train", "--resume", str(run.path)]
             if data.source != "shapes" and Path(data.root).is_absolute():
                 again += ["--set", f"data.root={data.root}"]  # no run keeps an absolute path
             say(f"stopped; go on with: {shlex.join(again)}")

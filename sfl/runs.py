@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from sfl.errors import Exit, UserError
+from sfl.errors import PROGRAM, Exit, UserError
 from sfl.files import write_error, write_text
 from sfl.yamlfile import parse
 
@@ -200,7 +200,7 @@ def check_new(root: Path, name: str) -> None:
         raise UserError(f"--name {name or chr(39) * 2}: expected a name, not a path")
     path = root / name
     if path.exists():
-        hint = f"choose another, or go on with it: sfl train --resume {path}"
+        hint = f"choose another, or go on with it: {PROGRAM} train --resume {path}"
         raise UserError(f"{path}: a run of this name exists", hint, Exit.RUN)
 
 
@@ -265,7 +265,7 @@ def find_weights(root: Path, name: str | None) -> Path:
     if not (run.path / BEST).exists():
         hint = {
             "running": "wait for its first checkpoint",
-            "interrupted": f"go on with it: sfl train --resume {run.path}",
+            "interrupted": f"go on with it: {PROGRAM} train --resume {run.path}",
         }.get(run.status, f"{BEST} was not kept")
         raise UserError(f"{run.path}: has no trained weights", hint, Exit.RUN)
     return run.path / BEST
@@ -283,7 +283,7 @@ def newest_finished(root: Path) -> Run:
     if not finished:
         raise UserError(
             f"{root}: no finished run",
-            "train one: sfl train --config configs/quickstart.yaml",
+            f"train one: {PROGRAM} train --config configs/quickstart.yaml",
             Exit.RUN,
         )
     return max(finished, key=lambda run: (run.path / RESULT).stat().st_mtime)
