@@ -61,7 +61,9 @@ def test_no_host_no_user_no_path() -> None:
 def test_the_commit_and_whether_it_is_clean(checkout: Path) -> None:
     commit = git(checkout, "rev-parse", "HEAD")
     assert environment(CPU, "float32")["git"] == {"commit": commit, "clean": True}
-    (checkout / "new").touch()
+    (checkout / "notes.txt").touch()
+    assert environment(CPU, "float32")["git"] == {"commit": commit, "clean": True}, "only the code"
+    (checkout / "sfl" / "new.py").touch()
     assert environment(CPU, "float32")["git"] == {"commit": commit, "clean": False}
 
 
