@@ -6,7 +6,6 @@ tests/test_docs.py says when they are out of date.
 """
 
 import json
-import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -105,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,6 +1,6 @@
 """Writes what a terminal showed, read from standard input with its colours, as an SVG picture.
 
-    tmux capture-pane -e -p | .venv/bin/python scripts/terminal_svg.py docs/quickstart.svg
+tmux capture-pane -e -p | .venv/bin/python scripts/terminal_svg.py docs/quickstart.svg
 """
 
 import io

@@ -106,7 +106,9 @@ def train(
     print(tables.result_line(result))
     option = "" if runs == RUNS else f" --runs {runs}"
     say(f"saved in {runs / result['run']}")
-    say(f"next: {PROGRAM} evaluate {result['run']}{option}   {PROGRAM} show {result['run']}{option}")
+    say(
+        f"next: {PROGRAM} evaluate {result['run']}{option}   {PROGRAM} show {result['run']}{option}"
+    )
 
 
 def _print_model(config: "Config", as_json: bool, /, **more: Any) -> None:

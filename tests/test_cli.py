@@ -127,7 +127,7 @@ BAD = [
         "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
         + "".join(
             f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n"
-            for old, new in zip("abcdefg", "bcdefgh", strict=True)
+            for old, new in zip("abcd", "bcde", strict=True)
         ),
         "more than 10,000 values; that is no config",
     ),
