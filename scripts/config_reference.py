@@ -1,4 +1,4 @@
-"""Writes docs/config.md and docs/config.schema.json from the settings tree of sfl/config.py.
+"""Writes docs/config.md and docs/config.schema.json from the settings tree of sfl/settings.py.
 
     .venv/bin/python scripts/config_reference.py
 
@@ -22,7 +22,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 HEAD = """# Settings
 
-<!-- made by scripts/config_reference.py from sfl/config.py -->
+<!-- made by scripts/config_reference.py from sfl/settings.py -->
 
 What a YAML file, or `--set a.b=v`, may say. Unknown keys, wrong types, duplicate keys and values
 out of range are errors, each with its file and line. Scalars are read as in YAML 1.2: `1e-3` is a

@@ -85,7 +85,7 @@ def train(
 
     overrides = [*(set_ or []), *([f"train.seed={seed}"] if seed is not None else [])]
     if (config is None) == (resume is None):
-        raise UserError("train needs --config FILE or --resume RUN, one of the two", "--help: more")
+        raise UserError("train needs --config FILE or --resume RUN, one of the two", "see --help")
     if resume is not None:
         if seed is not None or name is not None or dry_run:
             raise UserError("--resume goes with --set alone", "seed and name are the run's own")
@@ -106,9 +106,8 @@ def train(
     print(tables.result_line(result))
     option = "" if runs == RUNS else f" --runs {runs}"
     say(f"saved in {runs / result['run']}")
-    say(
-        f"next: {PROGRAM} evaluate {result['run']}{option}   {PROGRAM} show {result['run']}{option}"
-    )
+    then = f"{result['run']}{option}"
+    say(f"next: {PROGRAM} evaluate {then}   {PROGRAM} show {then}")
 
 
 def _print_model(config: "Config", as_json: bool, /, **more: Any) -> None:
@@ -118,9 +117,7 @@ def _print_model(config: "Config", as_json: bool, /, **more: Any) -> None:
 
     summary = describe_model(config, *image_shape(config))
     if as_json:
-        layers = [layer.__dict__ for layer in summary.layers]
-        sums = {"weights": summary.weights, "flops": summary.flops}
-        _print_json({**more, **sums, "layers": layers})
+        _print_json({**more, **summary.to_dict()})
     else:
         tables.stdout().print(tables.summary_table(summary))
 
@@ -180,7 +177,7 @@ def compare(
     from sfl.analysis.compare import compare as compare_runs
 
     if len(names) < 2:
-        raise UserError(f"compare needs two configs or more, not {names[0]} alone", "--help: more")
+        raise UserError(f"compare needs two configs or more, not {names[0]} alone", "see --help")
     plan = experiments.plan(names, set_ or [], seeds, runs)
     experiments.complete(plan, runs, training=not no_train)
     comparison = compare_runs([(e.name, e.config, e.finished) for e in plan])

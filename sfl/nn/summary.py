@@ -49,6 +49,11 @@ class ModelSummary:
     def flops(self) -> int:
         return sum(layer.flops for layer in self.layers)
 
+    def to_dict(self) -> dict[str, object]:
+        """Sums and layers as plain values."""
+        layers = [dict(layer.__dict__) for layer in self.layers]
+        return {"weights": self.weights, "flops": self.flops, "layers": layers}
+
 
 def summarize(model: nn.Module, in_dimensions: tuple[int, int, int]) -> ModelSummary:
     """Runs one image of (C, H, W) through a copy of the model on the meta device."""

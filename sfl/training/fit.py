@@ -170,8 +170,8 @@ def train_step(
 
     Both stay on the device: a step never waits for it.
     """
+    optimizer.zero_grad()  # first, so that the last step's gradients don't lie beside activations
     loss, logits = forward(setup, model, images, labels)
-    optimizer.zero_grad()
     loss.backward()
     if setup.config.optimizer.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), setup.config.optimizer.clip_norm)

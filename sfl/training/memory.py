@@ -16,14 +16,15 @@ MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 def training_bytes(
     summary: ModelSummary, batch_size: int, optimizer: OptimizerSettings, precision: str
 ) -> int:
-    """What the end of a step's forward pass holds at least.
+    """What a step holds at least, at the larger of its two peaks.
 
-    Weights, gradients (of the step before) and the optimizer's moments, all float32, and the
-    activations that wait for the backward pass.
+    Always the weights and the optimizer's moments, all float32; at the end of the forward pass the
+    activations that wait for the backward pass, at the end of that the gradients.
     """
     moments = 2 if optimizer.name.startswith("adam") else 1 if optimizer.momentum else 0
     activation_bytes = 2 if precision == "bfloat16" else 4
-    return 4 * summary.weights * (2 + moments) + activation_bytes * summary.activations * batch_size
+    activations = activation_bytes * summary.activations * batch_size
+    return 4 * summary.weights * (1 + moments) + max(4 * summary.weights, activations)
 
 
 def available_bytes(device: torch.device) -> int | None:
