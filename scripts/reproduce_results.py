@@ -5,7 +5,6 @@ trained again, what was stopped is gone on with. The table is made from these fi
 """
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -167,18 +166,25 @@ def _milestones(run: Run) -> str:
 
 
 def _footnotes(runs: list[Run]) -> list[str]:
-    """Images, machine, seeds: what every number of the table rests on."""
-    notes = set()
+    """Images, machine, seeds: what the numbers rest on, and which rows where they differ."""
+    rows: dict[str, list[str]] = {}
     for run in runs:
-        environment = json.loads((run.path / ENVIRONMENT).read_text(encoding="utf-8"))
-        test = _result(run)["data"]["test"]
-        images = IMAGES.get(test, f"images with fingerprint {test[:12]}")
-        notes.add(
-            f"{images}; {_result(run)['n']:,} test images; {environment['threads']} threads of "
-            f"{environment['device']}, torch {environment['packages']['torch']}, "
-            f"{environment['precision']}; seed {run.config['train']['seed']}, n = 1."
-        )
-    return sorted(notes)
+        rows.setdefault(_footnote(run), []).append(run.name)
+    if len(rows) == 1:
+        return list(rows)
+    return [f"{', '.join(names)}: {note}" for note, names in rows.items()]
+
+
+def _footnote(run: Run) -> str:
+    environment, result = run.environment, _result(run)
+    assert environment is not None
+    test = result["data"]["test"]
+    images = IMAGES.get(test, f"images with fingerprint {test[:12]}")
+    return (
+        f"{images}; {result['n']:,} test images; {environment['threads']} threads of "
+        f"{environment['device']}, torch {environment['packages']['torch']}, "
+        f"{environment['precision']}; seed {run.config['train']['seed']}, n = 1."
+    )
 
 
 def _result(run: Run) -> dict[str, Any]:

@@ -60,8 +60,16 @@ class Run:
     @cached_property
     def result(self) -> dict[str, Any] | None:
         """result.json; None before the run has finished."""
-        text = self._read(RESULT)
-        return None if text is None else self._object(RESULT, text)
+        return self._json(RESULT)
+
+    @property
+    def environment(self) -> dict[str, Any] | None:
+        """environment.json; None before training has begun."""
+        return self._json(ENVIRONMENT)
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        text = self._read(name)
+        return None if text is None else self._object(name, text)
 
     def _read(self, name: str) -> str | None:
         """A file's text; None where there is none. Raises UserError (exit 4)."""
@@ -71,9 +79,7 @@ class Run:
             return None
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a text file"
-            raise UserError(
-                f"{self.path / name}: can't be read: {reason}", exit_code=Exit.RUN
-            ) from None
+            raise UserError(f"{self.path / name}: can't be read: {reason}", "", Exit.RUN) from None
 
     def _object(self, name: str, text: str) -> dict[str, Any]:
         """A JSON object of one of its files. Raises UserError (exit 4)."""
@@ -82,11 +88,8 @@ class Run:
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
-            raise UserError(
-                f"{self.path / name}: damaged",
-                f"put it back, or delete the run: sfl runs rm {self.name}",
-                Exit.RUN,
-            )
+            hint = f"put it back, or delete the run: {PROGRAM} runs rm {self.name}"
+            raise UserError(f"{self.path / name}: damaged", hint, Exit.RUN)
         return values
 
     @property
@@ -109,21 +112,22 @@ class Run:
     def _stats(self) -> list[os.stat_result]:
         """Of every file; a running run's temporary ones may go while we look."""
         stats = []
-        for file in self.path.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                stats.append(file.stat())
+        with contextlib.suppress(FileNotFoundError):
+            for file in self.path.iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    stats.append(file.stat())
         return stats
 
     @property
     def best_accuracy(self) -> float | None:
         """Highest validation accuracy so far, else the final or highest logged test accuracy."""
-        for key in ("validation_accuracy", "test_accuracy"):
-            logged = [line[key] for line in self.metrics if key in line]
-            if key == "test_accuracy" and self.result is not None:
-                return float(self.result["accuracy"])
-            if logged:
-                return float(max(logged))
-        return None
+
+        def logged(key: str) -> list[float]:
+            return [line[key] for line in self.metrics if key in line]
+
+        final = [] if self.result is None else [self.result["accuracy"]]
+        shown = logged("validation_accuracy") or final or logged("test_accuracy")
+        return float(max(shown)) if shown else None
 
     def describe(self) -> dict[str, Any]:
         """The run in short, as `sfl runs` lists it; a damaged one must not hide the others."""
@@ -154,13 +158,13 @@ class Run:
         path = self.path / LOCK
         if not path.exists():
             return False
-        lock = FileLock(path)
         try:
-            lock.acquire(timeout=0)
-        except (Timeout, OSError):
+            with FileLock(path, timeout=0):
+                return False
+        except Timeout:
             return True
-        lock.release()
-        return False
+        except OSError:  # a folder that we may not write to: nobody trains there as us
+            return False
 
     def write_metrics(self, metrics: list[dict[str, Any]]) -> None:
         """Replaces metrics.jsonl."""
@@ -184,9 +188,8 @@ def create(root: Path, name: str, *, exact: bool = False) -> Run:
             return Run(path)
         except FileExistsError:
             if not root.is_dir():
-                raise UserError(
-                    f"{root}: not a folder", "choose another with --runs", Exit.RUN
-                ) from None
+                hint = "choose another with --runs"
+                raise UserError(f"{root}: not a folder", hint, Exit.RUN) from None
             if exact:
                 check_new(root, name)
         except OSError as error:
@@ -212,7 +215,7 @@ def lock(run: Run) -> Iterator[None]:
     """
     taken = FileLock(run.path / LOCK)
     try:
-        taken.acquire(timeout=0)
+        taken.acquire(timeout=1)  # a reader that asks for the status holds it for a moment
     except Timeout:
         raise UserError(
             f"{run.path}: another process is training it", "wait, or stop that one", Exit.RUN
@@ -228,7 +231,7 @@ def lock(run: Run) -> Iterator[None]:
 
 
 def list_runs(root: Path) -> list[Run]:
-    """All run directories, oldest first. Raises UserError (exit 4) where root can't be read."""
+    """All run directories, the last written last. Raises UserError (exit 4): can't be read."""
     try:
         paths = list(root.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -236,7 +239,7 @@ def list_runs(root: Path) -> list[Run]:
     except OSError as error:
         raise UserError(f"{root}: can't be read: {error.strerror}", "", Exit.RUN) from None
     runs = [Run(path) for path in paths if _is_run(path)]
-    return sorted(runs, key=lambda run: (run.path.stat().st_ctime, run.name))
+    return sorted(runs, key=lambda run: (run.modified, run.name))
 
 
 def search(root: Path, name: str) -> Run | None:
@@ -281,11 +284,8 @@ def newest_finished(root: Path) -> Run:
     """Raises UserError (exit 4) where no run has finished."""
     finished = [run for run in list_runs(root) if (run.path / RESULT).exists()]
     if not finished:
-        raise UserError(
-            f"{root}: no finished run",
-            f"train one: {PROGRAM} train --config configs/quickstart.yaml",
-            Exit.RUN,
-        )
+        hint = f"train one: {PROGRAM} train --config configs/quickstart.yaml"
+        raise UserError(f"{root}: no finished run", hint, Exit.RUN)
     return max(finished, key=lambda run: (run.path / RESULT).stat().st_mtime)
 
 

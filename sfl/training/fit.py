@@ -46,6 +46,7 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
     """
     config, device = setup.config, setup.device
 
+    describe_run(setup, run)  # first of all, so that it is a run if we are stopped from here on
     seed_global(config.train.seed, "initialisation")
     model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes)).to(device)
     if config.model.layer == "conv":
@@ -53,8 +54,6 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
     optimizer = build_optimizer(config.optimizer, model)
 
     metrics = restore(setup, run, model, optimizer) if (run.path / LAST).exists() else []
-    write_text(run.path / CONFIG, config.to_yaml(share=True))
-    run.write_json(ENVIRONMENT, environment(device, setup.precision))
     run.write_metrics(metrics)
     if config.train.compile:
         model.compile()
@@ -84,6 +83,16 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
     if config.train.keep == "weights":
         (run.path / LAST).unlink(missing_ok=True)
     return result
+
+
+def describe_run(setup: Setup, run: Run) -> None:
+    """Writes the config and the environment; one in which a run goes on stands behind the first."""
+    write_text(run.path / CONFIG, setup.config.to_yaml(share=True))
+    now = environment(setup.device, setup.precision)
+    first = run.environment or now
+    if any(first[key] != value for key, value in now.items()):
+        first = {**first, "resumed": [*first.get("resumed", []), now]}
+    run.write_json(ENVIRONMENT, first)
 
 
 def restore(

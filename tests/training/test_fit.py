@@ -17,7 +17,7 @@ from sfl import config as configs
 from sfl.data import Split
 from sfl.data import test_batches as batches_of
 from sfl.errors import Exit, UserError
-from sfl.runs import BEST, CONFIG, ENVIRONMENT, LAST, METRICS, PREDICTIONS, RESULT, Run
+from sfl.runs import BEST, CONFIG, ENVIRONMENT, LAST, METRICS, PREDICTIONS, RESULT, Run, find
 from sfl.training import fit as fitting
 from sfl.training import result as results
 from sfl.training.fit import fit, forward, is_best, train_epoch, train_step
@@ -187,6 +187,33 @@ def test_resumed_at_any_epoch_it_is_the_same_run(changes: list[str], tmp_path: P
         assert result(straight) == result(run)
 
 
+def test_where_it_went_on_stands_behind_where_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, run = tiny_setup(), new_run(tmp_path)
+    with interrupted_after(1):
+        fit(setup, run)
+    began = run.environment
+    assert began is not None
+    assert "resumed" not in began
+    monkeypatch.setattr(fitting, "environment", lambda *_: {**began, "device": "another"})
+    fit(setup, run)
+    assert run.environment == {**began, "resumed": [{**began, "device": "another"}]}
+
+
+def test_a_run_that_is_stopped_before_its_first_step_can_be_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "build", stop)
+    run = new_run(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny_setup(), run)
+    assert find(tmp_path, run.name) == run
+
+
 def test_resumed_in_another_process_it_is_the_same_run(tmp_path: Path) -> None:
     straight, run = new_run(tmp_path, "straight"), new_run(tmp_path, "stopped")
     fit(tiny_setup(base=SPATIAL), straight)
@@ -196,7 +223,7 @@ def test_resumed_in_another_process_it_is_the_same_run(tmp_path: Path) -> None:
 import torch
 from pathlib import Path
 from sfl.config import load
-from sfl.runs import Run
+from sfl.runs import Run, find
 from sfl.training.fit import fit
 from sfl.training.setup import set_up
 torch.set_num_threads({torch.get_num_threads()})
