@@ -96,7 +96,7 @@ def train(
         if dry_run:
             if not as_json:
                 print(settings.to_yaml(), end="")
-            _print_model(settings, as_json, config=settings.to_dict())
+            _print_model(settings, as_json, None, config=settings.to_dict())
             return
         run_name = experiments.run_name(config, settings) if name is None else name
         result = experiments.train(settings, runs, run_name, exact=name is not None)
@@ -110,12 +110,12 @@ def train(
     say(f"next: {PROGRAM} evaluate {then}   {PROGRAM} show {then}")
 
 
-def _print_model(config: "Config", as_json: bool, /, **more: Any) -> None:
+def _print_model(config: "Config", as_json: bool, weights: Path | None, /, **more: Any) -> None:
     """The layer table, or as JSON: `more`, the sums and the layers."""
     from sfl import tables
     from sfl.training.setup import describe_model, image_shape
 
-    summary = describe_model(config, *image_shape(config))
+    summary = describe_model(config, *image_shape(config, weights))
     if as_json:
         _print_json({**more, **summary.to_dict()})
     else:
@@ -204,11 +204,11 @@ def show(
       sfl show conv --set model.layer=spatial
     """
     from sfl.config import load
-    from sfl.runs import CONFIG, search
+    from sfl.runs import BEST, CONFIG, search
 
-    run = search(runs, what)
-    config = load(run.path / CONFIG if run else what, set_ or [])
-    _print_model(config, as_json, model=config.model.name)
+    folder = run.path if (run := search(runs, what)) else None
+    config = load(folder / CONFIG if folder else what, set_ or [])
+    _print_model(config, as_json, folder and folder / BEST, model=config.model.name)
 
 
 @app.command()

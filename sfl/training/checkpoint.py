@@ -55,8 +55,11 @@ def save_checkpoint(
     _write(path, tensors, config, {"images": images, "metrics": metrics})
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Raises UserError (exit 4) where the file is missing, damaged or another program's."""
+def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
+    """A file's content, or without tensors only what it says beside them.
+
+    Raises UserError (exit 4) where the file is missing, damaged or another program's.
+    """
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a checkpoint", exit_code=Exit.RUN)
     try:
@@ -68,7 +71,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
                     f"expected {FORMAT!r})",
                     exit_code=Exit.RUN,
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys() if with_tensors else ()
+            tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint", exit_code=Exit.RUN) from None
     except (SafetensorError, OSError) as error:

@@ -14,6 +14,7 @@ from sfl.data import Dataset, Split, batch_count, hold_out, load_dataset
 from sfl.errors import UserError
 from sfl.nn import build_model
 from sfl.nn.summary import ModelSummary, summarize
+from sfl.training.checkpoint import read_checkpoint
 from sfl.training.device import pick_device, pick_precision
 from sfl.training.memory import check_memory
 
@@ -82,8 +83,15 @@ def load_images(config: Config) -> Dataset:
     return dataset
 
 
-def image_shape(config: Config) -> tuple[tuple[int, int, int], int]:
-    """(C, H, W) and the number of classes of the config's images; only a folder is read for it."""
+def image_shape(config: Config, weights: Path | None = None) -> tuple[tuple[int, int, int], int]:
+    """(C, H, W) and the number of classes of the config's images; only a folder is read for it.
+
+    weights: a run's file of weights, which remembers its images; they need not be there any more.
+    """
+    if weights is not None and weights.exists():
+        images = read_checkpoint(weights, with_tensors=False).images
+        channels, height, width = images["in_dimensions"]
+        return (channels, height, width), len(images["classes"])
     if config.data.source != "folder":
         return (3, 32, 32), 10
     dataset = load_images(config)

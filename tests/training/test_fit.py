@@ -223,7 +223,7 @@ def test_resumed_in_another_process_it_is_the_same_run(tmp_path: Path) -> None:
 import torch
 from pathlib import Path
 from sfl.config import load
-from sfl.runs import Run, find
+from sfl.runs import Run
 from sfl.training.fit import fit
 from sfl.training.setup import set_up
 torch.set_num_threads({torch.get_num_threads()})
