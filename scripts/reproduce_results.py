@@ -60,7 +60,7 @@ ROWS = (
         "notebook/conv",
         "RegularConvNet, PyTorch's init",
         "86.9 %, epochs unknown",
-        ("train.epochs=25",),
+        ("train.epochs=25", "train.precision=auto"),
     ),
     Row("conv-local", "RegularConvNet, local (nothing shared)"),
 )
@@ -120,9 +120,8 @@ def _keep(row: Row, run: Path) -> None:
 
 def write_table() -> None:
     """Puts the table between its marks in the README."""
-    text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
+    _, after = rest.split(END)
     README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
 
 

@@ -3,8 +3,8 @@
 Results go to standard output, everything else to standard error.
 """
 
-import json
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -89,7 +89,9 @@ def train(
     if resume is not None:
         if seed is not None or name is not None or dry_run:
             raise UserError("--resume goes with --set alone", "seed and name are the run's own")
-        result = experiments.resume(find(runs, resume), overrides)
+        run = find(runs, resume)
+        settings = experiments.config_to_resume(run, overrides)
+        result = experiments.resume(run, settings)
     else:
         assert config is not None
         settings = load(config, overrides)
@@ -101,13 +103,13 @@ def train(
         run_name = experiments.run_name(config, settings) if name is None else name
         result = experiments.train(settings, runs, run_name, exact=name is not None)
     if as_json:
-        _print_json(result)
+        tables.print_json(result)
         return
     print(tables.result_line(result))
-    option = "" if runs == RUNS else f" --runs {runs}"
+    where = [] if runs == RUNS else ["--runs", str(runs)]
+    then = ["evaluate", result["run"], *where, *experiments.data_root_option(settings)]
     say(f"saved in {runs / result['run']}")
-    then = f"{result['run']}{option}"
-    say(f"next: {PROGRAM} evaluate {then}   {PROGRAM} show {then}")
+    say(f"next: {shlex.join([PROGRAM, *then])}")
 
 
 def _print_model(config: "Config", as_json: bool, weights: Path | None, /, **more: Any) -> None:
@@ -117,7 +119,7 @@ def _print_model(config: "Config", as_json: bool, weights: Path | None, /, **mor
 
     summary = describe_model(config, *image_shape(config, weights))
     if as_json:
-        _print_json({**more, **summary.to_dict()})
+        tables.print_json({**more, **summary.to_dict()})
     else:
         tables.stdout().print(tables.summary_table(summary))
 
@@ -143,13 +145,13 @@ def evaluate(
     from sfl.display import say
     from sfl.runs import find_weights
 
-    path = find_weights(runs, run)
+    path = find_weights(runs, run)  # refuses before torch is imported
     from sfl.training.result import evaluate_weights
 
     say(f"evaluating {path}")
     result = evaluate_weights(path, set_ or [])
     if as_json:
-        _print_json(result)
+        tables.print_json(result)
         return
     print(tables.result_line(result))
     tables.stdout().print(tables.evaluation_table(result))
@@ -178,11 +180,11 @@ def compare(
 
     if len(names) < 2:
         raise UserError(f"compare needs two configs or more, not {names[0]} alone", "see --help")
-    plan = experiments.plan(names, set_ or [], seeds, runs)
+    plan = experiments.plan(names, set_ or [], seeds, runs, training=not no_train)
     experiments.complete(plan, runs, training=not no_train)
     comparison = compare_runs([(e.name, e.config, e.finished) for e in plan])
     if as_json:
-        _print_json(comparison)
+        tables.print_json(comparison)
         return
     tables.stdout().print(tables.comparison_table(comparison))
     for remark in comparison["remarks"]:
@@ -234,7 +236,7 @@ def data(
 
     described = load_images(settings).summary()
     if as_json:
-        _print_json(described)
+        tables.print_json(described)
     else:
         tables.stdout().print(tables.data_table(described))
 
@@ -249,12 +251,13 @@ def list_runs(context: typer.Context, runs: Runs = RUNS, as_json: Json = False) 
     if context.invoked_subcommand is not None:
         return
     from sfl import tables
+    from sfl.analysis.overview import describe
     from sfl.display import say
     from sfl.runs import list_runs as all_runs
 
-    rows = [run.describe() for run in all_runs(runs)]
+    rows = [describe(run) for run in all_runs(runs)]
     if as_json:
-        _print_json({"runs": rows})
+        tables.print_json({"runs": rows})
     elif rows:
         tables.stdout().print(tables.runs_table(rows))
     else:
@@ -293,7 +296,3 @@ def main() -> NoReturn:
     # PyTorch reads this when it first allocates: huge pages, less time for gradients of a gigabyte.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     exits.run(lambda arguments: app(arguments, prog_name="sfl", standalone_mode=False))
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    print(json.dumps(values, indent=2, ensure_ascii=False))

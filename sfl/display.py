@@ -54,9 +54,9 @@ class TrainingDisplay:
     def __init__(self, name: str, epochs: int, steps_per_epoch: int) -> None:
         self.name, self.epochs, self.steps_per_epoch = name, epochs, steps_per_epoch
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[values]}"),
+            TextColumn("{task.fields[values]}  left"),
             TimeRemainingColumn(compact=True),
         )
         self._bar = Progress(

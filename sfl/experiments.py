@@ -14,120 +14,145 @@ from sfl.config import Config, from_text, load, override
 from sfl.display import say
 from sfl.errors import PROGRAM, Exit, UserError
 from sfl.runs import Run
+from sfl.settings import MAY_CHANGE
 
 if TYPE_CHECKING:
+    from sfl.data import Dataset
     from sfl.training.setup import Setup
-
-# Settings that make no other experiment of a run: what may change when it is gone on with.
-MAY_CHANGE = "data.root, data.mirror, train.device, train.keep, train.checkpoint_every"
 
 
 @dataclass
 class Experiment:
-    """One model of a comparison: its config, its finished runs, the seeds still to be trained."""
+    """One model of a comparison: its config, its finished runs, the seeds still to be trained.
+
+    images: what has been read so far, by the settings of the data; all experiments share it.
+    """
 
     name: str
     config: Config
+    images: "dict[str, Dataset]"
     finished: list[Run] = field(default_factory=list)
     missing: list[Config] = field(default_factory=list)
+
+    def dataset(self) -> "Dataset":
+        """The images of this experiment; a comparison reads each data set once."""
+        from sfl.training.setup import load_images
+
+        key = self.config.data.model_dump_json()
+        if key not in self.images:
+            self.images[key] = load_images(self.config)
+        return self.images[key]
 
 
 def run_name(name: str | Path, config: Config) -> str:
     """`<config>-s<seed>`; a config in a folder of ours carries the folder's name."""
     path = Path(name)
     stem = path.with_suffix("") if path.suffix in (".yaml", ".yml") else path
-    parts = [part for part in stem.parts if part not in ("configs", "/", "..", ".")]
-    kept = parts if not path.is_absolute() else parts[-1:]
+    folders = [part for part in stem.parts[:-1] if part not in ("configs", "..")]
+    kept = [stem.name] if path.is_absolute() else [*folders, stem.name]
     return f"{'-'.join(kept)}-s{config.train.seed}"
 
 
-def train(config: Config, root: Path, name: str, *, exact: bool = False) -> dict[str, Any]:
+def data_root_option(config: Config) -> list[str]:
+    """What a later command on this run needs besides its name: no run keeps an absolute path."""
+    data = config.data
+    elsewhere = data.source != "shapes" and Path(data.root).is_absolute()
+    return ["--set", f"data.root={data.root}"] if elsewhere else []
+
+
+def train(
+    config: Config,
+    root: Path,
+    name: str,
+    *,
+    exact: bool = False,
+    dataset: "Dataset | None" = None,
+) -> dict[str, Any]:
     """Trains one run in a new directory below `root`; the result that it wrote.
 
-    Where it fails before an epoch is done, no directory is left behind.
+    dataset: the config's images, where they have been read already. Where training fails before an
+    epoch is done, no directory is left behind.
     """
     from sfl.training.setup import set_up
 
     if exact:
         runs.check_new(root, name)  # before minutes of reading images
-    setup = set_up(config)  # refuses before a directory is made
+    setup = set_up(config, dataset)  # refuses before a directory is made
     run = runs.create(root, name, exact=exact)
     try:
-        return _fit(setup, run)
+        with runs.lock(run):
+            return _fit(setup, run)
     except Exception:
         if not run.has_begun():
             runs.remove(run)
         raise
 
 
-def resume(run: Run, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Goes on with an interrupted run from its last checkpoint; the result that it wrote."""
+def config_to_resume(run: Run, overrides: Sequence[str] = ()) -> Config:
+    """An interrupted run's config with these settings. Raises UserError for another experiment."""
     old = from_text(run.config_text, str(run.path / runs.CONFIG))
     config = override(old, overrides)
     if config.identity() != old.identity() or config.train.seed != old.train.seed:
         raise UserError(
             f"--resume {run.name}: these settings would make it another experiment",
-            f"only {MAY_CHANGE} may change",
+            f"only {', '.join(MAY_CHANGE)} may change",
         )
-    return _go_on(run, config)
+    return config
 
 
-def _go_on(run: Run, config: Config) -> dict[str, Any]:
+def resume(run: Run, config: Config, dataset: "Dataset | None" = None) -> dict[str, Any]:
+    """Goes on with an interrupted run from its last checkpoint; the result that it wrote."""
     from sfl.training.setup import set_up
 
     with runs.lock(run):  # before the images are read, which may take minutes
-        _refuse_finished(run)
-    return _fit(set_up(config), run)
-
-
-def _refuse_finished(run: Run) -> None:
-    if (run.path / runs.RESULT).exists():  # asked of the disk: another process may have written it
-        hint = f"see it with: {PROGRAM} evaluate {run.path}"
-        raise UserError(f"{run.path}: has finished", hint, Exit.RUN)
+        if (run.path / runs.RESULT).exists():
+            hint = f"see it with: {PROGRAM} evaluate {run.path}"
+            raise UserError(f"{run.path}: has finished", hint, Exit.RUN)
+        began = run.environment or {}  # `auto` may mean another precision on this machine
+        return _fit(set_up(config, dataset, precision=began.get("precision")), run)
 
 
 def _fit(setup: "Setup", run: Run) -> dict[str, Any]:
     from sfl.training.fit import fit
 
-    with runs.lock(run):
-        _refuse_finished(run)
-        try:
-            return fit(setup, run)
-        except (KeyboardInterrupt, SystemExit):  # Ctrl-C; told to end
-            data, again = setup.config.data, [PROGRAM, "train", "--resume", str(run.path)]
-            if data.source != "shapes" and Path(data.root).is_absolute():
-                again += ["--set", f"data.root={data.root}"]  # no run keeps an absolute path
-            say(f"stopped; go on with: {shlex.join(again)}")
-            raise
+    try:
+        return fit(setup, run)
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C; told to end
+        again = [PROGRAM, "train", "--resume", str(run.path), *data_root_option(setup.config)]
+        say(f"stopped; go on with: {shlex.join(again)}")
+        raise
 
 
 def plan(
-    names: Sequence[str], overrides: Sequence[str], seeds: int | None, root: Path
+    names: Sequence[str],
+    overrides: Sequence[str],
+    seeds: int | None,
+    root: Path,
+    *,
+    training: bool = True,
 ) -> list[Experiment]:
     """What a comparison needs: per name its config, its finished runs and what is missing.
 
     seeds: how many, counted up from the config's own; None takes whatever runs match.
+    training: whether what is missing may be trained; without it no images are read.
     """
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{twice} is named twice", "give each config once")
-    there = [(run, _config_of(run)) for run in runs.list_runs(root)]
-    experiments = []
+    experiments, images = [], dict[str, "Dataset"]()
     for name in names:
-        config = _load_applicable(name, overrides)
-        matching = [
-            (run, found.train.seed)
-            for run, found in there
-            if found is not None and found.identity() == config.identity()
-        ]
-        first = config.train.seed
+        experiment = Experiment(name, _load_applicable(name, overrides), images)
+        there = _runs_of(experiment, root, training=training)
+        first = experiment.config.train.seed
         wanted = range(first, first + (seeds or 1))
-        experiment = Experiment(name, config)
-        experiment.finished = _one_a_seed(matching, None if seeds is None else wanted)
-        have = {seed for run, seed in matching if run in experiment.finished}
+        newest = {seed: run for run, seed in there if run.status == "finished"}
+        have = [seed for seed in sorted(newest) if seeds is None or seed in wanted]
+        experiment.finished = [newest[seed] for seed in have]
         if seeds is not None or not have:
             experiment.missing = [
-                override(config, [f"train.seed={seed}"]) for seed in wanted if seed not in have
+                override(experiment.config, [f"train.seed={seed}"])
+                for seed in wanted
+                if seed not in have
             ]
         experiments.append(experiment)
     return experiments
@@ -149,52 +174,51 @@ def complete(experiments: Sequence[Experiment], root: Path, *, training: bool = 
             "without --no-train they are trained",
             Exit.RUN,
         )
-    _refuse_what_cannot_run([config for _, config in missing], root)
     say(f"to be trained first: {named}")
+    _refuse_what_cannot_run(missing, root)
     for experiment, config in missing:
-        run = _same(config, root)
+        run, images = _newest(experiment, config, root), experiment.dataset()
         if run is None:
-            result = train(config, root, run_name(experiment.name, config))
+            result = train(config, root, run_name(experiment.name, config), dataset=images)
             run = Run(root / result["run"])
         elif run.status != "finished":  # else: another name for what was just trained
-            _go_on(run, config)
+            resume(run, config, images)
         experiment.finished.append(Run(run.path))
         experiment.missing = [other for other in experiment.missing if other is not config]
 
 
-def _refuse_what_cannot_run(configs: Sequence[Config], root: Path) -> None:
+def _refuse_what_cannot_run(missing: Sequence[tuple[Experiment, Config]], root: Path) -> None:
     """Raises what would stop one of the runs, so that it doesn't after hours of the others."""
-    from sfl.training.device import pick_device
-    from sfl.training.setup import describe_model, image_shape
+    from sfl.training.setup import set_up
 
-    shapes: dict[str, tuple[tuple[int, int, int], int]] = {}
-    for config in configs:
-        _same(config, root)
-        pick_device(config.train.device)
-        data = config.data.model_dump_json()
-        if data not in shapes:
-            shapes[data] = image_shape(config)
-        describe_model(config, *shapes[data])
+    for experiment, config in missing:
+        _newest(experiment, config, root)
+        set_up(config, experiment.dataset())
 
 
-def _same(config: Config, root: Path) -> Run | None:
-    """The newest run of this very config; refused while another process trains it."""
-    for run in reversed(runs.list_runs(root)):
-        found = _config_of(run)
-        if found is None or found.identity() != config.identity():
-            continue
-        if found.train.seed != config.train.seed:
-            continue
-        if run.status == "running":
-            raise UserError(f"{run.path}: is being trained now", "wait for it", Exit.RUN)
-        return run
-    return None
+def _newest(experiment: Experiment, config: Config, root: Path) -> Run | None:
+    """The newest run of this seed; refused while another process trains it."""
+    there = [run for run, seed in _runs_of(experiment, root) if seed == config.train.seed]
+    if there and there[-1].status == "running":
+        raise UserError(f"{there[-1].path}: is being trained now", "wait for it", Exit.RUN)
+    return there[-1] if there else None
 
 
-def _one_a_seed(matching: list[tuple[Run, int]], wanted: range | None) -> list[Run]:
-    """The finished runs, the newest for each seed, in order of the seeds."""
-    newest = {seed: run for run, seed in matching if run.status == "finished"}
-    return [newest[seed] for seed in sorted(newest) if wanted is None or seed in wanted]
+def _runs_of(experiment: Experiment, root: Path, *, training: bool = True) -> list[tuple[Run, int]]:
+    """The runs of an experiment, whatever their seed, with their seeds; the last written last.
+
+    A folder's name doesn't say which images it holds, so they are looked at; where nothing may be
+    trained they need not be there, and a comparison of runs on different ones is refused later.
+    """
+    by_config = [
+        (run, found.train.seed)
+        for run in runs.list_runs(root)
+        if (found := _config_of(run)) and found.identity() == experiment.config.identity()
+    ]
+    if not by_config or not training or experiment.config.data.source != "folder":
+        return by_config
+    images = experiment.dataset().provenance()
+    return [(run, seed) for run, seed in by_config if run.provenance == images]
 
 
 def _load_applicable(name: str, overrides: Sequence[str]) -> Config:

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,6 +66,11 @@ class Run:
         """environment.json; None before training has begun."""
         return self._json(ENVIRONMENT)
 
+    @property
+    def provenance(self) -> dict[str, str] | None:
+        """Source and fingerprints of the images that it is trained on; None: it doesn't say."""
+        return (self.result or self.environment or {}).get("data")
+
     def _json(self, name: str) -> dict[str, Any] | None:
         text = self._read(name)
         return None if text is None else self._object(name, text)
@@ -117,37 +121,6 @@ class Run:
                 with contextlib.suppress(FileNotFoundError):
                     stats.append(file.stat())
         return stats
-
-    @property
-    def best_accuracy(self) -> float | None:
-        """Highest validation accuracy so far, else the final or highest logged test accuracy."""
-
-        def logged(key: str) -> list[float]:
-            return [line[key] for line in self.metrics if key in line]
-
-        final = [] if self.result is None else [self.result["accuracy"]]
-        shown = logged("validation_accuracy") or final or logged("test_accuracy")
-        return float(max(shown)) if shown else None
-
-    def describe(self) -> dict[str, Any]:
-        """The run in short, as `sfl runs` lists it; a damaged one must not hide the others."""
-        described = {
-            "run": self.name,
-            "status": self.status,
-            "epochs_done": None,
-            "epochs": None,
-            "accuracy": None,
-            "age_seconds": round(time.time() - self.modified),
-            "bytes": self.bytes,
-        }
-        try:
-            return described | {
-                "epochs_done": len(self.metrics),
-                "epochs": int(self.config["train"]["epochs"]),
-                "accuracy": self.best_accuracy,
-            }
-        except (UserError, KeyError, TypeError, ValueError):
-            return described | {"status": "damaged"}
 
     def has_begun(self) -> bool:
         """Whether there is anything in it that training has made."""
@@ -249,12 +222,11 @@ def search(root: Path, name: str) -> Run | None:
 
 def find(root: Path, name: str) -> Run:
     """As `search`, but raises UserError (exit 4) where there is no such run."""
-    run = search(root, name)
-    if run is None:
-        names = [run.name for run in list_runs(root)]
-        hint = f"there are {', '.join(names[-8:])}" if names else "there are none yet"
-        raise UserError(f"{name}: no such run in {root}", hint, Exit.RUN)
-    return run
+    if run := search(root, name):
+        return run
+    names = [run.name for run in list_runs(root)]
+    hint = f"there are {', '.join(names[-8:])}" if names else "there are none yet"
+    raise UserError(f"{name}: no such run in {root}", hint, Exit.RUN)
 
 
 def find_weights(root: Path, name: str | None) -> Path:
@@ -291,10 +263,9 @@ def newest_finished(root: Path) -> Run:
 
 def remove(run: Run) -> None:
     """Deletes a run directory; refused (exit 4) while it is being trained."""
-    if run.is_locked():
-        raise UserError(f"{run.path}: is being trained", "stop it first", Exit.RUN)
     try:
-        shutil.rmtree(run.path)
+        with lock(run):
+            shutil.rmtree(run.path)
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.strerror else error
         raise UserError(f"{run.path}: can't be deleted: {reason}", "", Exit.RUN) from None

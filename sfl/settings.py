@@ -15,7 +15,7 @@ def _number_or_pair(given: object) -> object:
     """One line for a mistake; pydantic alone would give two, one for each form."""
     sizes = given if isinstance(given, list) and len(given) == 2 else [given]
     if all(type(size) is int and size >= 1 for size in sizes):
-        return given
+        return sizes[0] if len(set(sizes)) == 1 else given  # [3, 3] is 3: one graph, one spelling
     raise ValueError("expected a whole number of at least 1, or a pair of them")
 
 
@@ -25,6 +25,38 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
 KernelSize = Annotated[Count | Pair, BeforeValidator(_number_or_pair)]
 PerChannel = Annotated[list[float], Field(min_length=1)]
+
+# What a run goes on with may differ in these and still be the same experiment.
+MAY_CHANGE = ("data.root", "data.mirror", "train.device", "train.keep", "train.checkpoint_every")
+
+# The notebook's graphs, so that a resolved config says all it means. They are the defaults of
+# sfl.nn.models, too, which knows no config; tests/nn/test_models.py compares the two.
+GRAPHS: dict[str, dict[str, Any]] = {
+    "RegularConvNet": {
+        "layer": "conv",
+        "channels": [32, 64, 128, 128, 256, 256],
+        "kernel_sizes": [3, 3, 3, 3, 3, 3],
+        "hidden_sizes": [1024, 512],
+        "dropout": 0.1,
+        "dropout2d": 0.05,
+    },
+    "SpatialDenseNet": {
+        "layer": "spatial",
+        "channels": [10, 20, 32, 64, 128, 256],
+        "kernel_sizes": [3, 3, 3, 3, 2, 2],
+        "hidden_sizes": [512],
+        "dropout": 0.1,
+        "dropout2d": 0.05,
+    },
+    "SimpleModel": {
+        "layer": "spatial",
+        "channels": [5],
+        "kernel_sizes": [3],
+        "hidden_sizes": [],
+        "dropout": 0.0,
+        "dropout2d": 0.0,
+    },
+}
 
 
 class Settings(BaseModel):
@@ -82,10 +114,11 @@ class ModelSettings(Settings):
     @classmethod
     def _fill_in(cls, given: Any) -> Any:
         """Resolves the defaults that depend on another key, so that a config says all it means."""
-        if not isinstance(given, dict):
-            return given
-        layer = given.get("layer") or ("conv" if given.get("name") == "RegularConvNet" else None)
-        filled = {**given, "layer": layer or "spatial"}
+        name = given.get("name") if isinstance(given, dict) else None
+        if not isinstance(name, str) or name not in GRAPHS:
+            return given  # a mistake that is reported elsewhere
+        own = {key: value for key, value in GRAPHS[name].items() if given.get(key) is None}
+        filled = given | own
         if filled["layer"] == "spatial" and filled.get("storage") is None:
             filled["storage"] = "local"
         return filled
@@ -250,10 +283,9 @@ class Config(Settings):
         return dump(self.to_dict(share=share))
 
     def identity(self) -> dict[str, Any]:
-        """What makes two runs comparable: all but seed, device, data root and what is kept."""
+        """What makes two runs one experiment: all but the seed and MAY_CHANGE."""
         values = self.to_dict()
-        for key in ("seed", "device", "keep", "checkpoint_every"):
-            del values["train"][key]
-        for key in ("root", "mirror"):
-            values["data"].pop(key, None)
+        for key in ("train.seed", *MAY_CHANGE):
+            section, name = key.split(".")
+            values[section].pop(name, None)
         return values

@@ -1,5 +1,6 @@
-"""Results as a person reads them, on standard output. Computes nothing."""
+"""Results on standard output: as a person reads them, or as JSON. Computes nothing."""
 
+import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,11 @@ def stdout() -> Console:
     width = None if sys.stdout.isatty() else PLAIN_WIDTH
     # A name with brackets or colons in it is a name, neither markup nor a picture.
     return Console(highlight=False, markup=False, emoji=False, width=width)
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """One JSON object, and nothing else there."""
+    print(json.dumps(values, indent=2, ensure_ascii=False))
 
 
 def table(*columns: str, title: str | None = None) -> Table:
@@ -90,7 +96,7 @@ def summary_table(summary: "ModelSummary") -> Table:
             f"{layer.name} {layer.kind}",
             "×".join(map(str, layer.out_shape)),
             f"{layer.weights:,}" if layer.weights else "",
-            bytes_text(4 * layer.weights) if layer.weights else "",
+            bytes_text(layer.bytes) if layer.bytes else "",
             f"{layer.dense:,}" if layer.dense else "",
             count_text(layer.flops) if layer.flops else "",
             layer.sharing,
@@ -100,7 +106,7 @@ def summary_table(summary: "ModelSummary") -> Table:
         "all",
         "",
         f"{summary.weights:,}",
-        bytes_text(4 * summary.weights),
+        bytes_text(summary.bytes),
         f"{sum(layer.dense or layer.weights for layer in summary.layers):,}",
         count_text(summary.flops),
         "",
@@ -117,7 +123,7 @@ def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
             row["run"],
             row["status"],
             "" if row["epochs"] is None else f"{row['epochs_done']}/{row['epochs']}",
-            "" if accuracy is None else f"{accuracy:.2%}",
+            "" if accuracy is None else f"{row['accuracy_of']} {accuracy:.2%}",
             age_text(row["age_seconds"]),
             bytes_text(row["bytes"]),
         )

@@ -72,9 +72,9 @@ def test_an_epoch_names_the_accuracies_that_were_measured(
 def test_a_terminal_shows_epoch_loss_accuracy_and_speed_of_the_step(
     terminal: io.StringIO,
 ) -> None:
-    with display.TrainingDisplay("a-s0", epochs=5, steps_per_epoch=10) as shown:
+    with display.TrainingDisplay("a[red]-s0", epochs=5, steps_per_epoch=10) as shown:
         shown.step(2, 3, 1.5, 0.25, 800.0)
-    for part in ("a-s0  epoch 2/5", "loss 1.500", "accuracy 25.0%", "800 images/s"):
+    for part in ("a[red]-s0  epoch 2/5", "loss 1.500", "accuracy 25.0%", "800 images/s  left"):
         assert part in terminal.getvalue()
 
 

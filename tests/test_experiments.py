@@ -16,7 +16,11 @@ from sfl.experiments import complete, plan, run_name
 from sfl.runs import Run
 
 MadeRun = Callable[..., Path]
-TINY = "model: {name: SimpleModel}\ndata: {source: shapes}\ntrain: {epochs: 2, device: cpu}\n"
+TINY = """
+model: {name: SimpleModel}
+data: {source: shapes, shapes: {train: 20, test: 20}}
+train: {epochs: 2, device: cpu}
+"""
 
 
 @pytest.fixture
@@ -30,8 +34,29 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+class Images:
+    """Stand-ins for data sets, told apart by their root; `read` counts what was read."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
+    def __call__(self, config: Config) -> Any:
+        self.read.append(config.data.root)
+        provenance = {"source": config.data.source, "train": config.data.root, "test": "t"}
+        return SimpleNamespace(provenance=lambda: provenance)
+
+
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch, made_run: MadeRun) -> list[tuple[str, Config]]:
+def images(monkeypatch: pytest.MonkeyPatch) -> Images:
+    made = Images()
+    monkeypatch.setattr("sfl.training.setup.load_images", made)
+    return made
+
+
+@pytest.fixture
+def trained(
+    monkeypatch: pytest.MonkeyPatch, made_run: MadeRun, images: Images
+) -> list[tuple[str, Config]]:
     """Takes training's place: notes (run, config) and leaves a finished run behind."""
     done: list[tuple[str, Config]] = []
 
@@ -46,7 +71,9 @@ def trained(monkeypatch: pytest.MonkeyPatch, made_run: MadeRun) -> list[tuple[st
         return {"run": run.name}
 
     monkeypatch.setattr("sfl.training.fit.fit", fit)
-    monkeypatch.setattr("sfl.training.setup.set_up", lambda config: SimpleNamespace(config=config))
+    monkeypatch.setattr(
+        "sfl.training.setup.set_up", lambda config, *_, **__: SimpleNamespace(config=config)
+    )
     return done
 
 
@@ -76,6 +103,7 @@ def missing_seeds(found: list[experiments.Experiment]) -> list[list[int]]:
         ("/home/me/tries/mine.yml", "mine-s3"),
         ("../mine.yaml", "mine-s3"),
         ("checkpoints/a-s0/config.yaml", "checkpoints-a-s0-config-s3"),
+        ("configs.yaml", "configs-s3"),
     ],
 )
 def test_a_run_is_called_after_its_config_and_seed(config: str, name: str) -> None:
@@ -114,12 +142,30 @@ def test_of_two_runs_of_one_seed_the_newer_counts(
     assert finished_names(plan(["one", "two"], [], None, runs_dir))[0] == ["a"]
 
 
-def test_the_data_root_makes_no_other_experiment(
-    configs: Path, runs_dir: Path, made_run: MadeRun
+def test_a_folder_makes_another_experiment_if_it_holds_other_images(
+    configs: Path, runs_dir: Path, made_run: MadeRun, images: Images
 ) -> None:
-    made(made_run, runs_dir / "a", "one", "data.source=folder", "data.root=here")
-    overrides = ["data.source=folder", "data.root=there"]
-    assert finished_names(plan(["one", "two"], overrides, None, runs_dir))[0] == ["a"]
+    """Its name says nothing: a run on some images must never pass for one on others."""
+    run = made(made_run, runs_dir / "a", "one", "data.source=folder", "data.root=elsewhere")
+    overrides = ["data.source=folder", "data.root=here"]
+    finished = Run(run.path).result
+    assert finished is not None
+    for train, expected in (("here", ["a"]), ("there", [])):
+        data = {"source": "folder", "train": train, "test": "t"}
+        run.write_json("result.json", finished | {"data": data})
+        found = plan(["one", "two"], overrides, None, runs_dir)
+        assert finished_names(found) == [expected, []]
+    assert images.read == ["here", "here"]  # once in each comparison, for both models
+
+
+def test_without_training_no_images_are_read(
+    configs: Path, runs_dir: Path, made_run: MadeRun, images: Images
+) -> None:
+    """They need not be there any more."""
+    made(made_run, runs_dir / "a", "one", "data.source=folder")
+    found = plan(["one", "two"], ["data.source=folder"], None, runs_dir, training=False)
+    assert finished_names(found) == [["a"], []]
+    assert images.read == []
 
 
 def test_a_run_of_another_version_is_passed_over(
@@ -200,17 +246,14 @@ def test_an_interrupted_run_is_gone_on_with_on_this_machines_terms(
     configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
 ) -> None:
     """Its name, but the device and the data root of now; whatever characters that has."""
-    made(made_run, runs_dir / "begun", "one", "data.source=folder", finished=False)
+    run = made(made_run, runs_dir / "begun", "one", "data.source=folder", finished=False)
+    data = {"source": "folder", "train": "a: #b", "test": "t"}
+    run.write_json("environment.json", {"data": data})
     overrides = ["data.source=folder", "data.root='a: #b'", "train.keep=weights"]
-    (one, _) = found = plan(["one", "two"], overrides, None, runs_dir)
-    one.missing = [one.config]
-    found[1].missing = []
-    # The images of this made-up folder are not there; only their shape is asked for.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sfl.training.setup.image_shape", lambda config: ((3, 32, 32), 10))
-        complete(found, runs_dir)
-    ((name, config),) = trained
-    assert name == "begun"
+    found = plan(["one", "two"], overrides, None, runs_dir)
+    complete(found, runs_dir)
+    (name, config), (other, _) = trained
+    assert (name, other) == ("begun", "two-s0")
     assert (config.data.root, config.train.keep) == ("a: #b", "weights")
     assert finished_names(found)[0] == ["begun"]
 
@@ -228,27 +271,32 @@ def test_a_run_that_is_being_trained_is_refused_before_anything_is_trained(
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("section", "setting", "words"),
     [
-        ("model.kernel_sizes=[33]", "a kernel of 33 is larger than its input of 32"),
-        ("train.device=cuda:77", "CUDA"),
+        ("model", "kernel_sizes: [33]", "a kernel of 33 is larger than its input of 32"),
+        ("model", "channels: [1000000000]", "GB"),
+        ("data", "validation: 20", "leaving none to train on"),
+        ("data", "normalize: {mean: [0.5], std: [0.5]}", "the images have 3"),
+        ("train", "device: cuda:77", "CUDA"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_the_others_are(
     configs: Path,
     runs_dir: Path,
-    trained: list[tuple[str, Config]],
-    override: str,
+    monkeypatch: pytest.MonkeyPatch,
+    section: str,
+    setting: str,
     words: str,
 ) -> None:
-    key, value = override.split("=")
-    section, name = key.split(".")
-    text = (configs / "two.yaml").read_text()
-    bad = text.replace(f"{section}: {{", f"{section}: {{{name}: {value}, ", 1)
-    (configs / "two.yaml").write_text(bad.replace(", device: cpu", ""))
+    def fit(setup: Any, run: Run) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("sfl.training.fit.fit", fit)
+    text = (configs / "two.yaml").read_text().replace(", device: cpu", "")
+    (configs / "two.yaml").write_text(text.replace(f"{section}: {{", f"{section}: {{{setting}, "))
     with pytest.raises(UserError, match=words):
         complete(plan(["one", "two"], [], None, runs_dir), runs_dir)
-    assert trained == [] and not runs_dir.exists()
+    assert not runs_dir.exists()
 
 
 def test_two_names_of_one_experiment_are_trained_once(
@@ -304,7 +352,7 @@ def test_a_run_that_failed_before_its_first_epoch_leaves_nothing(
         raise error
 
     monkeypatch.setattr("sfl.training.fit.fit", fit)
-    monkeypatch.setattr("sfl.training.setup.set_up", lambda c: SimpleNamespace(config=c))
+    monkeypatch.setattr("sfl.training.setup.set_up", lambda c, *_, **__: SimpleNamespace(config=c))
     with pytest.raises(type(error)):
         experiments.train(load("one"), runs_dir, "a")
     assert (runs_dir / "a").exists() is stays
@@ -328,7 +376,7 @@ def test_what_was_stopped_says_how_to_go_on(
         raise error
 
     monkeypatch.setattr("sfl.training.fit.fit", fit)
-    monkeypatch.setattr("sfl.training.setup.set_up", lambda c: SimpleNamespace(config=c))
+    monkeypatch.setattr("sfl.training.setup.set_up", lambda c, *_, **__: SimpleNamespace(config=c))
     config = load("one", ["data.source=folder", f"data.root={root}"])
     with pytest.raises(type(error)):
         experiments.train(config, runs_dir, "a")
@@ -342,14 +390,15 @@ def test_resume_keeps_the_experiment(
     run = made(made_run, runs_dir / "a", "one", "train.seed=4", finished=False)
     for override in ("train.epochs=9", "train.seed=5", "optimizer.lr=1"):
         with pytest.raises(UserError) as caught:
-            experiments.resume(run, [override])
+            experiments.config_to_resume(run, [override])
         assert str(caught.value) == (
             "--resume a: these settings would make it another experiment "
             "(only data.root, data.mirror, train.device, train.keep, train.checkpoint_every may "
             "change)"
         )
     assert trained == []
-    experiments.resume(run, ["train.device=auto", "train.checkpoint_every=2"])
+    changed = ["train.device=auto", "train.checkpoint_every=2"]
+    experiments.resume(run, experiments.config_to_resume(run, changed))
     ((name, config),) = trained
     assert (name, config.train.seed, config.train.checkpoint_every) == ("a", 4, 2)
 
@@ -359,29 +408,30 @@ def test_resume_of_a_finished_run_is_refused(
 ) -> None:
     run = made(made_run, runs_dir / "a", "one")
     with pytest.raises(UserError) as caught:
-        experiments.resume(run)
+        experiments.resume(run, load("one"))
     assert str(caught.value) == f"{run.path}: has finished (see it with: sfl evaluate {run.path})"
     assert caught.value.exit_code is Exit.RUN
     assert trained == []
 
 
-def test_a_run_that_finishes_while_the_images_are_read_is_not_trained_again(
+def test_a_run_keeps_the_precision_in_which_it_began(
     configs: Path,
     runs_dir: Path,
     made_run: MadeRun,
     trained: list[tuple[str, Config]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = made(made_run, runs_dir / "a", "one", finished=False)
+    given = []
 
-    def set_up(config: Config) -> SimpleNamespace:
-        (run.path / "result.json").write_text("{}")  # another process was quicker
+    def set_up(config: Config, dataset: object, *, precision: str) -> SimpleNamespace:
+        given.append(precision)
         return SimpleNamespace(config=config)
 
     monkeypatch.setattr("sfl.training.setup.set_up", set_up)
-    with pytest.raises(UserError, match="has finished"):
-        experiments.resume(Run(run.path))
-    assert trained == []
+    run = made(made_run, runs_dir / "a", "one", finished=False)
+    run.write_json("environment.json", {"precision": "bfloat16"})
+    experiments.resume(run, experiments.config_to_resume(run))
+    assert given == ["bfloat16"]
 
 
 def test_a_running_run_is_refused_before_images_are_read(
@@ -393,7 +443,7 @@ def test_a_running_run_is_refused_before_images_are_read(
     monkeypatch.setattr("sfl.training.setup.set_up", set_up)
     run = made(made_run, runs_dir / "a", "one", finished=False)
     with runs.lock(run), pytest.raises(UserError, match="another process is training it"):
-        experiments.resume(run)
+        experiments.resume(run, load("one"))
 
 
 def test_sigterm_unwinds_as_an_exit() -> None:

@@ -118,7 +118,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(runs_dir: Path, made_run: Mad
         with pytest.raises(UserError, match="another process") as caught, runs.lock(run):
             pass
         assert str(caught.value) == line and caught.value.exit_code is Exit.RUN
-        assert failure(runs.remove, run) == f"{path}: is being trained (stop it first)"
+        assert failure(runs.remove, run) == line
         assert path.is_dir()
     assert Run(path).status == "interrupted"
     with runs.lock(run):
@@ -224,74 +224,6 @@ def test_trained_weights_of_a_run_or_a_file(runs_dir: Path, made_run: MadeRun) -
     (made_run(runs_dir / "b") / "result.json").unlink()
     line = failure(runs.find_weights, runs_dir, "b")
     assert f"(go on with it: sfl train --resume {runs_dir / 'b'})" in line
-
-
-def test_a_run_in_short(runs_dir: Path, made_run: MadeRun) -> None:
-    path = made_run(runs_dir / "a", accuracy=0.625)
-    size = sum(file.stat().st_size for file in path.iterdir())
-    described = Run(path).describe()
-    assert 0 <= described.pop("age_seconds") < 1000
-    assert described == {
-        "run": "a",
-        "status": "finished",
-        "epochs_done": 1,
-        "epochs": 1,
-        "accuracy": 0.625,
-        "bytes": size,
-    }
-
-
-@pytest.mark.parametrize(
-    ("lines", "finished", "accuracy"),
-    [
-        ([], False, None),
-        ([{"epoch": 1}], False, None),
-        ([{"test_accuracy": 0.3}, {"test_accuracy": 0.2}], False, 0.3),
-        ([{"test_accuracy": 0.3}], True, 0.5),
-        ([{"validation_accuracy": 0.7, "test_accuracy": 0.3}], True, 0.7),
-        ([{"validation_accuracy": 0.7}, {"validation_accuracy": 0.6}], False, 0.7),
-    ],
-)
-def test_best_accuracy(
-    runs_dir: Path,
-    made_run: MadeRun,
-    lines: list[dict[str, float]],
-    finished: bool,
-    accuracy: float | None,
-) -> None:
-    path = made_run(runs_dir / "a", accuracy=0.5)
-    Run(path).write_metrics(lines)
-    if not finished:
-        (path / "result.json").unlink()
-    assert Run(path).metrics == lines
-    assert Run(path).best_accuracy == accuracy
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("metrics.jsonl", b'{"epoch": 1}\n{"epo'),
-        ("metrics.jsonl", b"3\n"),
-        ("metrics.jsonl", b"\xff\xfe"),
-        ("result.json", b"{"),
-        ("result.json", b"[1]"),
-        ("result.json", b"[" * 100_000),
-        ("result.json", b"{}"),
-        ("config.yaml", b"{"),
-        ("config.yaml", b"train: 3"),
-    ],
-)
-def test_a_damaged_run_does_not_hide_the_others(
-    runs_dir: Path, made_run: MadeRun, name: str, content: bytes
-) -> None:
-    made_run(runs_dir / "whole")
-    (made_run(runs_dir / "broken") / name).write_bytes(content)
-    described = [run.describe() for run in runs.list_runs(runs_dir)]
-    assert {row["run"]: row["status"] for row in described} == {
-        "whole": "finished",
-        "broken": "damaged",
-    }
-    runs.remove(runs.find(runs_dir, "broken"))
 
 
 def test_a_damaged_file_is_named(runs_dir: Path, made_run: MadeRun) -> None:

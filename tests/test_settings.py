@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sfl.config import Config, from_text
+from sfl.errors import UserError
 from sfl.yamlfile import parse
 
 
@@ -47,6 +48,32 @@ def test_null_takes_a_setting_back_to_its_default() -> None:
     )
     assert made == config("{name: SimpleModel, layer: conv}")
     assert made.train.epochs == 5
+
+
+def test_a_config_says_the_whole_graph() -> None:
+    """Or a run of one version of sfl would be another experiment in the next."""
+    written = config("{name: SpatialDenseNet, dropout: null}").to_dict()["model"]
+    assert written == {
+        "name": "SpatialDenseNet",
+        "layer": "spatial",
+        "storage": "local",
+        "init": "receptive_field",
+        "channels": [10, 20, 32, 64, 128, 256],
+        "kernel_sizes": [3, 3, 3, 3, 2, 2],
+        "hidden_sizes": [512],
+        "dropout": 0.1,
+        "dropout2d": 0.05,
+    }
+
+
+def test_defaults_written_out_are_the_same_experiment() -> None:
+    given = config("{name: SimpleModel, channels: [5], kernel_sizes: [[3, 3]], hidden_sizes: []}")
+    assert given.identity() == config().identity()
+
+
+def test_an_unknown_key_is_one_even_if_it_is_null() -> None:
+    with pytest.raises(UserError, match="chanels"):
+        config("{name: SimpleModel, chanels: null}")
 
 
 def test_sizes_can_be_given() -> None:

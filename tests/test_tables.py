@@ -105,9 +105,11 @@ def test_a_comparison_has_a_row_for_each_model() -> None:
 
 def test_the_layers_of_a_model_and_their_sum() -> None:
     layers = (
-        LayerSummary("features.0", "Conv2d", (5, 30, 30), 140, 1000, 3000, "each at 900 places"),
-        LayerSummary("features.1", "ReLU", (5, 30, 30), 0, None, 0, ""),
-        LayerSummary("classifier", "Linear", (10,), 60, 60, 200, "none"),
+        LayerSummary(
+            "features.0", "Conv2d", (5, 30, 30), 140, 560, 1000, 3000, "each at 900 places"
+        ),
+        LayerSummary("features.1", "ReLU", (5, 30, 30), 0, 0, None, 0, ""),
+        LayerSummary("classifier", "Linear", (10,), 60, 240, 60, 200, "none"),
     )
     head, first, relu, linear, total = text(tables.summary_table(ModelSummary(layers, 100)))
     assert head.split()[:3] == ["layer", "output", "weights"]
@@ -118,13 +120,12 @@ def test_the_layers_of_a_model_and_their_sum() -> None:
 
 
 def test_runs_with_and_without_an_accuracy() -> None:
-    rows: list[dict[str, object]] = [
-        {"run": "a", "status": "finished", "epochs_done": 5, "epochs": 5, "accuracy": 0.5},
-        {"run": "b", "status": "damaged", "epochs_done": None, "epochs": None, "accuracy": None},
-    ]
+    empty = dict.fromkeys(("epochs_done", "epochs", "accuracy", "accuracy_of"))
+    done = {"epochs_done": 5, "epochs": 5, "accuracy": 0.5, "accuracy_of": "test"}
+    rows = [{"run": "a", "status": "finished", **done}, {"run": "b", "status": "damaged", **empty}]
     made = tables.runs_table([row | {"age_seconds": 61, "bytes": 1500} for row in rows])
     _, first, second = text(made)
-    assert first.split() == ["a", "finished", "5/5", "50.00%", "1", "min", "1.5", "kB"]
+    assert first.split() == ["a", "finished", "5/5", "test", "50.00%", "1", "min", "1.5", "kB"]
     assert second.split() == ["b", "damaged", "1", "min", "1.5", "kB"]
 
 

@@ -52,6 +52,10 @@ class Dataset:
         """SHA-256 of each split: which images these are, wherever they were read from."""
         return {"train": _fingerprint(self.train), "test": _fingerprint(self.test)}
 
+    def provenance(self) -> dict[str, str]:
+        """What a run says of the images that it was made with: their source and fingerprints."""
+        return {"source": self.source, **self.fingerprints}
+
     def describe(self) -> dict[str, object]:
         """What a checkpoint remembers of its images: shape, classes, fingerprints."""
         return {

@@ -31,7 +31,19 @@ Layer = Literal["conv", "spatial"]
 Dimensions = tuple[int, int, int]
 
 
-class RegularConvNet(nn.Module):
+class _Network(nn.Module):
+    """What the three have in common: features, then a classifier."""
+
+    features: nn.Sequential
+    classifier: nn.Sequential
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W), normalised → logits (B, classes)."""
+        logits: Tensor = self.classifier(self.features(x))
+        return logits
+
+
+class RegularConvNet(_Network):
     """Six padded layers in three pooled blocks, then three linear layers: 5,852,170 weights."""
 
     def __init__(
@@ -54,13 +66,8 @@ class RegularConvNet(nn.Module):
         self.features = nn.Sequential(*stack.modules)
         self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W), normalised → logits (B, classes)."""
-        logits: Tensor = self.classifier(self.features(x))
-        return logits
 
-
-class SpatialDenseNet(nn.Module):
+class SpatialDenseNet(_Network):
     """Six unpadded layers in three blocks, the first two pooled, then two linear layers.
 
     7,256,446 weights in local storage, 225,543,622 in the notebook's dense one.
@@ -86,13 +93,8 @@ class SpatialDenseNet(nn.Module):
         self.features = nn.Sequential(*stack.modules)
         self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W), normalised → logits (B, classes)."""
-        logits: Tensor = self.classifier(self.features(x))
-        return logits
 
-
-class SimpleModel(nn.Module):
+class SimpleModel(_Network):
     """One layer and a linear classifier: 171,010 weights in local storage, 13,873,510 in dense."""
 
     def __init__(
@@ -116,11 +118,6 @@ class SimpleModel(nn.Module):
         stack.modules.append(nn.Dropout2d(dropout2d))
         self.features = nn.Sequential(*stack.modules)
         self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W), normalised → logits (B, classes)."""
-        logits: Tensor = self.classifier(self.features(x))
-        return logits
 
 
 MODELS: dict[str, type[nn.Module]] = {

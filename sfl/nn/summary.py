@@ -19,16 +19,18 @@ from sfl.nn.spatial import SpatialFeatureLayer
 class LayerSummary:
     """One layer of a model. Shapes are of one image; counts include the bias.
 
-    weights: those that exist. dense: what the layer would hold if every input fed every unit with
-    a weight of its own (None where it has no such weights). flops: of a forward pass of one image,
-    two for each multiply-add of the convolutions and matrix products (those with the zeros of the
-    padding included); nothing else is counted.
+    weights: those that exist. bytes: of memory that their tensors take; a local layer with padding
+    has room for weights that don't exist. dense: what the layer would hold if every input fed
+    every unit with a weight of its own (None where it has no such weights). flops: of a forward
+    pass of one image, two for each multiply-add of the convolutions and matrix products (those
+    with the zeros of the padding included); nothing else is counted.
     """
 
     name: str
     kind: str
     out_shape: tuple[int, ...]
     weights: int
+    bytes: int
     dense: int | None
     flops: int
     sharing: str
@@ -46,13 +48,18 @@ class ModelSummary:
         return sum(layer.weights for layer in self.layers)
 
     @property
+    def bytes(self) -> int:
+        return sum(layer.bytes for layer in self.layers)
+
+    @property
     def flops(self) -> int:
         return sum(layer.flops for layer in self.layers)
 
     def to_dict(self) -> dict[str, object]:
         """Sums and layers as plain values."""
         layers = [dict(layer.__dict__) for layer in self.layers]
-        return {"weights": self.weights, "flops": self.flops, "layers": layers}
+        sums = {"weights": self.weights, "bytes": self.bytes, "flops": self.flops}
+        return {**sums, "layers": layers}
 
 
 def summarize(model: nn.Module, in_dimensions: tuple[int, int, int]) -> ModelSummary:
@@ -95,6 +102,7 @@ def _same_memory(x: Tensor, y: Tensor) -> bool:
 
 def _layer(name: str, module: nn.Module, x: Tensor, y: Tensor, flops: int) -> LayerSummary:
     weights = sum(p.numel() for p in module.parameters())
+    size = sum(p.numel() * p.element_size() for p in module.parameters())
     inputs, units = math.prod(x.shape[1:]), math.prod(y.shape[1:])
     dense, sharing = None, ""
     if isinstance(module, SpatialFeatureLayer):
@@ -107,5 +115,5 @@ def _layer(name: str, module: nn.Module, x: Tensor, y: Tensor, flops: int) -> La
     elif isinstance(module, nn.Linear):
         dense, sharing = weights, "none"
     return LayerSummary(
-        name, type(module).__name__, tuple(y.shape[1:]), weights, dense, flops, sharing
+        name, type(module).__name__, tuple(y.shape[1:]), weights, size, dense, flops, sharing
     )

@@ -33,7 +33,8 @@ def pick_precision(name: str, device: torch.device) -> str:
     else:
         # torch 2.10 has no get_capabilities yet
         capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-        fast = device.type == "cpu" and bool(capabilities.get("amx_bf16"))
+        multiplies = any(capabilities.get(unit) for unit in ("amx_bf16", "avx512_bf16"))
+        fast = device.type == "cpu" and multiplies
     return "bfloat16" if fast else "float32"
 
 

@@ -32,7 +32,7 @@ from sfl.training.result import test_model, write_result
 from sfl.training.seeding import generator, seed_global
 from sfl.training.setup import Setup, build
 
-STEPS_PER_LOOK = 20  # the display reads the device's sums this often, not at every step
+SECONDS_PER_LOOK = 0.5  # the display reads the device's sums this often, not at every step
 
 Metrics = dict[str, Any]
 
@@ -49,8 +49,6 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
     describe_run(setup, run)  # first of all, so that it is a run if we are stopped from here on
     seed_global(config.train.seed, "initialisation")
     model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes)).to(device)
-    if config.model.layer == "conv":
-        model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(config.optimizer, model)
 
     metrics = restore(setup, run, model, optimizer) if (run.path / LAST).exists() else []
@@ -89,8 +87,8 @@ def describe_run(setup: Setup, run: Run) -> None:
     """Writes the config and the environment; one in which a run goes on stands behind the first."""
     write_text(run.path / CONFIG, setup.config.to_yaml(share=True))
     now = environment(setup.device, setup.precision)
-    first = run.environment or now
-    if any(first[key] != value for key, value in now.items()):
+    first = run.environment or now | {"data": setup.dataset.provenance()}
+    if any(first.get(key) != value for key, value in now.items()):
         first = {**first, "resumed": [*first.get("resumed", []), now]}
     run.write_json(ENVIRONMENT, first)
 
@@ -122,7 +120,7 @@ def train_epoch(
     epoch: int,
     display: TrainingDisplay,
 ) -> Metrics:
-    """One pass over the training images. No step waits for the device, but one in twenty."""
+    """One pass over the training images. Only twice a second a step waits for the device."""
     config, seed = setup.config, setup.config.train.seed
     batches = train_batches(
         setup.train,
@@ -138,6 +136,7 @@ def train_epoch(
     loss_sum = torch.zeros((), device=setup.device)
     correct = torch.zeros((), device=setup.device, dtype=torch.int64)
     seen, lr, start = 0, 0.0, time.perf_counter()
+    next_look = start
     for step, (images, labels) in enumerate(batches):
         steps_before = (epoch - 1) * setup.steps_per_epoch + step
         lr = learning_rate(steps_before, setup.steps_per_epoch, config.optimizer.lr, config.train)
@@ -150,10 +149,11 @@ def train_epoch(
         loss_sum += loss
         correct += hits
         seen += len(labels)
-        if (step + 1) % STEPS_PER_LOOK == 0:
-            elapsed = time.perf_counter() - start
+        if time.perf_counter() >= next_look:
             loss_so_far, accuracy = float(loss_sum) / (step + 1), int(correct) / seen
-            display.step(epoch, step + 1, loss_so_far, accuracy, seen / elapsed)
+            now = time.perf_counter()
+            display.step(epoch, step + 1, loss_so_far, accuracy, seen / (now - start))
+            next_look = now + SECONDS_PER_LOOK
 
     train_loss = float(loss_sum) / setup.steps_per_epoch
     seconds = time.perf_counter() - start
@@ -226,9 +226,10 @@ def save(
     train, text = setup.config.train, setup.config.to_yaml(share=True)
     images = setup.dataset.describe()
     due = len(metrics) % train.checkpoint_every == 0 or len(metrics) == train.epochs
-    if due if setup.validation is None else is_best(metrics):
+    best = due if setup.validation is None else is_best(metrics)
+    if best:
         save_weights(run.path / BEST, model, text, images)
-    if due:
+    if due or best:  # or a run that is gone on with wouldn't know the epoch of its best weights
         save_checkpoint(run.path / LAST, model, optimizer, text, images, metrics)
 
 

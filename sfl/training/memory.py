@@ -18,13 +18,13 @@ def training_bytes(
 ) -> int:
     """What a step holds at least, at the larger of its two peaks.
 
-    Always the weights and the optimizer's moments, all float32; at the end of the forward pass the
+    Always the weights and the optimizer's moments; at the end of the forward pass the
     activations that wait for the backward pass, at the end of that the gradients.
     """
     moments = 2 if optimizer.name.startswith("adam") else 1 if optimizer.momentum else 0
     activation_bytes = 2 if precision == "bfloat16" else 4
     activations = activation_bytes * summary.activations * batch_size
-    return 4 * summary.weights * (1 + moments) + max(4 * summary.weights, activations)
+    return summary.bytes * (1 + moments) + max(summary.bytes, activations)
 
 
 def available_bytes(device: torch.device) -> int | None:

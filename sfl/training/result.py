@@ -42,9 +42,9 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
         "n": len(evaluation.labels),
         "per_class": dict(zip(classes, per_class, strict=True)),
         "confusion": confusion.tolist(),
-        "data": {"source": setup.dataset.source, **setup.dataset.fingerprints},
+        "data": setup.dataset.provenance(),
         "weights": setup.summary.weights,
-        "weight_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "weight_bytes": setup.summary.bytes,
         "flops_per_image": setup.summary.flops,
     }
 

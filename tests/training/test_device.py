@@ -15,13 +15,13 @@ Machine = Callable[..., None]
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     def make(
-        *, cuda: int = 0, mps: bool = False, capability: tuple[int, int] = (8, 0), amx: bool = False
+        *, cuda: int = 0, mps: bool = False, capability: tuple[int, int] = (8, 0), cpu: str = ""
     ) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {cpu: True}, raising=False)
 
     return make
 
@@ -62,13 +62,15 @@ def test_a_device_that_is_not_there(machine: Machine, cuda: int, name: str, mess
 
 def test_auto_precision_is_bfloat16_where_the_hardware_is_faster_at_it(machine: Machine) -> None:
     cpu, cuda, mps = map(torch.device, ("cpu", "cuda", "mps"))
-    machine(cuda=1, capability=(8, 0), amx=True)
+    machine(cuda=1, capability=(8, 0), cpu="avx512_bf16")
     assert pick_precision("auto", cuda) == "bfloat16"
     assert pick_precision("auto", cpu) == "bfloat16"
-    machine(cuda=1, capability=(7, 5), amx=False)
+    machine(cpu="amx_bf16")
+    assert pick_precision("auto", cpu) == "bfloat16"
+    machine(cuda=1, capability=(7, 5), cpu="avx512_vnni")
     assert pick_precision("auto", cuda) == "float32"
     assert pick_precision("auto", cpu) == "float32"
-    machine(mps=True, amx=True)
+    machine(mps=True, cpu="amx_bf16")
     assert pick_precision("auto", mps) == "float32"
     assert pick_precision("bfloat16", mps) == "bfloat16"
     assert pick_precision("float32", cpu) == "float32"

@@ -46,7 +46,7 @@ def test_numbers_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert found["confusion"][9] == [0, 3, 0, 0, 0, 0, 0, 0, 0, 0]
     assert found["data"] == {"source": "shapes", **dataset.fingerprints}
     assert found["weights"] == setup.summary.weights
-    assert found["weight_bytes"] == 4 * 10
+    assert found["weight_bytes"] == setup.summary.bytes
     assert found["flops_per_image"] == setup.summary.flops
 
     run = new_run(tmp_path)
