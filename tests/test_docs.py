@@ -108,6 +108,8 @@ def test_kept_results_are_whole_and_of_the_config_they_name(folder: Path) -> Non
     kept = config.from_text(run.config_text, folder.name)
     named = config.load(row.config, [*row.overrides, "data.source=folder"])
     assert kept.identity() == named.identity()
+    accuracy = f"{100 * run.result['accuracy']:.2f} % test accuracy after {len(run.metrics)} epochs"
+    assert accuracy in config.find(row.config).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", config.named_configs())
