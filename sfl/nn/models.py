@@ -17,15 +17,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sfl.nn.spatial import (
-    Init,
-    Pair,
-    SpatialFeatureLayer,
-    Storage,
-    expect_choice,
-    output_size,
-    pair,
-)
+from sfl.nn.spatial import Init, SpatialFeatureLayer, Storage, expect_choice
+from sfl.nn.window import Pair, pair, window_of
 
 Layer = Literal["conv", "spatial"]
 Dimensions = tuple[int, int, int]
@@ -157,7 +150,7 @@ class _Stack:
         channels, height, width = self.dimensions
         kh, kw = kernel = pair(kernel_size)
         padding = ((kh - 1) // 2, (kw - 1) // 2) if same_size else (0, 0)
-        size = (output_size(height, kh, 1, padding[0]), output_size(width, kw, 1, padding[1]))
+        _, size = window_of((height, width), kernel, 1, padding)
         if self.layer == "conv":
             conv = nn.Conv2d(channels, out_channels, kernel, padding=padding)
             if self.init == "receptive_field":

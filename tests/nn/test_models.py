@@ -1,5 +1,6 @@
 """The three networks, against the notebook's own modules, and what each setting does to them."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sfl.nn import MODELS, SpatialFeatureLayer, build_model
-from sfl.nn.spatial import local_to_dense
+from sfl.nn.storage import local_to_dense
+from sfl.settings import GRAPHS
 
 # --- the notebook's modules, sizes as arguments
 
@@ -124,7 +126,7 @@ def copy_weights(model: nn.Module, notebook: nn.Module) -> None:
                 and module.storage == "local"
                 and parameter is module.weight
             ):
-                weights = local_to_dense(weights, module.in_dimensions)
+                weights = local_to_dense(weights, module.in_dimensions, module.window)
             ours.append(weights)
     theirs = list(notebook.parameters())
     assert [p.shape for p in ours] == [p.shape for p in theirs]
@@ -352,3 +354,13 @@ def test_a_model_that_cannot_be(name: str, settings: dict[str, Any], words: list
 def test_an_unknown_keyword_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="chanels"):
         build_model("SimpleModel", chanels=[3])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_configs_defaults_are_the_models_own(name: str) -> None:
+    """settings.GRAPHS writes them out, and knows no model."""
+    keywords = inspect.signature(MODELS[name]).parameters
+    written = {key: keywords[key].default for key in GRAPHS[name]}
+    assert {k: list(v) if isinstance(v, tuple) else v for k, v in written.items()} == GRAPHS[name]
+    sizes = {"in_dimensions", "classes"}
+    assert set(keywords) - sizes == set(GRAPHS[name]) | {"storage", "init"}

@@ -3,73 +3,36 @@
 import copy
 import io
 import math
+import warnings
 from itertools import product
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from sfl.nn.spatial import (
-    Pair,
-    SpatialFeatureLayer,
-    dense_conv2d,
-    field_mask,
-    local_to_dense,
-    output_size,
-    pair,
-    spatial_conv2d,
-)
+from sfl.nn.spatial import SpatialFeatureLayer, dense_conv2d, spatial_conv2d
+from sfl.nn.storage import dense_to_local, local_to_dense
 
-# (H, W), kernel, stride, padding: even and odd kernels, not square, strides that leave a rest.
-GEOMETRIES = [
-    ((4, 4), (1, 1), (1, 1), (0, 0)),
-    ((5, 6), (3, 3), (1, 1), (0, 0)),
-    ((5, 6), (3, 3), (1, 1), (1, 1)),
-    ((6, 5), (2, 2), (1, 1), (0, 0)),
-    ((6, 5), (2, 2), (2, 2), (1, 1)),
-    ((7, 6), (2, 3), (3, 2), (0, 1)),
-    ((5, 7), (4, 1), (1, 2), (2, 0)),
-    ((3, 3), (5, 5), (2, 1), (2, 2)),
-    ((4, 5), (4, 5), (1, 1), (0, 0)),
+# (C, H, W), out_channels, kernel and Conv2d's keywords: even and odd kernels, not square, strides
+# that leave a rest, padding beyond the field, dilation, groups.
+LAYERS: list[tuple[tuple[int, int, int], int, Any, dict[str, Any]]] = [
+    ((2, 4, 4), 3, 1, {}),
+    ((2, 5, 6), 3, 3, {}),
+    ((2, 5, 6), 3, 3, {"padding": 1}),
+    ((2, 5, 6), 3, (2, 4), {"padding": "same", "dilation": (1, 2)}),
+    ((3, 6, 5), 3, 2, {"stride": 2, "padding": 1, "groups": 3}),
+    ((4, 7, 6), 6, (2, 3), {"stride": (3, 2), "padding": (0, 1), "groups": 2}),
+    ((2, 5, 7), 3, (4, 1), {"stride": (1, 2), "padding": (2, 0)}),
+    ((4, 3, 3), 2, 5, {"stride": (2, 1), "padding": 2, "groups": 2}),
+    ((2, 7, 8), 3, (3, 2), {"dilation": (3, 2), "padding": (3, 1)}),
 ]
-Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]
-geometries = pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+layers = pytest.mark.parametrize("layer", LAYERS, ids=str)
 
 
-def by_loops(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
-    """One unit after the other, one input after the other."""
-    positions_h, positions_w, out_channels, channels, kh, kw = weight.shape
-    (sh, sw), (ph, pw) = pair(stride), pair(padding)
-    batch, _, height, width = x.shape
-    y = torch.zeros(batch, out_channels, positions_h, positions_w, dtype=x.dtype)
-    for b, o, oh, ow in product(*map(range, y.shape)):
-        total = 0.0 if bias is None else bias[o, oh, ow].item()
-        for c, i, j in product(range(channels), range(kh), range(kw)):
-            row, column = oh * sh - ph + i, ow * sw - pw + j
-            if 0 <= row < height and 0 <= column < width:
-                total += weight[oh, ow, o, c, i, j].item() * x[b, c, row, column].item()
-        y[b, o, oh, ow] = total
-    return y
-
-
-def drawn(
-    geometry: Geometry, *, channels: int = 2, out_channels: int = 3, batch: int = 2
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x, local weights and bias of a geometry in float64."""
-    (height, width), (kh, kw), (sh, sw), (ph, pw) = geometry
-    oh, ow = output_size(height, kh, sh, ph), output_size(width, kw, sw, pw)
-    generator = torch.Generator().manual_seed(height * 100 + width * 10 + kh)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    return (
-        draw(batch, channels, height, width),
-        draw(oh, ow, out_channels, channels, kh, kw),
-        draw(out_channels, oh, ow),
-    )
+def made(layer: tuple[Any, ...], **more: Any) -> SpatialFeatureLayer:
+    dimensions, out_channels, kernel, keywords = layer
+    return SpatialFeatureLayer(dimensions, out_channels, kernel, **keywords, **more)
 
 
 # --- the functional forms
@@ -96,48 +59,33 @@ def test_a_tiny_layer_by_hand() -> None:
     ]  # fmt: skip
 
 
-@geometries
-@pytest.mark.parametrize("with_bias", [True, False])
-def test_forward_equals_plain_loops(geometry: Geometry, with_bias: bool) -> None:
-    x, weight, bias = drawn(geometry)
-    *_, stride, padding = geometry
-    given = bias if with_bias else None
-    found = spatial_conv2d(x, weight, given, stride, padding)
-    torch.testing.assert_close(found, by_loops(x, weight, given, stride, padding))
-
-
-@geometries
-def test_gradients_are_those_of_the_forward_pass(geometry: Geometry) -> None:
-    x, weight, bias = (
-        tensor.requires_grad_() for tensor in drawn(geometry, channels=1, out_channels=2)
-    )
-    *_, stride, padding = geometry
-    assert torch.autograd.gradcheck(
-        spatial_conv2d,
-        (x, weight, bias, stride, padding),  # type: ignore[arg-type]
-    )
-
-
-@geometries
-def test_with_shared_weights_it_is_a_convolution(geometry: Geometry) -> None:
-    x, weight, bias = drawn(geometry)
-    *_, stride, padding = geometry
-    shared = weight[:1, :1].expand_as(weight)
-    expected = F.conv2d(x, weight[0, 0], bias[:, 0, 0], stride=stride, padding=padding)
-    found = spatial_conv2d(x, shared, bias[:, :1, :1].expand_as(bias), stride, padding)
+@layers
+def test_with_conv2ds_weights_everywhere_it_is_conv2d(layer: tuple[Any, ...]) -> None:
+    """The same arguments mean the same."""
+    (channels, height, width), out_channels, kernel, keywords = layer
+    with warnings.catch_warnings(action="ignore"):  # it makes a copy for odd padding
+        conv = nn.Conv2d(channels, out_channels, kernel, **keywords, dtype=torch.float64)
+        x = torch.randn(2, channels, height, width, dtype=torch.float64)
+        expected = conv(x)
+    ours = made(layer, dtype=torch.float64)
+    weight = conv.weight.expand_as(ours.weight)
+    assert conv.bias is not None
+    found = spatial_conv2d(x, weight, conv.bias, **keywords)
     torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(spatial_conv2d(x[0], weight, conv.bias, **keywords), expected[0])
 
 
-@geometries
-def test_local_weights_as_dense_ones_give_the_same(geometry: Geometry) -> None:
-    x, weight, bias = drawn(geometry)
-    *_, stride, padding = geometry
-    dense = local_to_dense(weight, (2, *geometry[0]), stride, padding)
-    local = spatial_conv2d(x, weight, bias, stride, padding)
-    torch.testing.assert_close(dense_conv2d(x, dense, bias), local)
+@layers
+def test_local_weights_as_dense_ones_give_the_same(layer: tuple[Any, ...]) -> None:
+    local = made(layer, dtype=torch.float64)
+    assert local.bias is not None
+    nn.init.normal_(local.bias)
+    x = torch.randn(2, *local.in_dimensions, dtype=torch.float64)
+    dense = local_to_dense(local.weight, local.in_dimensions, local.window, local.groups)
+    torch.testing.assert_close(dense_conv2d(x, dense, local.bias), local(x))
     # Every weight that exists is in it once, and nothing else.
-    exists = field_mask(geometry[0], geometry[1], stride, padding)[:, :, None, None]
-    assert dense.count_nonzero() == (weight * exists).count_nonzero()
+    assert dense.count_nonzero() == local.weight.count_nonzero() == local.weight_count()
+    assert torch.equal(dense_to_local(dense, local.window, local.groups), local.weight)
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -159,34 +107,47 @@ def test_gradients_of_the_dense_form() -> None:
     assert torch.autograd.gradcheck(dense_conv2d, [t.requires_grad_() for t in tensors])
 
 
-def test_memory_order_of_the_input_does_not_matter() -> None:
-    x, weight, bias = drawn(((5, 6), (3, 3), (1, 1), (1, 1)))
-    expected = spatial_conv2d(x, weight, bias, 1, 1)
-    found = spatial_conv2d(x.to(memory_format=torch.channels_last), weight, bias, 1, 1)
-    assert torch.equal(found, expected)
+@pytest.mark.parametrize("storage", ["local", "dense"])
+def test_one_image_without_a_batch(storage: Any) -> None:
+    layer = SpatialFeatureLayer((2, 4, 5), 3, 2, "channel", storage=storage)
+    x = torch.randn(2, 4, 5)
+    torch.testing.assert_close(layer(x), layer(x[None])[0])
+    assert layer(x[None][:0]).shape == (0, 3, 3, 4)
 
 
-def test_field_mask_by_hand() -> None:
-    mask = field_mask((2, 3), (1, 2), (1, 2), (0, 1))
-    assert mask.shape == (2, 2, 1, 2)
-    # The columns of the two positions are (-1, 0) and (1, 2).
-    assert mask[:, :, 0].tolist() == [[[False, True], [True, True]]] * 2
+@pytest.mark.parametrize("storage", ["local", "dense"])
+def test_a_bias_a_channel_or_a_unit(storage: Any) -> None:
+    x = torch.randn(2, 2, 4, 5)
+    shapes = {"channel": (3,), "position": (3, 3, 4), True: (3, 3, 4)}
+    for bias, shape in shapes.items():
+        layer = SpatialFeatureLayer((2, 4, 5), 3, 2, bias, storage=storage)  # type: ignore[arg-type]
+        assert layer.bias is not None and layer.bias.shape == shape
+        before = layer(x)
+        values = torch.randn(shape)
+        with torch.no_grad():
+            layer.bias.copy_(values)
+        added = values if values.dim() == 3 else values[:, None, None]
+        torch.testing.assert_close(layer(x), before + added)
+        layer(x).sum().backward()
+        assert layer.bias.grad is not None
+        images_and_places = 2.0 if values.dim() == 3 else 2.0 * 3 * 4
+        assert (layer.bias.grad == images_and_places).all()
 
 
 # --- initialisation
 
 
-@geometries
-def test_receptive_field_init_is_bounded_by_each_units_own_inputs(geometry: Geometry) -> None:
-    size, kernel, stride, padding = geometry
+@layers
+def test_receptive_field_init_is_bounded_by_each_units_own_inputs(layer: tuple[Any, ...]) -> None:
     torch.manual_seed(0)
-    layer = SpatialFeatureLayer((3, *size), 64, kernel, stride=stride, padding=padding)
-    exists = field_mask(size, kernel, stride, padding)
-    assert layer.bias is not None
-    assert not layer.bias.any()
-    for oh, ow in product(range(layer.out_dimensions[1]), range(layer.out_dimensions[2])):
-        fan_in = 3 * int(exists[oh, ow].sum())
-        weights = layer.weight[oh, ow].detach()
+    dimensions, _, kernel, keywords = layer
+    wide = SpatialFeatureLayer(dimensions, 60, kernel, **keywords)
+    exists = wide.field_mask()
+    assert wide.bias is not None
+    assert not wide.bias.any()
+    for oh, ow in product(range(wide.out_dimensions[1]), range(wide.out_dimensions[2])):
+        fan_in = dimensions[0] // wide.groups * int(exists[oh, ow].sum())
+        weights = wide.weight[oh, ow].detach()
         assert not weights[:, :, ~exists[oh, ow]].any()
         if fan_in:
             bound = math.sqrt(6 / fan_in)
@@ -235,7 +196,7 @@ def test_both_storages_are_born_equal(init: Any) -> None:
         torch.manual_seed(3)
         layers.append(SpatialFeatureLayer((2, 5, 6), 3, (3, 2), storage=storage, init=init))  # type: ignore[arg-type]
     local, dense = layers
-    assert torch.equal(local_to_dense(local.weight, (2, 5, 6)), dense.weight)
+    assert torch.equal(local_to_dense(local.weight, (2, 5, 6), local.window), dense.weight)
     x = torch.randn(4, 2, 5, 6)
     torch.testing.assert_close(local(x), dense(x))
 
@@ -344,8 +305,10 @@ def test_device_and_dtype(storage: Any) -> None:
     ("given", "numbers"),
     [
         ({"kernel_size": 5}, ("5", "4")),
-        ({"kernel_size": (3, 9), "padding": (0, 2)}, ("9", "4", "2·2")),
+        ({"kernel_size": (3, 9), "padding": (0, 2)}, ("9", "4 + 4 padding")),
         ({"kernel_size": 0}, ("at least 1", "0")),
+        ({"groups": 3}, ("2 and 3", "divided by 3")),
+        ({"bias": "unit"}, ("'unit'", "channel, position")),
         ({"stride": 0}, ("at least 1", "0")),
         ({"padding": -1}, ("at least 0", "-1")),
         ({"storage": "sparse"}, ("'sparse'", "local, dense")),
@@ -365,7 +328,7 @@ def test_a_layer_that_cannot_be(given: dict[str, Any], numbers: tuple[str, ...])
     [
         ((1, 3, 4, 4), ("3 channels", "expect 2")),
         ((1, 2, 4, 5), ("4×5", "2×3 positions", "2×2")),
-        ((2, 4, 4), ("3 dimensions", "4 of (B, C, H, W)")),
+        ((4, 4), ("2 dimensions", "4 of (B, C, H, W)")),
         ((1, 2, 2, 4), ("kernel of 3", "input of 2")),
     ],
 )
@@ -383,9 +346,9 @@ def test_an_input_that_does_not_fit_dense_weights() -> None:
         layer(torch.zeros(1, 2, 4, 5))
 
 
-def test_local_to_dense_of_another_input() -> None:
-    weight = torch.zeros(2, 2, 3, 2, 3, 3)
-    with pytest.raises(ValueError, match="5×4 gives 3×2 positions, the weights are for 2×2"):
-        local_to_dense(weight, (2, 5, 4))
-    with pytest.raises(ValueError, match="1 channels, the weights expect 2"):
-        local_to_dense(weight, (1, 4, 4))
+def test_a_bias_or_weights_that_do_not_fit() -> None:
+    x, weight = torch.zeros(1, 2, 4, 4), torch.zeros(2, 2, 3, 2, 3, 3)
+    with pytest.raises(ValueError, match=r"bias is \(3, 2\), expected \(3,\) or \(3, 2, 2\)"):
+        spatial_conv2d(x, weight, torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="weight has 4 dimensions, expected the 6"):
+        spatial_conv2d(x, weight[0, 0])

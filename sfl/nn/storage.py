@@ -1,0 +1,64 @@
+"""Local weights as dense ones, and back.
+
+local  (OH, OW, O, C/G, kh, kw): only the weights inside the receptive fields exist.
+dense  (C, H, W, O, OH, OW): the notebook's; every input has a weight to every unit.
+
+Shapes: C channels in, O channels out, H×W input, OH×OW positions, kh×kw kernel, G groups.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from sfl.nn.window import Window
+
+
+def local_to_dense(
+    weight: Tensor, in_dimensions: tuple[int, int, int], window: Window, groups: int = 1
+) -> Tensor:
+    """Dense weights that do the same: zero outside the receptive fields."""
+    positions_h, positions_w, out_channels = weight.shape[:3]
+    dense = weight.new_zeros(*in_dimensions, out_channels, positions_h, positions_w)
+    for there, here in _places(weight.shape, in_dimensions, window, groups):
+        dense[there] = weight[here].permute(1, 2, 3, 0)
+    return dense
+
+
+def dense_to_local(dense: Tensor, window: Window, groups: int = 1) -> Tensor:
+    """The weights inside the receptive fields; what lies outside is left behind."""
+    channels, height, width, out_channels, positions_h, positions_w = dense.shape
+    shape = (positions_h, positions_w, out_channels, channels // groups, *window.kernel)
+    local = dense.new_zeros(shape)
+    for there, here in _places(local.shape, (channels, height, width), window, groups):
+        local[here] = dense[there].permute(3, 0, 1, 2)
+    return local
+
+
+Index = tuple[slice | int, ...]
+
+
+def _places(
+    shape: torch.Size, in_dimensions: tuple[int, int, int], window: Window, groups: int
+) -> Iterator[tuple[Index, Index]]:
+    """For each position and group, where its weights lie in the dense and in the local tensor."""
+    positions_h, positions_w, out_channels, channels, *_ = shape
+    outputs = out_channels // groups
+    for oh in range(positions_h):
+        rows, taps_h = _along(0, oh, in_dimensions[1], window)
+        for ow in range(positions_w):
+            columns, taps_w = _along(1, ow, in_dimensions[2], window)
+            for group in range(groups):
+                ins = slice(group * channels, (group + 1) * channels)
+                outs = slice(group * outputs, (group + 1) * outputs)
+                dense = (ins, rows, columns, outs, oh, ow)
+                yield dense, (oh, ow, outs, slice(None), taps_h, taps_w)
+
+
+def _along(axis: int, position: int, size: int, window: Window) -> tuple[slice, slice]:
+    """The inputs of a position's field that exist along an axis, and the taps that see them."""
+    step, taps = window.dilation[axis], window.kernel[axis]
+    first = position * window.stride[axis] - window.padding[axis]
+    start = max(0, -(first // step))  # the first tap that is not padding
+    stop = max(start, min(taps, -((first - size) // step)))
+    return slice(first + start * step, first + stop * step, step), slice(start, stop)

@@ -1,0 +1,111 @@
+"""Windows: how the kernel of a convolution or a locally connected layer lies over its input.
+
+Conv2d's arguments (kernel size, stride, padding, dilation) put into numbers, checked; which inputs
+of a field exist. Knows no weights.
+
+Shapes: H×W input, OH×OW positions (outputs), kh×kw kernel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Pair = int | tuple[int, int]
+Padding = Pair | str  # "same" or "valid", as in nn.Conv2d
+
+
+@dataclass(frozen=True)
+class Window:
+    """A kernel's size and steps along (height, width); `padding` is that before the first input."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+    def reach(self, positions: tuple[int, int]) -> tuple[int, int]:
+        """How many inputs, padding included, so many positions span along each axis."""
+        height, width = (
+            (p - 1) * s + (k - 1) * d + 1 if p else 0
+            for p, s, k, d in zip(positions, self.stride, self.kernel, self.dilation, strict=True)
+        )
+        return height, width
+
+
+def pair(value: Pair) -> tuple[int, int]:
+    """(v, v) for a number, the pair itself for a pair."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def window_of(
+    size: Sequence[int], kernel: Pair, stride: Pair = 1, padding: Padding = 0, dilation: Pair = 1
+) -> tuple[Window, tuple[int, int]]:
+    """The window over an input of `size` (H, W), and its positions (OH, OW).
+
+    padding: a number, a pair, "valid" (none) or "same" (as much as keeps H×W at stride 1; what is
+    odd goes to the end), as in `nn.Conv2d`.
+
+    Raises ValueError, naming the numbers, for what is not positive or doesn't fit.
+    """
+    kernels, strides, dilations = pair(kernel), pair(stride), pair(dilation)
+    if min(kernels + strides + dilations) < 1:
+        raise ValueError(
+            "kernel, stride and dilation must be at least 1, not "
+            f"{_text(kernels)}, {_text(strides)} and {_text(dilations)}"
+        )
+    total = _total_padding(padding, kernels, strides, dilations)
+    sizes = list(zip(size, kernels, strides, total, dilations, strict=True))
+    positions_h, positions_w = (_positions(*sizes_of_axis) for sizes_of_axis in sizes)
+    before = (total[0] // 2, total[1] // 2)
+    return Window(kernels, strides, before, dilations), (positions_h, positions_w)
+
+
+def field_mask(size: Sequence[int], window: Window, positions: tuple[int, int]) -> Tensor:
+    """Which inputs of each receptive field exist: (OH, OW, kh, kw) bool on the CPU; False: padding.
+
+    size: (H, W) of the input.
+    """
+    inside = []
+    for axis in (0, 1):
+        first = torch.arange(positions[axis], device="cpu") * window.stride[axis]
+        taps = torch.arange(window.kernel[axis], device="cpu") * window.dilation[axis]
+        index = first[:, None] + taps - window.padding[axis]  # (positions, taps)
+        inside.append((index >= 0) & (index < size[axis]))
+    rows, columns = inside
+    return rows[:, None, :, None] & columns[None, :, None, :]
+
+
+def _total_padding(
+    padding: Padding, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int]:
+    """What is added along each axis, both ends together."""
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise ValueError(f"padding {padding!r} is none of same, valid, a number, a pair")
+        if padding == "valid":
+            return (0, 0)
+        if stride != (1, 1):
+            raise ValueError(f"padding 'same' keeps the size at stride 1 only, not {_text(stride)}")
+        return (dilation[0] * (kernel[0] - 1), dilation[1] * (kernel[1] - 1))
+    rows, columns = pair(padding)
+    if min(rows, columns) < 0:
+        raise ValueError(f"padding must be at least 0, not {_text((rows, columns))}")
+    return (2 * rows, 2 * columns)
+
+
+def _positions(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Along one axis, with `padding` at both ends together."""
+    extent = dilation * (kernel - 1) + 1
+    if extent > size + padding:
+        dilated = f", dilated to {extent}," if dilation > 1 else ""
+        padded = f" + {padding} padding" if padding else ""
+        raise ValueError(
+            f"a kernel of {kernel}{dilated} is larger than its input of {size}{padded}"
+        )
+    return (size + padding - extent) // stride + 1
+
+
+def _text(values: tuple[int, int]) -> str:
+    return f"{values[0]}×{values[1]}" if values[0] != values[1] else str(values[0])
