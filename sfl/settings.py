@@ -177,7 +177,7 @@ class DataSettings(Settings):
     )
     root: str = Field("data", description="The folder of cifar10 and folder.")
     mirror: str | None = Field(None, description="URL to fetch CIFAR-10's archive from.")
-    resize: Count | None = Field(
+    resize: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         None, description="Resize the images of a folder to this many pixels square."
     )
     normalize: NormalizeSettings = Field(NormalizeSettings(), description="Means and deviations.")

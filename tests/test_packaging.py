@@ -46,6 +46,7 @@ def files(folder: Path, pattern: str) -> set[str]:
 
 def test_the_wheel_holds_every_module_and_every_config(site: Path) -> None:
     assert files(site / "sfl", "*.py") == files(ROOT / "sfl", "*.py")
+    assert files(site / "sfl", "*.cpp") == {"nn/kernel.cpp"}
     configs = files(ROOT / "configs", "*.yaml")
     assert files(site / "sfl" / "configs", "*.yaml") == configs
     assert {"conv.yaml", "notebook/simple.yaml"} <= configs

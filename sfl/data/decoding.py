@@ -14,6 +14,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from sfl import ram
 from sfl.display import track
 from sfl.errors import Exit, UserError
 
@@ -94,15 +95,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _allocate(count: int, image: Tensor) -> Tensor:
-    try:
-        return torch.empty((count, *image.shape), dtype=torch.uint8)
-    except RuntimeError as error:
+    needed, free = count * image.numel(), ram.available_bytes()
+    if free is not None and needed > free:
         raise UserError(
-            f"{count} images of {image.shape[2]}x{image.shape[1]} need"
-            f" {count * image.numel() / 1e9:.1f} GB of memory, more than there is",
+            f"{count:,} images of {image.shape[2]}x{image.shape[1]} take {needed / 1e9:.1f} GB of"
+            f" memory, {free / 1e9:.1f} GB are free",
             "scale them down with data.resize",
             Exit.RESOURCES,
-        ) from error
+        )
+    return torch.empty((count, *image.shape), dtype=torch.uint8)
 
 
 def _sizes_differ(first: Path, one: Tensor, second: Path, other: Tensor) -> UserError:

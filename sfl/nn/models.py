@@ -17,6 +17,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from sfl.nn.layout import BatchNorm2d, MaxPool2d
 from sfl.nn.spatial import Init, SpatialFeatureLayer, Storage, expect_choice
 from sfl.nn.window import Pair, pair, window_of
 
@@ -187,7 +188,7 @@ class _Stack:
         for block in range(3):
             first, second = 2 * block, 2 * block + 1
             self.add_layer(channels[first], kernel_sizes[first], same_size)
-            self.modules += [nn.BatchNorm2d(channels[first]), nn.ReLU(inplace=True)]
+            self.modules += [BatchNorm2d(channels[first]), nn.ReLU(inplace=True)]
             self.add_layer(channels[second], kernel_sizes[second], same_size)
             self.modules.append(nn.ReLU(inplace=True))
             if block < pooled:
@@ -199,7 +200,7 @@ class _Stack:
         channels, height, width = self.dimensions
         if min(height, width) < 2:
             raise ValueError(f"2×2 pooling needs an input of at least 2×2, not {height}×{width}")
-        self.modules.append(nn.MaxPool2d(kernel_size=2, stride=2))
+        self.modules.append(MaxPool2d(kernel_size=2, stride=2))
         self.dimensions = (channels, height // 2, width // 2)
 
 

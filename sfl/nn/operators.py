@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
-from sfl.nn import plain
+from sfl.nn import kernel, plain
 from sfl.nn.window import Window
 
 Numbers = list[int]
@@ -47,7 +47,9 @@ def spatial_conv2d(
 ) -> Tensor:
     """The product itself."""
     window = _window(weight.shape[4:], stride, padding, dilation)
-    return plain.forward(x, weight.contiguous(), bias, window, groups)
+    form = kernel if kernel.serves(x.device, x.dtype) else plain
+    y: Tensor = form.forward(x, weight.contiguous(), bias, window, groups)
+    return y
 
 
 @torch.library.custom_op("sfl::spatial_conv2d_input_gradient", mutates_args=())
@@ -62,21 +64,27 @@ def input_gradient(
 ) -> Tensor:
     """From the gradient of y (B, O, OH, OW) that of x (B, C, H, W); size: (H, W)."""
     window = _window(weight.shape[4:], stride, padding, dilation)
-    return plain.input_gradient(dy, weight.contiguous(), (size[0], size[1]), window, groups)
+    form = kernel if kernel.serves(dy.device, dy.dtype) else plain
+    inside = (size[0], size[1])
+    dx: Tensor = form.input_gradient(dy, weight.contiguous(), inside, window, groups)
+    return dx
 
 
 @torch.library.custom_op("sfl::spatial_conv2d_weight_gradient", mutates_args=())
 def weight_gradient(
     x: Tensor,
     dy: Tensor,
-    kernel: Numbers,
+    size: Numbers,
     stride: Numbers,
     padding: Numbers,
     dilation: Numbers,
     groups: int,
 ) -> Tensor:
-    """From x and the gradient of y that of the weight."""
-    return plain.weight_gradient(x, dy, _window(kernel, stride, padding, dilation), groups)
+    """From x and the gradient of y that of the weight; size: (kh, kw)."""
+    form = kernel if kernel.serves(x.device, x.dtype) else plain
+    window = _window(size, stride, padding, dilation)
+    dw: Tensor = form.weight_gradient(x, dy, window, groups)
+    return dw
 
 
 # --- shapes, for tensors that hold nothing
@@ -94,9 +102,9 @@ def _(dy: Tensor, weight: Tensor, size: Numbers, *rest: Any) -> Tensor:
 
 
 @weight_gradient.register_fake
-def _(x: Tensor, dy: Tensor, kernel: Numbers, *rest: Any) -> Tensor:
+def _(x: Tensor, dy: Tensor, size: Numbers, *rest: Any) -> Tensor:
     out_channels, height, width = dy.shape[1:]
-    return dy.new_empty(height, width, out_channels, x.shape[1] // rest[-1], *kernel)
+    return dy.new_empty(height, width, out_channels, x.shape[1] // rest[-1], *size)
 
 
 # --- gradients: of each operator, the other two
@@ -113,8 +121,8 @@ def _spatial_conv2d_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     if needed[0]:
         dx = torch.ops.sfl.spatial_conv2d_input_gradient(dy, weight, x.shape[2:], *ctx.rest)
     if needed[1]:
-        kernel = weight.shape[4:]
-        dw = torch.ops.sfl.spatial_conv2d_weight_gradient(x, dy, kernel, *ctx.rest)
+        size = weight.shape[4:]
+        dw = torch.ops.sfl.spatial_conv2d_weight_gradient(x, dy, size, *ctx.rest)
     if needed[2]:
         db = dy.sum(0)
     return dx, dw, db, None, None, None, None
@@ -126,8 +134,8 @@ def _input_gradient_backward(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
     if needed[0]:
         ddy = torch.ops.sfl.spatial_conv2d(ddx, weight, None, *ctx.rest)
     if needed[1]:
-        kernel = weight.shape[4:]
-        dw = torch.ops.sfl.spatial_conv2d_weight_gradient(ddx, dy, kernel, *ctx.rest)
+        size = weight.shape[4:]
+        dw = torch.ops.sfl.spatial_conv2d_weight_gradient(ddx, dy, size, *ctx.rest)
     return ddy, dw, None, None, None, None, None
 
 
@@ -144,6 +152,32 @@ def _weight_gradient_backward(ctx: Any, ddw: Tensor) -> tuple[Any, ...]:
 spatial_conv2d.register_autograd(_spatial_conv2d_backward, setup_context=_keep)
 input_gradient.register_autograd(_input_gradient_backward, setup_context=_keep)
 weight_gradient.register_autograd(_weight_gradient_backward, setup_context=_keep)
+
+
+# --- autocast
+
+
+def _autocast_rule(key: str, device: str) -> None:
+    """Casts what the product gets: to autocast's dtype or, for the compiled kernel, to float32.
+
+    The kernel adds up and multiplies in float32 in the time that bfloat16 would take it.
+    """
+    outside = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+    def rule(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+        with torch._C._ExcludeDispatchKeyGuard(outside):
+            exact = kernel.serves(x.device, torch.float32)
+            dtype = torch.float32 if exact else torch.get_autocast_dtype(device)
+            each = None if bias is None else bias.to(dtype)
+            y: Tensor = torch.ops.sfl.spatial_conv2d(x.to(dtype), weight.to(dtype), each, *rest)
+            return y
+
+    _LIBRARY.impl("spatial_conv2d", rule, key)
+
+
+_LIBRARY = torch.library.Library("sfl", "FRAGMENT")
+_autocast_rule("AutocastCPU", "cpu")
+_autocast_rule("AutocastCUDA", "cuda")
 
 
 # --- FLOPs: two for each multiply-add, those with the zeros of the padding included

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from sfl.nn import kernel
+
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "pillow")
 
 
@@ -21,6 +23,7 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "precision": precision,
+        "compiled_kernel": kernel.serves(device, torch.float32),  # see sfl.nn.kernel
         "git": _git(),
     }
 

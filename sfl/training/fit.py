@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfl.data import train_batches
-from sfl.display import TrainingDisplay
+from sfl.display import TrainingDisplay, say
 from sfl.errors import Exit, UserError
 from sfl.files import write_text
+from sfl.nn import kernel
 from sfl.runs import BEST, CONFIG, ENVIRONMENT, LAST, Run
 from sfl.training.checkpoint import (
     load_optimizer,
@@ -51,6 +52,8 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
     model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes)).to(device)
     optimizer = build_optimizer(config.optimizer, model)
 
+    if config.model.storage == "local":
+        say(f"spatial layers: {kernel.report(device)}")
     metrics = restore(setup, run, model, optimizer) if (run.path / LAST).exists() else []
     run.write_metrics(metrics)
     if config.train.compile:

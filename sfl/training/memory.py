@@ -1,16 +1,13 @@
 """Whether a training run fits into memory, before it is tried; and knowing it when it didn't."""
 
-import os
-from pathlib import Path
-
 import torch
 
+from sfl import ram
 from sfl.config import OptimizerSettings
 from sfl.errors import Exit, UserError
 from sfl.nn.summary import ModelSummary
 
 GB = 1e9
-MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def training_bytes(
@@ -33,10 +30,7 @@ def available_bytes(device: torch.device) -> int | None:
         # What torch keeps of earlier models is free for this one.
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
-    limits = [limit for limit in (_linux_available(), _cgroup_available()) if limit is not None]
-    if not limits and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    return min(limits, default=None)
+    return ram.available_bytes()
 
 
 def check_memory(
@@ -67,25 +61,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         "not enough memory" in text or "can't allocate memory" in text or "out of memory" in text
     )
-
-
-def _linux_available() -> int | None:
-    try:
-        lines = MEMINFO.read_text().splitlines()
-    except OSError:
-        return None
-    sizes = dict(line.split(":", 1) for line in lines)
-    return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
-
-
-def _cgroup_available() -> int | None:
-    """What a container's limit leaves (cgroup v2); cached files give way where memory is needed."""
-    try:
-        limit = (CGROUP / "memory.max").read_text().strip()
-        used = int((CGROUP / "memory.current").read_text())
-        lines = (CGROUP / "memory.stat").read_text().splitlines()
-    except (OSError, ValueError):
-        return None
-    sizes = dict(line.split() for line in lines)
-    cached = int(sizes.get("active_file", 0)) + int(sizes.get("inactive_file", 0))
-    return None if limit == "max" else int(limit) - used + cached

@@ -1,5 +1,6 @@
 """The product and its gradients: equal to plain loops whatever the shapes, in every form."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sfl.nn import plain
+from sfl.nn import kernel, plain
 from sfl.nn.operators import locally_connected
 from sfl.nn.window import Window, window_of
 from tests.nn.oracle import by_loops
@@ -21,6 +22,17 @@ torchs_own = pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
 )
 small, tiny = st.integers(1, 4), st.integers(1, 3)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["compiled", "plain"])
+def form(request: Any) -> Iterator[str]:
+    """All that follows holds for both forms."""
+    if request.param == "compiled" and kernel.load() is None:
+        pytest.skip("there is no C++ compiler here")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "plain":
+            patch.setattr(kernel, "serves", lambda device, dtype: False)
+        yield request.param
 
 
 @dataclass(frozen=True)
@@ -211,6 +223,44 @@ def test_torch_compile_takes_it_whole() -> None:
     expected = gradients(function(x, weight, bias), torch.tensor(1.0), x, weight, bias)
     found = gradients(compiled(x, weight, bias), torch.tensor(1.0), x, weight, bias)
     close(found, expected, 1e-12)
+
+
+def test_threads_and_tiles_do_not_show(form: str) -> None:
+    """Sizes that fill no vector and no tile of the kernel, over several of them."""
+    window, positions = window_of((5, 4), (3, 2), 1, 1)
+    case = Case(37, 6, 14, (5, 4), window, positions, 2)
+    threads = torch.get_num_threads()
+    found = []
+    for count in (1, 3, 16):
+        torch.set_num_threads(count)
+        x, weight, bias = (tensor.requires_grad_() for tensor in case.drawn())
+        y = locally_connected(x, weight, bias, window, 2)
+        found.append((y, *gradients(y, torch.ones_like(y), x, weight, bias)))
+    torch.set_num_threads(threads)
+    x, weight, bias = (tensor.requires_grad_() for tensor in case.drawn())
+    expected = by_loops(x, weight, bias, window, 2)
+    close(
+        found[0],
+        (expected, *gradients(expected, torch.ones_like(expected), x, weight, bias)),
+        1e-10,
+    )
+    for other in found[1:]:
+        assert form == "plain" or all(map(torch.equal, found[0], other))
+        close(other, found[0], 1e-12)
+
+
+def test_autocast(form: str) -> None:
+    """The plain form computes in the dtype of autocast, the kernel stays in float32."""
+    case = CASES["all at once"]
+    x, weight, bias = (tensor.requires_grad_() for tensor in case.drawn(torch.float32))
+    with torch.autocast("cpu", torch.bfloat16):
+        for given in (x, x.bfloat16()):
+            y = locally_connected(given, weight, bias, case.window, case.groups)
+            assert y.dtype == (torch.float32 if form == "compiled" else torch.bfloat16)
+    expected = locally_connected(x, weight, bias, case.window, case.groups)
+    torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
+    for gradient in gradients(y, torch.ones_like(y), x, weight, bias):
+        assert gradient.dtype == torch.float32  # of float32 weights
 
 
 # --- torch.func and forward mode: they take the form that PyTorch has every rule for

@@ -1,7 +1,5 @@
 """What training needs, by hand and against what a step really holds; what is free; refusals."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfl import ram
 from sfl.config import OptimizerSettings
 from sfl.errors import Exit, UserError
 from sfl.nn import build_model
@@ -99,39 +98,6 @@ def test_a_batch_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- what is free
 
 
-def write_cgroup(folder: Path, limit: str, current: int, active: int, inactive: int) -> None:
-    (folder / "memory.max").write_text(f"{limit}\n")
-    (folder / "memory.current").write_text(f"{current}\n")
-    stat = f"anon 5\nfile 9\nactive_file {active}\ninactive_file {inactive}\n"
-    (folder / "memory.stat").write_text(stat)
-
-
-def test_the_smallest_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:       100 kB\nMemFree:        10 kB\nMemAvailable:   70 kB\n")
-    monkeypatch.setattr(memory, "MEMINFO", meminfo)
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    assert available_bytes(CPU) == 70 * 1024
-    write_cgroup(tmp_path, "max", 10, 0, 0)
-    assert available_bytes(CPU) == 70 * 1024
-    # A container's: cached files count as used, but give way.
-    write_cgroup(tmp_path, "50000", 30000, 4000, 1000)
-    assert available_bytes(CPU) == 50000 - 30000 + 5000
-    write_cgroup(tmp_path, "9000000", 30000, 0, 0)
-    assert available_bytes(CPU) == 70 * 1024
-
-
-def test_where_there_is_no_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
-    monkeypatch.setattr(memory, "CGROUP", tmp_path / "none")
-    monkeypatch.setattr(os, "sysconf_names", {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": 2})
-    sizes = {"SC_PHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(os, "sysconf", lambda name: sizes[name])
-    assert available_bytes(CPU) == 7 * 4096
-    monkeypatch.setattr(os, "sysconf_names", {})
-    assert available_bytes(CPU) is None
-
-
 def test_on_a_gpu_what_torch_keeps_for_later_counts_as_free(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -139,6 +105,11 @@ def test_on_a_gpu_what_torch_keeps_for_later_counts_as_free(
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
     assert available_bytes(torch.device("cuda")) == 1400
+
+
+def test_on_the_cpu_it_is_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ram, "available_bytes", lambda: 77)
+    assert available_bytes(CPU) == 77
 
 
 # --- knowing it afterwards

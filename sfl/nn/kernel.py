@@ -1,0 +1,180 @@
+"""The compiled form of the product for CPUs: kernel.cpp, built on first use and kept.
+
+`load()` gives the built library or None, `report()` says in a line which form runs and why. Same
+functions as sfl.nn.plain. SFL_KERNEL=plain in the environment does without it.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfl.nn import plain
+from sfl.nn.plain import positions_outermost
+from sfl.nn.window import Window
+
+SOURCE = Path(__file__).with_name("kernel.cpp")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
+NAMES = {torch.float32: "float32", torch.float64: "float64"}
+
+
+class NoKernel(Exception):
+    """Why there is no compiled form here, in a few words."""
+
+
+def serves(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the compiled form computes with such tensors; builds it if need be."""
+    return device.type == "cpu" and dtype in NAMES and load() is not None
+
+
+def report(device: torch.device) -> str:
+    """Which form runs there: "compiled kernel (g++, AVX512)" or "plain PyTorch (why)"."""
+    try:
+        if device.type != "cpu":
+            raise NoKernel(f"the kernel is for CPUs, not {device.type}")
+        _build()
+    except NoKernel as reason:
+        return f"plain PyTorch ({reason})"
+    return f"compiled kernel ({Path(_compiler()).name}, {torch.backends.cpu.get_cpu_capability()})"
+
+
+@functools.cache
+def load() -> ctypes.CDLL | None:
+    """The library; None, after one warning, where it can't be had."""
+    if os.environ.get("SFL_KERNEL") == "plain":
+        return None
+    try:
+        return ctypes.CDLL(str(_build()))
+    except (NoKernel, OSError) as reason:
+        warnings.warn(f"sfl: spatial layers run in plain PyTorch, slower: {reason}", stacklevel=2)
+        return None
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
+    """As sfl.nn.plain.forward."""
+    positions_h, positions_w, out_channels = weight.shape[:3]
+    y = plain.empty(x, positions_h, positions_w, out_channels)
+    each = None if bias is None else bias.contiguous()
+    shape = _shape(x, y, window, groups)
+    _call("forward", shape, positions_outermost(x), weight, each, positions_outermost(y))
+    return y
+
+
+def input_gradient(
+    dy: Tensor, weight: Tensor, size: tuple[int, int], window: Window, groups: int
+) -> Tensor:
+    """As sfl.nn.plain.input_gradient."""
+    dx = plain.empty(dy, *size, weight.shape[3] * groups).zero_()
+    shape = _shape(dx, dy, window, groups)
+    _call("input_gradient", shape, positions_outermost(dy), weight, positions_outermost(dx))
+    return dx
+
+
+def weight_gradient(x: Tensor, dy: Tensor, window: Window, groups: int) -> Tensor:
+    """As sfl.nn.plain.weight_gradient."""
+    out_channels, positions_h, positions_w = dy.shape[1:]
+    field = (x.shape[1] // groups, *window.kernel)
+    dw = dy.new_empty(positions_h, positions_w, out_channels, *field)
+    shape = _shape(x, dy, window, groups)
+    _call("weight_gradient", shape, positions_outermost(x), positions_outermost(dy), dw)
+    return dw
+
+
+def _shape(x: Tensor, y: Tensor, window: Window, groups: int) -> tuple[int, ...]:
+    """The numbers of kernel.cpp's Shape, in its order, for x (B, C, H, W) and y (B, O, OH, OW)."""
+    numbers = (*window.kernel, *window.stride, *window.padding, *window.dilation)
+    return (*x.shape, *y.shape[1:], *numbers, groups, torch.get_num_threads())
+
+
+def _call(name: str, shape: tuple[int, ...], *tensors: Tensor | None) -> None:
+    library = load()
+    assert library is not None
+    if shape[0] == 0:  # no image: nothing to read, and a gradient of no image is zero
+        last = tensors[-1]
+        assert last is not None
+        last.zero_()
+        return
+    dtype = next(tensor.dtype for tensor in tensors if tensor is not None)
+    pointers = [ctypes.c_void_p(t.data_ptr() if t is not None else None) for t in tensors]
+    numbers = (ctypes.c_int64 * len(shape))(*shape)
+    getattr(library, f"sfl_{name}_{NAMES[dtype]}")(numbers, *pointers)
+
+
+# --- building
+
+
+@functools.cache
+def _build() -> Path:
+    """The library's path, built if it isn't there. Raises NoKernel."""
+    if os.environ.get("SFL_KERNEL") == "plain":
+        raise NoKernel("SFL_KERNEL=plain")
+    command = [_compiler(), *FLAGS, str(SOURCE), *_openmp()]
+    path = _cache() / f"kernel-{_key(command)}.so"
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A name of its own, then one step: two processes that build at once both end well.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            built = Path(folder) / path.name
+            subprocess.run(
+                [*command, "-o", str(built)], check=True, capture_output=True, timeout=300
+            )
+            os.replace(built, path)
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").splitlines() or [str(error)]
+        line = next((line for line in lines if "error" in line), lines[-1])
+        raise NoKernel(line.replace(str(SOURCE), f"{SOURCE.name} can't be compiled")) from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoKernel(f"{SOURCE.name} can't be compiled: {error}") from None
+    return path
+
+
+def _compiler() -> str:
+    for name in (os.environ.get("CXX"), "g++", "clang++"):
+        if name and (found := shutil.which(name)):
+            return found
+    raise NoKernel("there is no C++ compiler")
+
+
+def _openmp() -> list[str]:
+    """PyTorch's own OpenMP library, if it brings one: two of them would fight for the cores."""
+    folder = Path(torch.__file__).parent / "lib"
+    return [str(path) for path in sorted(folder.glob("libgomp*.so*"))]
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    with contextlib.suppress(RuntimeError):  # not every user has a home folder
+        return Path(home) / "sfl" if home else Path.home() / ".cache" / "sfl"
+    return Path(tempfile.gettempdir()) / f"sfl-{os.getuid()}"
+
+
+def _key(command: list[str]) -> str:
+    """A hash of all that the library depends on: source, compiler, flags, processor."""
+    try:
+        version = subprocess.run([command[0], "--version"], capture_output=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoKernel(f"{command[0]} doesn't run: {error}") from None
+    digest = hashlib.sha256(SOURCE.read_bytes() + version + repr(command).encode())
+    digest.update(f"{platform.machine()} {_instructions()}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _instructions() -> str:
+    """What the processor knows; the folder of the cache may be shared by several machines."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    return platform.processor()

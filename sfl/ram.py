@@ -1,0 +1,40 @@
+"""How much main memory this process may still take.
+
+Linux gives memory that it doesn't have, and kills who uses it: what is too large must be refused
+before.
+"""
+
+import os
+from pathlib import Path
+
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+def available_bytes() -> int | None:
+    """What is free, of the machine and of the container; None where it can't be known."""
+    limits = [limit for limit in (_linux_available(), _cgroup_available()) if limit is not None]
+    if not limits and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    return min(limits, default=None)
+
+
+def _linux_available() -> int | None:
+    try:
+        lines = MEMINFO.read_text().splitlines()
+    except OSError:
+        return None
+    sizes = dict(line.split(":", 1) for line in lines)
+    return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
+
+
+def _cgroup_available() -> int | None:
+    """What a container's limit leaves (cgroup v2); cached files give way where memory is needed."""
+    try:
+        limit = (CGROUP / "memory.max").read_text().strip()
+        used = int((CGROUP / "memory.current").read_text())
+        lines = (CGROUP / "memory.stat").read_text().splitlines()
+    except (OSError, ValueError):
+        return None
+    sizes = dict(line.split() for line in lines)
+    cached = int(sizes.get("active_file", 0)) + int(sizes.get("inactive_file", 0))
+    return None if limit == "max" else int(limit) - used + cached

@@ -1,0 +1,42 @@
+"""What is free: of the machine, of a container, and where there is no /proc."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sfl import ram
+from sfl.ram import available_bytes
+
+
+def write_cgroup(folder: Path, limit: str, current: int, active: int, inactive: int) -> None:
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{current}\n")
+    stat = f"anon 5\nfile 9\nactive_file {active}\ninactive_file {inactive}\n"
+    (folder / "memory.stat").write_text(stat)
+
+
+def test_the_smallest_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       100 kB\nMemFree:        10 kB\nMemAvailable:   70 kB\n")
+    monkeypatch.setattr(ram, "MEMINFO", meminfo)
+    monkeypatch.setattr(ram, "CGROUP", tmp_path)
+    assert available_bytes() == 70 * 1024
+    write_cgroup(tmp_path, "max", 10, 0, 0)
+    assert available_bytes() == 70 * 1024
+    # A container's: cached files count as used, but give way.
+    write_cgroup(tmp_path, "50000", 30000, 4000, 1000)
+    assert available_bytes() == 50000 - 30000 + 5000
+    write_cgroup(tmp_path, "9000000", 30000, 0, 0)
+    assert available_bytes() == 70 * 1024
+
+
+def test_where_there_is_no_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ram, "MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(ram, "CGROUP", tmp_path / "none")
+    monkeypatch.setattr(os, "sysconf_names", {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": 2})
+    sizes = {"SC_PHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sysconf", lambda name: sizes[name])
+    assert available_bytes() == 7 * 4096
+    monkeypatch.setattr(os, "sysconf_names", {})
+    assert available_bytes() is None
