@@ -1,6 +1,6 @@
 """The layer without weight sharing: a convolution whose filters do not move.
 
-Holds the functional forms and the SpatialFeatureLayer over them; knows no model, no data.
+Holds the SpatialFeatureLayer, over the functional forms; knows no model, no data.
 
 Shapes: B batch, C channels in, O channels out, H×W input, OH×OW output, kh×kw kernel, G groups.
 
@@ -10,14 +10,15 @@ Two storages, never to be mixed up:
          born, but nothing keeps it so: after one optimizer step it is a fully connected layer.
 """
 
+import copy
 import math
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from sfl.nn.operators import locally_connected
-from sfl.nn.storage import local_to_dense
+from sfl.nn.functional import dense_conv2d, expect_groups, spatial_conv2d
+from sfl.nn.storage import dense_to_local, local_to_dense, shared_filter, sharing_distance
 from sfl.nn.window import Padding, Pair, field_mask, pair, window_of
 
 Storage = Literal["local", "dense"]
@@ -29,89 +30,6 @@ def expect_choice(setting: str, given: str, choices: object) -> None:
     """Raises ValueError where `given` is none of a Literal's values."""
     if given not in get_args(choices):
         raise ValueError(f"{setting} {given!r} is none of {', '.join(get_args(choices))}")
-
-
-def spatial_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Pair = 1,
-    padding: Padding = 0,
-    dilation: Pair = 1,
-    groups: int = 1,
-) -> Tensor:
-    """A convolution in which every output position has weights of its own.
-
-    x (B, C, H, W) or (C, H, W); weight (OH, OW, O, C/G, kh, kw); bias (O, OH, OW), (O,) or None
-    → (B, O, OH, OW) or (O, OH, OW). stride, padding, dilation, groups: as in `F.conv2d`, of which
-    this is the same where weight[oh, ow] is the same at every position.
-
-    Raises ValueError, naming both numbers, where x and weight don't fit each other.
-    """
-    if x.dim() == 3:
-        return spatial_conv2d(x[None], weight, bias, stride, padding, dilation, groups)[0]
-    if x.dim() != 4:
-        raise ValueError(f"input has {x.dim()} dimensions, expected the 4 of (B, C, H, W)")
-    if weight.dim() != 6:
-        raise ValueError(
-            f"weight has {weight.dim()} dimensions, expected the 6 of (OH, OW, O, C, kh, kw)"
-        )
-    positions_h, positions_w, out_channels, channels, kh, kw = weight.shape
-    _expect_groups(x.shape[1], out_channels, groups)
-    if x.shape[1] != channels * groups:
-        raise ValueError(f"input has {x.shape[1]} channels, the weights expect {channels * groups}")
-    window, positions = window_of(x.shape[2:], (kh, kw), stride, padding, dilation)
-    if positions != (positions_h, positions_w):
-        raise ValueError(
-            f"an input of {x.shape[2]}×{x.shape[3]} gives {positions[0]}×{positions[1]} positions, "
-            f"the weights are for {positions_h}×{positions_w}"
-        )
-    if bias is not None:
-        bias = _bias_map(bias, out_channels, positions)
-    return locally_connected(x, weight, bias, window, groups)
-
-
-def dense_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The notebook's form: every input feeds every unit, through one matrix product.
-
-    x (B, C, H, W) or (C, H, W); weight (C, H, W, O, OH, OW); bias (O, OH, OW), (O,) or None
-    → (B, O, OH, OW) or (O, OH, OW). Equal to
-    `torch.tensordot(x, weight, dims=([1, 2, 3], [0, 1, 2])) + bias`.
-
-    Raises ValueError, naming both shapes, where x and weight don't fit each other.
-    """
-    if x.dim() == 3:
-        return dense_conv2d(x[None], weight, bias)[0]
-    if x.shape[1:] != weight.shape[:3]:
-        expected = tuple(weight.shape[:3])
-        raise ValueError(f"input is {tuple(x.shape[1:])}, the weights expect {expected}")
-    _, _, _, out_channels, positions_h, positions_w = weight.shape
-    matrix = weight.flatten(3).flatten(0, 2)  # (C·H·W, O·OH·OW)
-    flat = x.flatten(1)
-    if bias is None:
-        y = flat @ matrix
-    else:
-        each = _bias_map(bias, out_channels, (positions_h, positions_w))
-        y = torch.addmm(each.flatten(), flat, matrix)
-    return y.view(-1, out_channels, positions_h, positions_w)
-
-
-def _bias_map(bias: Tensor, out_channels: int, positions: tuple[int, int]) -> Tensor:
-    """A bias a channel (O,) or a unit (O, OH, OW) as (O, OH, OW)."""
-    if bias.shape == (out_channels,):
-        return bias[:, None, None].expand(-1, *positions)
-    if bias.shape != (out_channels, *positions):
-        expected = f"{(out_channels,)} or {(out_channels, *positions)}"
-        raise ValueError(f"bias is {tuple(bias.shape)}, expected {expected}")
-    return bias
-
-
-def _expect_groups(channels: int, out_channels: int, groups: int) -> None:
-    if groups < 1 or channels % groups or out_channels % groups:
-        raise ValueError(
-            f"groups must divide the channels in and out: {channels} and {out_channels} are not "
-            f"divided by {groups}"
-        )
 
 
 class SpatialFeatureLayer(nn.Module):
@@ -153,7 +71,7 @@ class SpatialFeatureLayer(nn.Module):
         expect_choice("storage", storage, Storage)
         expect_choice("init", init, Init)
         channels, height, width = in_dimensions
-        _expect_groups(channels, out_channels, groups)
+        expect_groups(channels, out_channels, groups)
         self.in_dimensions, self.groups = (channels, height, width), groups
         self.kernel_size, self.stride, self.dilation = map(pair, (kernel_size, stride, dilation))
         self.padding = padding if isinstance(padding, str) else pair(padding)
@@ -219,6 +137,84 @@ class SpatialFeatureLayer(nn.Module):
     def dense_count(self) -> int:
         """The weights that the dense storage of this layer holds, without bias."""
         return math.prod(self.in_dimensions) * math.prod(self.out_dimensions)
+
+    @classmethod
+    def from_conv(
+        cls, conv: nn.Conv2d, in_dimensions: tuple[int, int, int], storage: Storage = "local"
+    ) -> "SpatialFeatureLayer":
+        """A layer that computes what `conv` computes, each position with filters of its own.
+
+        Raises ValueError for a padding that is not of zeros, and for sizes that don't fit.
+        """
+        if conv.padding_mode != "zeros":
+            raise ValueError(f"padding_mode {conv.padding_mode!r}: only zeros can be padded with")
+        if conv.in_channels != in_dimensions[0]:
+            given = f"in_dimensions has {in_dimensions[0]} channels"
+            raise ValueError(f"{given}, the convolution expects {conv.in_channels}")
+        layer = cls(
+            in_dimensions,
+            conv.out_channels,
+            pair(conv.kernel_size),  # type: ignore[arg-type]
+            "position" if conv.bias is not None else False,
+            stride=pair(conv.stride),  # type: ignore[arg-type]
+            padding=conv.padding,  # type: ignore[arg-type]
+            dilation=pair(conv.dilation),  # type: ignore[arg-type]
+            groups=conv.groups,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+        )
+        with torch.no_grad():
+            exists = layer.field_mask().to(conv.weight.device)[:, :, None, None]
+            layer.weight.copy_(conv.weight * exists)
+            if layer.bias is not None and conv.bias is not None:
+                layer.bias.copy_(conv.bias[:, None, None])
+        return layer.with_storage(storage)[0]
+
+    def to_conv(self) -> tuple[nn.Conv2d, float]:
+        """The convolution whose filter is the mean over positions, and the `sharing_distance`.
+
+        A bias a position becomes its mean, too. Raises ValueError for dense storage.
+        """
+        channels, out_channels = self.in_dimensions[0], self.out_dimensions[0]
+        sizes = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
+        like = {"device": self.weight.device, "dtype": self.weight.dtype}
+        conv = nn.Conv2d(channels, out_channels, *sizes, bias=self.bias is not None, **like)  # type: ignore[arg-type]
+        distance = self.sharing_distance()
+        with torch.no_grad():
+            conv.weight.copy_(shared_filter(self.weight, self.field_mask().to(self.weight.device)))
+            if self.bias is not None and conv.bias is not None:
+                conv.bias.copy_(self.bias if self.bias.dim() == 1 else self.bias.mean((1, 2)))
+        return conv, distance
+
+    @torch.no_grad()
+    def sharing_distance(self) -> float:
+        """Σ‖w − w̄‖² / Σ‖w‖² over the weights that exist, w̄ their mean over positions.
+
+        0: one filter is shared; 1: the mean is zero. Raises ValueError for dense storage.
+        """
+        if self.storage == "dense":
+            raise ValueError("dense storage has no filters; see with_storage('local')")
+        return sharing_distance(self.weight, self.field_mask().to(self.weight.device))
+
+    @torch.no_grad()
+    def with_storage(self, storage: Storage) -> tuple["SpatialFeatureLayer", float]:
+        """A copy in that storage, and the share of Σ‖w‖² that it leaves behind.
+
+        That is what lies outside the receptive fields: 0 unless dense weights become local.
+        """
+        expect_choice("storage", storage, Storage)
+        other = copy.deepcopy(self)
+        if storage == self.storage:
+            return other, 0.0
+        other.storage = storage
+        if storage == "dense":
+            weight = local_to_dense(self.weight, self.in_dimensions, self.window, self.groups)
+        else:
+            weight = dense_to_local(self.weight, self.window, self.groups)
+        other.weight = nn.Parameter(weight)
+        total = self.weight.square().sum()
+        lost = float(1 - weight.square().sum() / total) if total else 0.0
+        return other, max(0.0, lost) if storage == "local" else 0.0
 
     def extra_repr(self) -> str:
         shown = {

@@ -62,3 +62,23 @@ def _along(axis: int, position: int, size: int, window: Window) -> tuple[slice, 
     start = max(0, -(first // step))  # the first tap that is not padding
     stop = max(start, min(taps, -((first - size) // step)))
     return slice(first + start * step, first + stop * step, step), slice(start, stop)
+
+
+def shared_filter(local: Tensor, exists: Tensor) -> Tensor:
+    """The mean over positions of local weights: one filter (O, C/G, kh, kw) for all of them.
+
+    exists: (OH, OW, kh, kw) bool, as `field_mask` gives it; weights of padding don't count.
+    """
+    counts = exists.sum(dim=(0, 1)).clamp(min=1)  # of positions that have this place of the field
+    return (local * exists[:, :, None, None]).sum(dim=(0, 1)) / counts
+
+
+def sharing_distance(local: Tensor, exists: Tensor) -> float:
+    """Σ‖w − w̄‖² / Σ‖w‖² over the weights that exist: how far they are from being one filter.
+
+    w̄ is `shared_filter`. 0: all positions share one; 1: their mean is zero.
+    """
+    there = exists[:, :, None, None]
+    apart = ((local - shared_filter(local, exists)) * there).square().sum()
+    total = (local * there).square().sum()
+    return float(apart / total) if total else 0.0

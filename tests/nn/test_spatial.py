@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from sfl.nn.spatial import SpatialFeatureLayer, dense_conv2d, spatial_conv2d
+from sfl.nn.functional import dense_conv2d, spatial_conv2d
+from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.storage import dense_to_local, local_to_dense
 
 # (C, H, W), out_channels, kernel and Conv2d's keywords: even and odd kernels, not square, strides

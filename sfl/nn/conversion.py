@@ -1,0 +1,51 @@
+"""A network without weight sharing from one that has it: its convolutions become spatial layers."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sfl.nn.spatial import SpatialFeatureLayer
+
+
+def without_sharing(model: nn.Module, example: Tensor) -> nn.Module:
+    """A copy of the model with a SpatialFeatureLayer in place of each of its `nn.Conv2d`.
+
+    It computes the same as the model did, until it is trained. example: an input (B, C, H, W) of
+    the model; one forward pass finds the size of each layer's input, to which it is tied from then
+    on. A convolution that isn't used stays as it is.
+
+    Raises ValueError for a convolution that is used with inputs of different sizes, and for one
+    whose padding isn't of zeros.
+    """
+    sizes: dict[str, tuple[int, int, int]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(conv: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            channels, height, width = inputs[0].shape[-3:]
+            size = (channels, height, width)
+            if sizes.setdefault(name, size) != size:
+                raise ValueError(
+                    f"{name} is used with inputs of {sizes[name]} and {size}; without sharing a "
+                    "layer is tied to one size"
+                )
+
+        return hook
+
+    scratch = copy.deepcopy(model).eval()  # a forward pass in training would change statistics
+    for name, module in scratch.named_modules():
+        if type(module) is nn.Conv2d:
+            module.register_forward_pre_hook(note(name))
+    with torch.no_grad():
+        scratch(example)
+
+    model = copy.deepcopy(model)
+    for name, size in sizes.items():
+        conv = model.get_submodule(name)
+        assert isinstance(conv, nn.Conv2d)
+        layer = SpatialFeatureLayer.from_conv(conv, size)
+        for alias, module in list(model.named_modules(remove_duplicate=False)):
+            if module is conv:  # the same convolution may stand in several places
+                model.set_submodule(alias, layer)
+    return model

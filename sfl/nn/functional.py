@@ -1,0 +1,93 @@
+"""The functional forms: a convolution without weight sharing, and the notebook's dense form.
+
+Shapes: B batch, C channels in, O channels out, H×W input, OH×OW output, kh×kw kernel, G groups.
+"""
+
+import torch
+from torch import Tensor
+
+from sfl.nn.operators import locally_connected
+from sfl.nn.window import Padding, Pair, window_of
+
+
+def spatial_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """A convolution in which every output position has weights of its own.
+
+    x (B, C, H, W) or (C, H, W); weight (OH, OW, O, C/G, kh, kw); bias (O, OH, OW), (O,) or None
+    → (B, O, OH, OW) or (O, OH, OW). stride, padding, dilation, groups: as in `F.conv2d`, of which
+    this is the same where weight[oh, ow] is the same at every position.
+
+    Raises ValueError, naming both numbers, where x and weight don't fit each other.
+    """
+    if x.dim() == 3:
+        return spatial_conv2d(x[None], weight, bias, stride, padding, dilation, groups)[0]
+    if x.dim() != 4:
+        raise ValueError(f"input has {x.dim()} dimensions, expected the 4 of (B, C, H, W)")
+    if weight.dim() != 6:
+        raise ValueError(
+            f"weight has {weight.dim()} dimensions, expected the 6 of (OH, OW, O, C, kh, kw)"
+        )
+    positions_h, positions_w, out_channels, channels, kh, kw = weight.shape
+    expect_groups(x.shape[1], out_channels, groups)
+    if x.shape[1] != channels * groups:
+        raise ValueError(f"input has {x.shape[1]} channels, the weights expect {channels * groups}")
+    window, positions = window_of(x.shape[2:], (kh, kw), stride, padding, dilation)
+    if positions != (positions_h, positions_w):
+        raise ValueError(
+            f"an input of {x.shape[2]}×{x.shape[3]} gives {positions[0]}×{positions[1]} positions, "
+            f"the weights are for {positions_h}×{positions_w}"
+        )
+    if bias is not None:
+        bias = _bias_map(bias, out_channels, positions)
+    return locally_connected(x, weight, bias, window, groups)
+
+
+def dense_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The notebook's form: every input feeds every unit, through one matrix product.
+
+    x (B, C, H, W) or (C, H, W); weight (C, H, W, O, OH, OW); bias (O, OH, OW), (O,) or None
+    → (B, O, OH, OW) or (O, OH, OW). Equal to
+    `torch.tensordot(x, weight, dims=([1, 2, 3], [0, 1, 2])) + bias`.
+
+    Raises ValueError, naming both shapes, where x and weight don't fit each other.
+    """
+    if x.dim() == 3:
+        return dense_conv2d(x[None], weight, bias)[0]
+    if x.shape[1:] != weight.shape[:3]:
+        expected = tuple(weight.shape[:3])
+        raise ValueError(f"input is {tuple(x.shape[1:])}, the weights expect {expected}")
+    _, _, _, out_channels, positions_h, positions_w = weight.shape
+    matrix = weight.flatten(3).flatten(0, 2)  # (C·H·W, O·OH·OW)
+    flat = x.flatten(1)
+    if bias is None:
+        y = flat @ matrix
+    else:
+        each = _bias_map(bias, out_channels, (positions_h, positions_w))
+        y = torch.addmm(each.flatten(), flat, matrix)
+    return y.view(-1, out_channels, positions_h, positions_w)
+
+
+def _bias_map(bias: Tensor, out_channels: int, positions: tuple[int, int]) -> Tensor:
+    """A bias a channel (O,) or a unit (O, OH, OW) as (O, OH, OW)."""
+    if bias.shape == (out_channels,):
+        return bias[:, None, None].expand(-1, *positions)
+    if bias.shape != (out_channels, *positions):
+        expected = f"{(out_channels,)} or {(out_channels, *positions)}"
+        raise ValueError(f"bias is {tuple(bias.shape)}, expected {expected}")
+    return bias
+
+
+def expect_groups(channels: int, out_channels: int, groups: int) -> None:
+    if groups < 1 or channels % groups or out_channels % groups:
+        raise ValueError(
+            f"groups must divide the channels in and out: {channels} and {out_channels} are not "
+            f"divided by {groups}"
+        )

@@ -1,0 +1,162 @@
+"""Convolutions as spatial layers and back, dense weights as local ones, whole networks."""
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from sfl.nn import MODELS, SpatialFeatureLayer, build_model, without_sharing
+from tests.nn.test_spatial import LAYERS, made
+
+layers = pytest.mark.parametrize("layer", LAYERS, ids=str)
+
+
+@layers
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("storage", ["local", "dense"])
+def test_a_convolution_becomes_a_layer_that_does_the_same(
+    layer: tuple[Any, ...], bias: bool, storage: Any
+) -> None:
+    dimensions, out_channels, kernel, keywords = layer
+    conv = nn.Conv2d(
+        dimensions[0], out_channels, kernel, **keywords, bias=bias, dtype=torch.float64
+    )
+    ours = SpatialFeatureLayer.from_conv(conv, dimensions, storage)
+    x = torch.randn(2, *dimensions, dtype=torch.float64)
+    with warnings.catch_warnings(action="ignore"):  # it makes a copy for odd padding
+        expected = conv(x)
+    torch.testing.assert_close(ours(x), expected)
+    assert ours.storage == storage
+    if storage == "local":
+        assert not ours.weight[~ours.field_mask()[:, :, None, None].expand_as(ours.weight)].any()
+        assert ours.sharing_distance() < 1e-24
+        back, distance = ours.to_conv()
+        assert distance < 1e-24
+        # A place of the field that no position has is lost.
+        there = ours.field_mask().any(dim=0).any(dim=0)
+        torch.testing.assert_close(back.weight, conv.weight * there)
+        assert (back.bias is None) == (conv.bias is None)
+        if back.bias is not None:
+            torch.testing.assert_close(back.bias, conv.bias)
+
+
+def test_how_far_from_sharing_by_hand() -> None:
+    layer = SpatialFeatureLayer((1, 1, 3), 1, (1, 2), "position")
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 2.0]]).view_as(layer.weight))
+        assert layer.bias is not None
+        layer.bias.copy_(torch.tensor([[[1.0, 2.0]]]))
+    # The mean is (2, 2), from which the first weights are 1 away: 2 / (1 + 4 + 9 + 4).
+    assert layer.sharing_distance() == pytest.approx(2 / 18)
+    conv, distance = layer.to_conv()
+    assert conv.weight.flatten().tolist() == [2.0, 2.0]
+    assert conv.bias is not None and conv.bias.tolist() == [1.5]
+    assert distance == pytest.approx(2 / 18)
+
+
+def test_missing_weights_do_not_count() -> None:
+    layer = SpatialFeatureLayer((1, 1, 2), 1, (1, 3), False, padding=(0, 1))
+    with torch.no_grad():  # the second number is the only one that both positions have
+        layer.weight.copy_(torch.tensor([[7.0, 2.0, 3.0], [1.0, 4.0, 7.0]]).view_as(layer.weight))
+    conv, distance = layer.to_conv()
+    assert conv.weight.flatten().tolist() == [1.0, 3.0, 3.0]
+    assert distance == pytest.approx((1 + 1) / (4 + 9 + 1 + 16))
+    nothing = SpatialFeatureLayer((1, 2, 2), 1, 1)
+    nn.init.zeros_(nothing.weight)
+    assert nothing.sharing_distance() == 0
+
+
+@layers
+def test_dense_weights_and_back(layer: tuple[Any, ...]) -> None:
+    local = made(layer, dtype=torch.float64)
+    x = torch.randn(2, *local.in_dimensions, dtype=torch.float64)
+    dense, nothing = local.with_storage("dense")
+    assert (dense.storage, nothing) == ("dense", 0)
+    torch.testing.assert_close(dense(x), local(x))
+    back, nothing = dense.with_storage("local")
+    assert nothing == 0 and torch.equal(back.weight, local.weight)
+    assert back.weight.requires_grad and back.weight.data_ptr() != local.weight.data_ptr()
+    same, nothing = local.with_storage("local")
+    assert nothing == 0 and torch.equal(same.weight, local.weight)
+
+
+def test_what_dense_weights_lose_by_hand() -> None:
+    dense = SpatialFeatureLayer((1, 1, 3), 1, (1, 2), False, storage="dense")
+    nn.init.ones_(dense.weight)  # 3 inputs × 2 units, of which the fields hold 2 each
+    local, lost = dense.with_storage("local")
+    assert local.weight.numel() == 4 and lost == pytest.approx(2 / 6)
+    for refused in (dense.sharing_distance, dense.to_conv):
+        with pytest.raises(ValueError, match="dense storage has no filters"):
+            refused()
+
+
+def test_convolutions_that_cannot_become_layers() -> None:
+    circular = nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")
+    with pytest.raises(ValueError, match="padding_mode 'circular'"):
+        SpatialFeatureLayer.from_conv(circular, (1, 4, 4))
+    with pytest.raises(ValueError, match="has 3 channels, the convolution expects 1"):
+        SpatialFeatureLayer.from_conv(nn.Conv2d(1, 1, 3), (3, 4, 4))
+
+
+# --- whole networks
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_network_of_ours_becomes_its_twin(name: str) -> None:
+    small: dict[str, Any] = {} if name == "SimpleModel" else {"channels": (2, 3, 2, 3, 2, 3)}
+    conv = build_model(name, layer="conv", **small).double().eval()
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    converted = without_sharing(conv, x[:1])
+    torch.testing.assert_close(converted(x), conv(x))
+    twin = build_model(name, layer="spatial", **small)
+    shapes = {name: tensor.shape for name, tensor in twin.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in converted.state_dict().items()} == shapes
+
+
+def test_a_resnet_18() -> None:
+    torch.manual_seed(0)
+    model = resnet18(num_classes=10).double()
+    for module in model.modules():  # of other numbers than those of birth
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            nn.init.uniform_(module.running_mean, -1, 1)
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    converted = without_sharing(model, x)
+    assert converted.training
+    assert not any(isinstance(module, nn.Conv2d) for module in converted.modules())
+    assert sum(isinstance(module, SpatialFeatureLayer) for module in converted.modules()) == 20
+    torch.testing.assert_close(converted.eval()(x), model.eval()(x))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+class Twice(nn.Module):
+    """One convolution in two places, and one that isn't used."""
+
+    def __init__(self, pooled: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 2, 3, padding=1)
+        self.second = self.first
+        self.unused = nn.Conv2d(9, 9, 9)
+        self.between = nn.MaxPool2d(2) if pooled else nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(self.between(self.first(x)))
+        return y
+
+
+def test_a_convolution_in_several_places() -> None:
+    x = torch.randn(1, 2, 4, 4)
+    model = Twice(pooled=False)
+    converted = without_sharing(model, x)
+    assert isinstance(converted.first, SpatialFeatureLayer)
+    assert converted.first is converted.second
+    assert isinstance(converted.unused, nn.Conv2d)
+    torch.testing.assert_close(converted(x), model(x))
+    with pytest.raises(ValueError, match=r"first is used with inputs of \(2, 4, 4\) and \(2, 2, 2"):
+        without_sharing(Twice(pooled=True), x)
