@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from sfl import exits
+from sfl.cli_options import RUNS, Json, Runs, Set
+from sfl.cli_runs import runs_app
 from sfl.errors import PROGRAM, UserError
 
 if TYPE_CHECKING:
@@ -21,19 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-runs_app = typer.Typer(rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
-
-Runs = Annotated[
-    Path,
-    typer.Option("--runs", envvar="SFL_RUNS", metavar="DIR", help="Where run directories live."),
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=V", help="Override a setting; may be repeated."),
-]
-RUNS = Path("checkpoints")
 
 
 @app.callback(invoke_without_command=True)
@@ -241,54 +231,29 @@ def data(
         tables.stdout().print(tables.data_table(described))
 
 
-@runs_app.callback(invoke_without_command=True)
-def list_runs(context: typer.Context, runs: Runs = RUNS, as_json: Json = False) -> None:
-    """The runs there are, with status, accuracy, age and size; deleting them.
-
-    Example: sfl runs
-    """
-    context.obj = runs
-    if context.invoked_subcommand is not None:
-        return
-    from sfl import tables
-    from sfl.analysis.overview import describe
-    from sfl.display import say
-    from sfl.runs import list_runs as all_runs
-
-    rows = [describe(run) for run in all_runs(runs)]
-    if as_json:
-        tables.print_json({"runs": rows})
-    elif rows:
-        tables.stdout().print(tables.runs_table(rows))
-    else:
-        say(f"{runs}: no runs yet; train one: {PROGRAM} train --config configs/quickstart.yaml")
-
-
-@runs_app.command("rm")
-def remove_runs(
-    context: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="RUN…")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
-    runs: Annotated[
-        Path | None, typer.Option("--runs", metavar="DIR", help="Where run directories live.")
-    ] = None,
+@app.command()
+def bench(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer sizes and repetitions: two minutes.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
-    """Delete runs, after asking.
+    """This machine's speed and memory, against the notebook's way of doing it.
 
-    Example: sfl runs rm spatial-s0
+    \b
+    Examples:
+      sfl bench --quick
+      sfl bench --json > bench.json
     """
     from sfl import tables
-    from sfl.display import say
-    from sfl.runs import find, remove
+    from sfl.bench.run import run
 
-    # `sfl runs --runs DIR rm RUN` means the same directory as `sfl runs rm --runs DIR RUN`.
-    found = [find(runs or context.obj, name) for name in dict.fromkeys(names)]
-    for run in found:
-        say(f"{run.path}  {run.status}  {tables.bytes_text(run.bytes)}")
-    if not yes:
-        typer.confirm(f"Delete {len(found)} run{'s' * (len(found) > 1)}?", abort=True, err=True)
-    for run in found:
-        remove(run)
+    measured = run(quick=quick)
+    if as_json:
+        tables.print_json(measured)
+        return
+    for made in tables.bench_tables(measured):
+        tables.stdout().print(made)
 
 
 def main() -> NoReturn:

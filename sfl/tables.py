@@ -130,6 +130,65 @@ def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
     return made
 
 
+def bench_tables(measured: dict[str, Any]) -> list[Table]:
+    """What `sfl bench` found: layers, whole steps with their memory, the machine and the data."""
+    return [*_layer_tables(measured["layers"]), _step_table(measured), _machine_table(measured)]
+
+
+def _layer_tables(entries: Sequence[dict[str, Any]]) -> list[Table]:
+    made = []
+    for entry in entries:
+        title = f"{entry['layers']}, forward + backward, batch {entry['batch']}"
+        rows = table(
+            entry["precision"], "ms", "smallest – largest", "share of mm", "÷ first",
+            title=title,
+        )  # fmt: skip
+        first = next(iter(entry["forms"].values()))["seconds"]
+        for name, form in entry["forms"].items():
+            rows.add_row(
+                name,
+                *_milliseconds(form),
+                f"{form['share_of_mm']:.0%}",
+                f"{form['seconds'] / first:.1f}",
+            )
+        made.append(rows)
+    return made
+
+
+def _step_table(measured: dict[str, Any]) -> Table:
+    peaks = {entry["step"]: entry["bytes"] for entry in measured["memory"]}
+    title = "a training step; peak memory above `import torch`"
+    made = table(
+        "network", "ms", "smallest – largest", "notebook ÷ this", "peak memory", title=title
+    )
+    for entry in measured["steps"]:
+        notebook = entry["steps"][f"{entry['network']}, notebook"]["seconds"]
+        for name, step in entry["steps"].items():
+            ratio = f"{notebook / step['seconds']:.1f}"
+            made.add_row(name, *_milliseconds(step), ratio, bytes_text(peaks[name]))
+    return made
+
+
+def _machine_table(measured: dict[str, Any]) -> Table:
+    machine, data = measured["machine"], measured["data"]
+    return data_table(
+        {
+            "device": f"{machine['device']}, {machine['threads']} threads",
+            "torch": machine["torch"],
+            "spatial layers": machine["spatial_layers"],
+            "torch.mm": f"{machine['mm_flops'] / 1e9:.0f} GFLOP/s, float32",
+            "batches of 50,000 images": f"{data['seconds']:.1f} s, {data['share_of_epoch']:.1%} "
+            "of an epoch of SpatialDenseNet, local",
+        }
+    )
+
+
+def _milliseconds(timing: dict[str, float]) -> tuple[str, str]:
+    """The median, and the range of what was measured."""
+    median, low, high = (1e3 * timing[key] for key in ("seconds", "smallest", "largest"))
+    return f"{median:.1f}", f"{low:.1f} – {high:.1f}"
+
+
 def bytes_text(count: float) -> str:
     """4,096 → "4.1 kB"."""
     return _scaled(count, ("B", "kB", "MB", "GB", "TB"))

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from sfl.nn.window import Window
 
 SOURCE = Path(__file__).with_name("kernel.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
+_in_use = True
 NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -34,7 +36,18 @@ class NoKernel(Exception):
 
 def serves(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the compiled form computes with such tensors; builds it if need be."""
-    return device.type == "cpu" and dtype in NAMES and load() is not None
+    return _in_use and device.type == "cpu" and dtype in NAMES and load() is not None
+
+
+@contextlib.contextmanager
+def without() -> Iterator[None]:
+    """Has the plain form compute for a while, to compare the two."""
+    global _in_use
+    before, _in_use = _in_use, False
+    try:
+        yield
+    finally:
+        _in_use = before
 
 
 def report(device: torch.device) -> str:

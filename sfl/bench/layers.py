@@ -1,0 +1,156 @@
+"""Forward and backward of single layers, ours and the reference forms, in one run."""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sfl.bench import references
+from sfl.bench.timing import Timing, interleaved
+from sfl.nn import kernel, plain, spatial_conv2d
+from sfl.nn.layout import is_batch_innermost
+from sfl.ram import available_bytes
+from sfl.training.device import autocast
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer's sizes: input (C, H, W), O channels out, k×k kernel, padding."""
+
+    in_dimensions: tuple[int, int, int]
+    out_channels: int
+    k: int
+    padding: int = 0
+
+    @property
+    def positions(self) -> tuple[int, int]:
+        _, height, width = self.in_dimensions
+        return height + 2 * self.padding - self.k + 1, width + 2 * self.padding - self.k + 1
+
+    @property
+    def weights(self) -> int:
+        """Of the local storage, those of missing inputs included."""
+        return math.prod(self.positions) * self.out_channels * self.in_dimensions[0] * self.k**2
+
+    @property
+    def dense_weights(self) -> int:
+        return math.prod(self.in_dimensions) * self.out_channels * math.prod(self.positions)
+
+    @property
+    def first(self) -> bool:
+        """Whether it sees images, which need no gradient."""
+        return self.in_dimensions[0] == 3
+
+    def flops(self, batch: int) -> int:
+        """Of forward and backward: two for each multiply-add."""
+        return 2 * batch * self.weights * (2 if self.first else 3)
+
+
+NETWORKS = {
+    "six layers of SpatialDenseNet": (
+        Layer((3, 32, 32), 10, 3),
+        Layer((10, 30, 30), 20, 3),
+        Layer((20, 14, 14), 32, 3),
+        Layer((32, 12, 12), 64, 3),
+        Layer((64, 5, 5), 128, 2),
+        Layer((128, 4, 4), 256, 2),
+    ),
+    "three padded layers of RegularConvNet's twin": (
+        Layer((32, 32, 32), 64, 3, 1),
+        Layer((128, 16, 16), 128, 3, 1),
+        Layer((256, 8, 8), 256, 3, 1),
+    ),
+}
+
+Form = Callable[..., Tensor]  # (x, weight, padding=…) → y
+
+
+def measure(batch: int, precision: str, repetitions: int) -> list[dict[str, Any]]:
+    """One entry a network: seconds of each form, summed over its layers, and the FLOPs."""
+    found = []
+    for name, layers in NETWORKS.items():
+        timings = [_timings(layer, batch, precision, repetitions) for layer in layers]
+        forms = [form for form in timings[0] if all(form in timing for timing in timings)]
+        found.append(
+            {
+                "layers": name,
+                "batch": batch,
+                "precision": precision,
+                "flops": sum(layer.flops(batch) for layer in layers),
+                "forms": {form: added([timing[form] for timing in timings]) for form in forms},
+            }
+        )
+    return found
+
+
+def added(timings: list[Timing]) -> dict[str, float]:
+    """Sums of the medians, the smallest and the largest seconds."""
+    return {
+        "seconds": sum(timing.median for timing in timings),
+        "smallest": sum(timing.smallest for timing in timings),
+        "largest": sum(timing.largest for timing in timings),
+        "n": min(timing.n for timing in timings),
+    }
+
+
+def _timings(layer: Layer, batch: int, precision: str, repetitions: int) -> dict[str, Timing]:
+    channels, height, width = layer.in_dimensions
+    x = torch.randn(batch, channels, height, width)
+    innermost = x.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+    dy = torch.randn(batch, layer.out_channels, *layer.positions)
+    local = torch.randn(*layer.positions, layer.out_channels, channels, layer.k, layer.k)
+    forms: dict[str, tuple[Form, Tensor, Tensor]] = {
+        "ours, compiled": (spatial_conv2d, innermost, local),
+        "ours, plain": (spatial_conv2d, innermost, local),
+        "unfold + bmm": (references.unfold_bmm, x, local),
+        "unfold view + einsum": (references.unfold_einsum, x, local),
+        "Conv2d twin": (F.conv2d, x, local[0, 0].clone()),
+    }
+    if kernel.load() is None:
+        del forms["ours, compiled"]
+    if _dense_fits(layer):
+        dense = torch.randn(*layer.in_dimensions, layer.out_channels, *layer.positions)
+        forms["dense tensordot (notebook)"] = (references.dense_tensordot, x, dense)
+    return interleaved(
+        {
+            name: _call(*form, dy, layer, precision, plainly=name == "ours, plain")
+            for name, form in forms.items()
+        },
+        repetitions,
+    )
+
+
+def _call(
+    form: Form,
+    x: Tensor,
+    weight: Tensor,
+    dy: Tensor,
+    layer: Layer,
+    precision: str,
+    *,
+    plainly: bool,
+) -> Callable[[], None]:
+    """Forward and backward, as in a training step: float32 weights, autocast for bfloat16."""
+    x, weight = x.detach().requires_grad_(not layer.first), weight.requires_grad_()
+    if is_batch_innermost(x):
+        dy = plain.empty(dy, *layer.positions, layer.out_channels).copy_(dy)
+
+    def call() -> None:
+        x.grad = weight.grad = None
+        with kernel.without() if plainly else contextlib.nullcontext():
+            with autocast(torch.device("cpu"), precision):
+                y = form(x, weight, padding=layer.padding)
+            y.backward(dy.to(y.dtype))
+
+    return call
+
+
+def _dense_fits(layer: Layer) -> bool:
+    """Dense weights and their gradient, in half of the memory that is free; without padding."""
+    free = available_bytes()
+    return layer.padding == 0 and (free is None or 2 * 4 * layer.dense_weights < free / 2)

@@ -1,0 +1,68 @@
+"""All that `sfl bench` measures, in one run: the machine, layers, steps, memory, data."""
+
+import time
+from typing import Any
+
+import torch
+
+from sfl.bench import layers, memory, steps
+from sfl.bench.timing import interleaved
+from sfl.data import Split, train_batches
+from sfl.display import track
+from sfl.nn import kernel
+from sfl.training.environment import device_name
+from sfl.training.seeding import generator
+
+FORMAT = "sfl-bench-1"
+
+
+def run(*, quick: bool = False) -> dict[str, Any]:
+    """Everything, as plain values; seconds are medians. quick: fewer sizes and repetitions."""
+    repetitions = 5 if quick else 15
+    sizes = [(64, "float32")] if quick else [(b, p) for b in (64, 256) for p in PRECISIONS]
+    found: dict[str, Any] = {"format": FORMAT, "machine": machine(repetitions), "layers": []}
+    for batch, precision in track(sizes, "Measuring layers", len(sizes)):
+        found["layers"] += layers.measure(batch, precision, repetitions)
+    for entry in found["layers"]:
+        for form in entry["forms"].values():
+            form["share_of_mm"] = entry["flops"] / form["seconds"] / found["machine"]["mm_flops"]
+    found["steps"] = steps.measure(repetitions)
+    wanted = [step for entry in found["steps"] for step in entry["steps"]]
+    found["memory"] = memory.measure(list(track(wanted, "Measuring memory", len(wanted))))
+    found["data"] = data_share(found["steps"])
+    return found
+
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def machine(repetitions: int) -> dict[str, Any]:
+    """What is measured on, and its peak: FLOPs a second of torch.mm, 2048 × 2048, float32."""
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    timing = interleaved({"mm": lambda: torch.mm(a, b)}, repetitions)["mm"]
+    cpu = torch.device("cpu")
+    return {
+        "device": device_name(cpu),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "spatial_layers": kernel.report(cpu),
+        "mm_flops": 2 * 2048**3 / timing.median,
+    }
+
+
+def data_share(measured: list[dict[str, Any]]) -> dict[str, float]:
+    """What an epoch's batches take of an epoch of SpatialDenseNet, local; 50,000 images."""
+    count = 50_000
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+    split = Split(images, torch.zeros(count, dtype=torch.int64))
+    mean = std = torch.full((3,), 0.5)
+    start = time.perf_counter()
+    for _ in train_batches(
+        split, batch_size=steps.BATCH, crop_padding=4, flip=True, mean=mean, std=std,
+        order=generator(0, "order", 1), crops=generator(0, "augmentation", 1),
+    ):  # fmt: skip
+        pass
+    seconds = time.perf_counter() - start
+    (entry,) = (e for e in measured if e["network"] == "SpatialDenseNet")
+    training = entry["steps"]["SpatialDenseNet, local"]["seconds"] * -(-count // steps.BATCH)
+    return {"seconds": seconds, "share_of_epoch": seconds / (seconds + training)}

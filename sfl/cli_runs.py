@@ -1,0 +1,61 @@
+"""The commands of `sfl runs`: list them, delete some."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sfl.cli_options import RUNS, Json, Runs
+from sfl.errors import PROGRAM
+
+runs_app = typer.Typer(rich_markup_mode=None)
+
+
+@runs_app.callback(invoke_without_command=True)
+def list_runs(context: typer.Context, runs: Runs = RUNS, as_json: Json = False) -> None:
+    """The runs there are, with status, accuracy, age and size; deleting them.
+
+    Example: sfl runs
+    """
+    context.obj = runs
+    if context.invoked_subcommand is not None:
+        return
+    from sfl import tables
+    from sfl.analysis.overview import describe
+    from sfl.display import say
+    from sfl.runs import list_runs as all_runs
+
+    rows = [describe(run) for run in all_runs(runs)]
+    if as_json:
+        tables.print_json({"runs": rows})
+    elif rows:
+        tables.stdout().print(tables.runs_table(rows))
+    else:
+        say(f"{runs}: no runs yet; train one: {PROGRAM} train --config configs/quickstart.yaml")
+
+
+@runs_app.command("rm")
+def remove_runs(
+    context: typer.Context,
+    names: Annotated[list[str], typer.Argument(metavar="RUN…")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", metavar="DIR", help="Where run directories live.")
+    ] = None,
+) -> None:
+    """Delete runs, after asking.
+
+    Example: sfl runs rm spatial-s0
+    """
+    from sfl import tables
+    from sfl.display import say
+    from sfl.runs import find, remove
+
+    # `sfl runs --runs DIR rm RUN` means the same directory as `sfl runs rm --runs DIR RUN`.
+    found = [find(runs or context.obj, name) for name in dict.fromkeys(names)]
+    for run in found:
+        say(f"{run.path}  {run.status}  {tables.bytes_text(run.bytes)}")
+    if not yes:
+        typer.confirm(f"Delete {len(found)} run{'s' * (len(found) > 1)}?", abort=True, err=True)
+    for run in found:
+        remove(run)

@@ -1,0 +1,84 @@
+"""`sfl bench`: that it measures what it says, in its own words; no test looks at a time."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from sfl import tables
+from sfl.bench import layers, memory, run, steps
+from sfl.bench.layers import Layer
+from sfl.bench.timing import Timing, interleaved
+from sfl.nn import build_model, kernel
+
+
+def test_functions_are_called_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    clock = iter(range(1000))
+    monkeypatch.setattr("sfl.bench.timing.time.perf_counter", lambda: next(clock))
+    found = interleaved({name: lambda name=name: calls.append(name) for name in "ab"}, 3)  # type: ignore[misc]
+    assert calls == list("ab" + "ababab")  # once to warm up
+    assert found == {name: Timing(1, 1, 1, 3) for name in "ab"}
+
+
+def test_what_is_slow_is_repeated_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    def clock() -> Iterator[float]:
+        now = 0.0
+        while True:
+            yield now
+            now += 15
+
+    ticks = clock()
+    monkeypatch.setattr("sfl.bench.timing.time.perf_counter", lambda: next(ticks))
+    found = interleaved({"slow": lambda: None}, 10)["slow"]
+    assert found.n == 3 and found.median == 15
+
+
+def test_medians_are_added_up() -> None:
+    timings = [Timing(1, 0.5, 2, 5), Timing(2, 1.5, 4, 3)]
+    assert layers.added(timings) == {"seconds": 3, "smallest": 2, "largest": 6, "n": 3}
+
+
+def test_a_layers_sizes_by_hand() -> None:
+    layer = Layer((2, 5, 4), 3, 3, padding=1)
+    assert layer.positions == (5, 4)
+    assert layer.weights == 5 * 4 * 3 * 2 * 9
+    assert layer.dense_weights == (2 * 5 * 4) * (3 * 5 * 4)
+    assert layer.flops(7) == 3 * 2 * 7 * layer.weights
+    assert Layer((3, 5, 5), 1, 3).flops(1) == 2 * 2 * 9 * 27  # images need no gradient
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_whole_run_in_small(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    small = {"a layer": (Layer((3, 6, 6), 4, 3),), "padded": (Layer((4, 6, 6), 4, 3, 1),)}
+    monkeypatch.setattr(layers, "NETWORKS", small)
+    monkeypatch.setattr(run, "PRECISIONS", (precision,))
+    monkeypatch.setattr(
+        steps,
+        "OURS",
+        {"SimpleModel, local": ("simple", ()), "SpatialDenseNet, local": ("simple", ())},
+    )
+    monkeypatch.setattr(steps, "NOTEBOOK", ("SimpleModel", "SpatialDenseNet"))
+    monkeypatch.setattr(steps, "notebook_model", build_model)
+    monkeypatch.setattr(
+        memory, "measure", lambda names: [{"step": name, "bytes": 10**6} for name in names]
+    )
+    found = json.loads(json.dumps(run.run(quick=True)))
+    assert set(found) == {"format", "machine", "layers", "steps", "memory", "data"}
+    plain, padded = found["layers"]
+    forms = {"ours, plain", "unfold + bmm", "unfold view + einsum", "Conv2d twin"}
+    forms |= {"ours, compiled"} if kernel.load() else set()
+    assert set(plain["forms"]) == forms | {"dense tensordot (notebook)"}
+    assert set(padded["forms"]) == forms  # the notebook's layer doesn't pad
+    for form in plain["forms"].values():
+        share = plain["flops"] / form["seconds"] / found["machine"]["mm_flops"]
+        assert form["share_of_mm"] == pytest.approx(share)
+    assert 0 < found["data"]["share_of_epoch"] < 1
+    shown = [[str(cell) for cell in made.columns[0]._cells] for made in tables.bench_tables(found)]
+    assert shown[2][:2] == ["SimpleModel, notebook", "SimpleModel, local"]
+
+
+def test_peak_memory_is_that_of_a_process_of_its_own() -> None:
+    (found,) = memory.measure(["SimpleModel, local"])
+    assert found["step"] == "SimpleModel, local"
+    assert isinstance(found["bytes"], int) and found["bytes"] > 4 * 171_010
