@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -24,6 +25,7 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     signal.signal(signal.SIGTERM, _on_sigterm)
+    warnings.showwarning = _one_line
     for stream in (sys.stdout, sys.stderr):  # a name of odd bytes must not stop a print
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -63,6 +65,11 @@ def _usage(error: Exception) -> str:
     line = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
     return f"{line} ({context.command_path} --help shows what there is)" if context else line
+
+
+def _one_line(message: Warning | str, *place: object, **more: object) -> None:
+    """A warning for whoever typed a command: without the line of code that gave it."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _on_sigterm(number: int, frame: object) -> NoReturn:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -129,3 +130,17 @@ def test_a_name_that_the_terminal_cannot_show_stops_nothing() -> None:
     done = sfl(code, stdout=subprocess.PIPE, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "\\udcff \\xd7 \\u2013\n"
+
+
+def test_a_warning_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def program(arguments: list[str]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("slower:\nno compiler", stacklevel=1)
+
+    monkeypatch.setattr(sys, "argv", ["sfl"])
+    with pytest.raises(SystemExit):
+        exits.run(program)
+    assert capsys.readouterr().err == "warning: slower: no compiler\n"

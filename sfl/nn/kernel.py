@@ -26,7 +26,7 @@ from sfl.nn.window import Window
 
 SOURCE = Path(__file__).with_name("kernel.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
-_in_use = True
+_in_use, _told = True, False
 NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -57,6 +57,8 @@ def report(device: torch.device) -> str:
             raise NoKernel(f"the kernel is for CPUs, not {device.type}")
         _build()
     except NoKernel as reason:
+        global _told
+        _told = True  # who asked needs no warning
         return f"plain PyTorch ({reason})"
     return f"compiled kernel ({Path(_compiler()).name}, {torch.backends.cpu.get_cpu_capability()})"
 
@@ -69,7 +71,8 @@ def load() -> ctypes.CDLL | None:
     try:
         return ctypes.CDLL(str(_build()))
     except (NoKernel, OSError) as reason:
-        warnings.warn(f"sfl: spatial layers run in plain PyTorch, slower: {reason}", stacklevel=2)
+        if not _told:
+            warnings.warn(f"spatial layers run in plain PyTorch, slower: {reason}", stacklevel=2)
         return None
 
 

@@ -26,6 +26,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("SFL_KERNEL", raising=False)
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(kernel, "_told", False)
 
     def forget() -> None:
         kernel.load.cache_clear()
@@ -102,8 +103,14 @@ def test_where_it_cannot_be_compiled_one_line_says_so_and_the_plain_form_serves(
 
 def test_without_a_compiler(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert kernel.report(CPU) == "plain PyTorch (there is no C++ compiler)"
     with pytest.warns(UserWarning, match="there is no C"):
+        assert not kernel.serves(CPU, torch.float32)
+
+
+def test_who_was_told_is_not_warned(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert kernel.report(CPU) == "plain PyTorch (there is no C++ compiler)"
+    with warnings.catch_warnings(action="error"):
         assert not kernel.serves(CPU, torch.float32)
 
 
