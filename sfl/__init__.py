@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sfl.config import load as load_config
-    from sfl.nn import SpatialFeatureLayer, build_model
+    from sfl.nn import SpatialFeatureLayer, build_model, without_sharing
     from sfl.training.load import load_run
 
-__all__ = ["SpatialFeatureLayer", "build_model", "load_config", "load_run"]
+__all__ = ["SpatialFeatureLayer", "build_model", "load_config", "load_run", "without_sharing"]
 
 _HOMES = {
     "SpatialFeatureLayer": ("sfl.nn", "SpatialFeatureLayer"),
     "build_model": ("sfl.nn", "build_model"),
     "load_config": ("sfl.config", "load"),
     "load_run": ("sfl.training.load", "load_run"),
+    "without_sharing": ("sfl.nn", "without_sharing"),
 }
 
 

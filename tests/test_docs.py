@@ -124,8 +124,8 @@ def test_the_readme_names_every_config() -> None:
         assert f"`{name}`" in README
 
 
-def test_python_block_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def test_python_blocks_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
     from sfl import cli
 
     monkeypatch.chdir(tmp_path)
@@ -134,5 +134,7 @@ def test_python_block_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(SystemExit):
         cli.main()
     namespace: dict[str, object] = {}
-    exec(block, namespace)
+    exec(first, namespace)
+    exec(second, namespace)
     assert namespace["y"].shape == (64, 10, 30, 30)  # type: ignore[attr-defined]
+    assert namespace["distance"] == pytest.approx(0, abs=1e-6)
