@@ -118,7 +118,7 @@ def _print_model(config: "Config", as_json: bool, weights: Path | None, /, **mor
 def evaluate(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN or FILE]", help="Default: the newest finished run."),
+        typer.Argument(metavar="RUN_OR_FILE", help="Default: the newest finished run."),
     ] = None,
     set_: Set = None,
     runs: Runs = RUNS,
@@ -149,10 +149,11 @@ def evaluate(
 
 @app.command()
 def compare(
-    names: Annotated[list[str], typer.Argument(metavar="CONFIG CONFIG [CONFIG]…")],
+    names: Annotated[list[str], typer.Argument(metavar="CONFIG", help="Two or more.")],
     set_: Set = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Runs per model: its seed and the N - 1 after it.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Runs per model: its seed and the N - 1 after it."),
     ] = None,
     no_train: Annotated[bool, typer.Option("--no-train", help="Only what is there.")] = False,
     runs: Runs = RUNS,
@@ -183,7 +184,7 @@ def compare(
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(metavar="CONFIG or RUN")],
+    what: Annotated[str, typer.Argument(metavar="CONFIG_OR_RUN")],
     set_: Set = None,
     runs: Runs = RUNS,
     as_json: Json = False,

@@ -37,7 +37,7 @@ def list_runs(context: typer.Context, runs: Runs = RUNS, as_json: Json = False) 
 @runs_app.command("rm")
 def remove_runs(
     context: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="RUN…")],
+    names: Annotated[list[str], typer.Argument(metavar="RUN")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     runs: Annotated[
         Path | None, typer.Option("--runs", metavar="DIR", help="Where run directories live.")

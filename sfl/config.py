@@ -52,8 +52,9 @@ def find(name: str | Path) -> Path:
     if path.suffix == ".yaml" and path.parts[:1] == ("configs",):
         candidates.append(shipped.get(Path(*path.parts[1:]).with_suffix("").as_posix()))
     for candidate in candidates:
-        # os.path's test says no, not OSError, to a name that is too long or can't be looked at.
-        if candidate is not None and os.path.isfile(candidate):
+        # os.path's tests say no, not OSError, to a name that is too long or can't be looked at.
+        # A pipe will do: --config <(sed ...)
+        if candidate is not None and os.path.exists(candidate) and not os.path.isdir(candidate):
             return candidate
     choice = f"give the path of a YAML file, or one of {', '.join(shipped)}"
     if os.path.isdir(path):
@@ -90,6 +91,8 @@ def apply_overrides(tree: YamlTree, overrides: Sequence[str]) -> YamlTree:
         loc = tuple(part.strip() for part in key.split("."))
         if not equals or not all(loc):
             raise UserError(f"--set {override}: expected a.b=value, as in train.epochs=20")
+        if not value.strip():
+            raise UserError(f"--set {override}: has no value", f"{key}=null is the default")
         tree = set_value(tree, loc, value, f"--set {override}")
     return tree
 

@@ -3,14 +3,17 @@
 Knows no command; `sfl.cli` gives it the whole program.
 """
 
+import contextlib
+import errno
 import io
 import os
 import signal
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 import typer
 
@@ -26,24 +29,61 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
     debug = len(arguments) < len(sys.argv) - 1
     signal.signal(signal.SIGTERM, _on_sigterm)
     warnings.showwarning = _one_line
-    for stream in (sys.stdout, sys.stderr):  # a name of odd bytes must not stop a print
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
     try:
         code = program(arguments)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else Exit.DONE)
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
-    except BrokenPipeError:  # `sfl runs | head`: what wasn't read wasn't wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(Exit.DONE)
+    except SystemExit as ending:
+        # How click and rich end where nobody reads any more; nothing of ours exits with 1.
+        if ending.code == 1:
+            _stop_writing()
+        raise
+    except BrokenPipeError:
+        _stop_writing()
     except Exception as error:
         if debug:
             traceback.print_exc()
         line, exit_code = describe(error)
         print(f"error: {line}", file=sys.stderr)
         sys.exit(exit_code)
+
+
+class _Forgiving:
+    """Standard error whose reader may go away, or whose disk may fill, without harm to a run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _prepare_streams() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as we live
+    for stream in (sys.stdout, sys.stderr):  # a name of odd bytes must not stop a print
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.stderr = _Forgiving(sys.stderr)  # type: ignore[assignment]
+
+
+def _stop_writing() -> NoReturn:
+    """`sfl runs | head`: what wasn't read wasn't wanted."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
+    sys.exit(Exit.DONE)
 
 
 def describe(error: Exception) -> tuple[str, Exit]:
@@ -56,7 +96,9 @@ def describe(error: Exception) -> tuple[str, Exit]:
         return "stopped, nothing was done (--yes doesn't ask)", Exit.INTERRUPTED
     if _is_out_of_memory(error):
         return "out of memory (a smaller data.batch_size or model needs less)", Exit.RESOURCES
-    message = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"no space left on the disk: {error.filename or 'standard output'}", Exit.RESOURCES
+    message = textwrap.shorten(str(error), 300)
     return f"a bug of sfl: {type(error).__name__}: {message} (--debug shows where)", Exit.BUG
 
 

@@ -75,8 +75,9 @@ def train(
     """
     from sfl.training.setup import set_up
 
+    runs.check_root(root)  # before minutes of reading images
     if exact:
-        runs.check_new(root, name)  # before minutes of reading images
+        runs.check_new(root, name)
     setup = set_up(config, dataset)  # refuses before a directory is made
     run = runs.create(root, name, exact=exact)
     try:
@@ -177,6 +178,7 @@ def complete(experiments: Sequence[Experiment], root: Path, *, training: bool = 
     say(f"to be trained first: {named}")
     _refuse_what_cannot_run(missing, root)
     for experiment, config in missing:
+        say(f"training {run_name(experiment.name, config)}")
         run, images = _newest(experiment, config, root), experiment.dataset()
         if run is None:
             result = train(config, root, run_name(experiment.name, config), dataset=images)
@@ -191,6 +193,7 @@ def _refuse_what_cannot_run(missing: Sequence[tuple[Experiment, Config]], root: 
     """Raises what would stop one of the runs, so that it doesn't after hours of the others."""
     from sfl.training.setup import set_up
 
+    runs.check_root(root)
     for experiment, config in missing:
         _newest(experiment, config, root)
         set_up(config, experiment.dataset())

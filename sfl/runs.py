@@ -5,6 +5,7 @@ is described in docs/run-directory.md. Knows nothing of training.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -160,9 +161,7 @@ def create(root: Path, name: str, *, exact: bool = False) -> Run:
             path.mkdir()
             return Run(path)
         except FileExistsError:
-            if not root.is_dir():
-                hint = "choose another with --runs"
-                raise UserError(f"{root}: not a folder", hint, Exit.RUN) from None
+            check_root(root)
             if exact:
                 check_new(root, name)
         except OSError as error:
@@ -172,12 +171,22 @@ def create(root: Path, name: str, *, exact: bool = False) -> Run:
 
 def check_new(root: Path, name: str) -> None:
     """Raises UserError for a name given by hand that is taken (exit 4) or none (exit 2)."""
-    if not name or name in (".", "..") or Path(name).name != name:
-        raise UserError(f"--name {name or chr(39) * 2}: expected a name, not a path")
+    odd = not name.isprintable() or name.startswith((".", "-")) or len(os.fsencode(name)) > 200
+    if not name or odd or Path(name).name != name:
+        raise UserError(f"--name {name[:80]!r}: expected a name, not a path; up to 200 letters")
     path = root / name
     if path.exists():
         hint = f"choose another, or go on with it: {PROGRAM} train --resume {path}"
         raise UserError(f"{path}: a run of this name exists", hint, Exit.RUN)
+
+
+def check_root(root: Path) -> None:
+    """Raises UserError (exit 4) where no run can be made below `root`, before minutes of work."""
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root}: not a folder", "choose another with --runs", Exit.RUN)
+    there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise write_error(there, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ def _number_or_pair(given: object) -> object:
     raise ValueError("expected a whole number of at least 1, or a pair of them")
 
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
@@ -136,7 +136,7 @@ class ModelSettings(Settings):
 class AugmentSettings(Settings):
     """How training images are varied; the notebook's by default."""
 
-    crop_padding: Annotated[int, Field(ge=0)] = Field(
+    crop_padding: Annotated[int, Field(ge=0, le=1024)] = Field(
         4, description="Black pixels added on each side before a random crop of the old size."
     )
     flip: bool = Field(True, description="Mirror images left to right, each with probability 1/2.")

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -59,33 +59,32 @@ def data_table(described: dict[str, Any]) -> Table:
     made = table("data", "value")
     for key, value in described.items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        made.add_row(key, text)
+        made.add_row(key.replace("_", " "), text)
     made.columns[1].justify = "left"
     return made
 
 
 def comparison_table(comparison: dict[str, Any]) -> Table:
-    """One row a model."""
-    made = table(
-        "model", "runs", "test accuracy", "95 % interval", "difference", "loss", "weights",
-        "bytes", "FLOPs/image", "s/epoch", "epochs",
-    )  # fmt: skip
-    for row in comparison["models"]:
-        low, high = row["accuracy_interval"]
-        made.add_row(
-            row["name"],
-            str(row["n"]),
-            f"{row['accuracy']:.2%}",
-            f"{low:.2%} – {high:.2%}",
-            f"{100 * row['difference']:+.2f}",
-            f"{row['loss']:.3f}",
-            f"{row['weights']:,}",
-            bytes_text(row["weight_bytes"]),
-            count_text(row["flops_per_image"]),
-            f"{row['seconds_per_epoch']:.1f}",
-            str(row["epochs"]),
-        )
+    """One column a model, so that it fits a terminal of any width."""
+    rows = comparison["models"]
+    made = table("", *(row["name"] for row in rows))
+    for name, text in COMPARED.items():
+        made.add_row(name, *(text(row) for row in rows))
     return made
+
+
+COMPARED: dict[str, Callable[[dict[str, Any]], str]] = {
+    "runs": lambda row: str(row["n"]),
+    "test accuracy": lambda row: f"{row['accuracy']:.2%}",
+    "95 % interval": lambda row: " – ".join(f"{end:.2%}" for end in row["accuracy_interval"]),
+    "difference": lambda row: f"{100 * row['difference']:+.2f}",
+    "loss": lambda row: f"{row['loss']:.3f}",
+    "weights": lambda row: f"{row['weights']:,}",
+    "bytes of weights": lambda row: bytes_text(row["weight_bytes"]),
+    "FLOPs/image": lambda row: count_text(row["flops_per_image"]),
+    "seconds/epoch": lambda row: f"{row['seconds_per_epoch']:.1f}",
+    "epochs": lambda row: str(row["epochs"]),
+}
 
 
 def summary_table(summary: "ModelSummary") -> Table:

@@ -150,7 +150,7 @@ BAD = [
     setting("a kernel larger than its input", "model.kernel_sizes=[33]", "33 is larger than its"),
     setting("sizes of another model", "model.channels=[5, 5]", "channels has 2 entries"),
     setting("more held out than there is", "data.validation=64", "data.validation: 64 would hold"),
-    setting("too much memory", "data.batch_size=1000000000000", "training this model takes at", 6),
+    setting("too much memory", "data.batch_size=1000000000", "training this model takes at", 6),
     Bad("negative seed", "train --config tiny.yaml --seed -1", 2, "must be at least 0, not -1"),
     Bad("no seed", "train --config tiny.yaml --seed q", 2, 'expected a whole number, not "q"'),
     # data
@@ -195,10 +195,12 @@ BAD = [
     Bad("resume an unknown run", "train --resume none", 4, "none: no such run in checkpoints"),
     Bad("resume with a name", "train --resume a --name b", 2, "--resume goes with --set alone"),
     Bad("delete an unknown run", "runs rm none --yes", 4, "none: no such run in checkpoints"),
-    Bad("delete nothing", "runs rm", 2, "Missing argument 'RUN…'. (sfl runs rm --help shows what"),
-    Bad(
-        "a name with a path", "train --config tiny.yaml --name a/b", 2, "--name a/b: expected a na"
-    ),
+    Bad("delete nothing", "runs rm", 2, "Missing argument 'RUN'. (sfl runs rm --help shows what"),
+    Bad("a name with a path", "train --config tiny.yaml --name a/b", 2, "--name 'a/b': expected"),
+    Bad("a long name", f"train --config tiny.yaml --name {'n' * 300}", 2, "up to 200 letters"),
+    Bad("a name like an option", "train --config tiny.yaml --name=-x", 2, "'-x': expected a name"),
+    setting("an empty value", "optimizer.lr=", "optimizer.lr=: has no value"),
+    setting("too many channels", "model.channels=[1000000000000]", "must be at most 1000000000"),
     Bad("an empty name", "train --config tiny.yaml --name ''", 2, "--name '': expected a name"),
     Bad("runs are a file", "train --config tiny.yaml --runs f", 4, "f: not a folder", {"f": b""}),
     Bad("runs in a file", "train --config tiny.yaml --runs f/g", 4, "can't be written", {"f": b""}),
@@ -568,6 +570,7 @@ def test_json_is_one_object_and_nothing_else(sfl: Sfl, here: Path, trained: Path
     result = json.loads((trained / "result.json").read_text())
 
     evaluated = json_of(sfl("evaluate", *runs))
+    assert evaluated.pop("file").endswith("runs/tiny-s0/best.safetensors")
     assert evaluated == {key: result[key] for key in evaluated}
     assert {"accuracy", "accuracy_interval", "loss", "n", "confusion"} <= set(evaluated)
 
@@ -586,7 +589,7 @@ def test_json_is_one_object_and_nothing_else(sfl: Sfl, here: Path, trained: Path
     assert (shown["model"], shown["weights"]) == ("SimpleModel", 171_010)
     assert json_of(sfl("show", "tiny-s0", *runs)) == shown
     described = json_of(sfl("data", "--config", "tiny.yaml", "--json"))
-    assert described["source"] == "shapes" and described["training images"] == 64
+    assert described["source"] == "shapes" and described["train_images"] == 64
 
 
 def test_train_prints_its_result_as_json(sfl: Sfl, here: Path) -> None:
@@ -622,7 +625,7 @@ def test_tables_for_people(sfl: Sfl, here: Path, trained: Path) -> None:
     assert evaluated.startswith("test accuracy ") and "\n10 crescent" in evaluated
     assert "tiny-s0  finished     1/1" in sfl("runs", *runs).stdout
     assert "171,010" in sfl("show", "tiny-s0", *runs).stdout
-    assert "training images" in sfl("data", "--config", "tiny.yaml").stdout
+    assert "train images" in sfl("data", "--config", "tiny.yaml").stdout
 
 
 def test_without_runs_there_is_a_hint(sfl: Sfl, here: Path) -> None:
@@ -724,3 +727,39 @@ def test_as_a_process_of_its_own(command: list[str], here: Path) -> None:
     )
     assert done.returncode == 2
     assert the_error(done).startswith("none: no such config")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed"),
+    [
+        (["--help"], "stdout"),
+        (["runs", "--json"], "stdout"),
+        (["show", "tiny.yaml"], "stdout"),
+        (["train", "--config", "tiny.yaml"], "stderr"),  # its progress has a reader no more
+    ],
+)
+def test_whoever_stops_reading_does_no_harm(here: Path, arguments: list[str], closed: str) -> None:
+    """`sfl … | head`, in a process of its own: click and rich would end it with 1."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    streams: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "-m", "sfl", *arguments]
+    process = subprocess.Popen(command, **(streams | {closed: writing}))  # type: ignore[call-overload]
+    os.close(writing)
+    output, error = process.communicate(timeout=120)
+    assert (process.returncode, error or b"") == (0, b"")
+    if closed == "stderr":
+        assert output.startswith(b"test accuracy ")
+
+
+def test_closed_streams_do_no_harm(here: Path) -> None:
+    command = f"{sys.executable} -m sfl show tiny.yaml >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command]).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_results_that_cannot_be_written(here: Path) -> None:
+    command = f"{sys.executable} -m sfl show tiny.yaml >/dev/full"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (6, 1), done.stderr
+    assert "no space left on the disk" in done.stderr

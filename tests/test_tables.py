@@ -82,7 +82,7 @@ def test_names_are_never_taken_for_markup_or_emoji(capsys: pytest.CaptureFixture
     assert "[red]a[/red] :cat: x" in capsys.readouterr().out
 
 
-def test_a_comparison_has_a_row_for_each_model() -> None:
+def test_a_comparison_has_a_column_for_each_model() -> None:
     row = {
         "name": "conv",
         "n": 3,
@@ -97,10 +97,19 @@ def test_a_comparison_has_a_row_for_each_model() -> None:
         "epochs": 5,
     }
     worse = row | {"name": "spatial", "accuracy": 0.475, "difference": -0.025}
-    head, *rows = text(tables.comparison_table({"models": [row, worse], "remarks": []}))
-    assert head.split()[:4] == ["model", "runs", "test", "accuracy"]
-    assert rows[0] == ("conv 3 50.00% 40.00% – 60.00% +0.00 1.235 5,852,170 23.4 MB 153.0 M 12.3 5")
-    assert rows[1].split()[2:7] == ["47.50%", "40.00%", "–", "60.00%", "-2.50"]
+    assert text(tables.comparison_table({"models": [row, worse], "remarks": []})) == [
+        "conv spatial",
+        "runs 3 3",
+        "test accuracy 50.00% 47.50%",
+        "95 % interval 40.00% – 60.00% 40.00% – 60.00%",
+        "difference +0.00 -2.50",
+        "loss 1.235 1.235",
+        "weights 5,852,170 5,852,170",
+        "bytes of weights 23.4 MB 23.4 MB",
+        "FLOPs/image 153.0 M 153.0 M",
+        "seconds/epoch 12.3 12.3",
+        "epochs 5 5",
+    ]
 
 
 def test_the_layers_of_a_model_and_their_sum() -> None:

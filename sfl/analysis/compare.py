@@ -9,10 +9,12 @@ from sfl.config import Config
 from sfl.errors import Exit, UserError
 from sfl.runs import RESULT, Run
 
-NEEDED = (
-    "model", "accuracy", "accuracy_interval", "loss", "data", "weights", "weight_bytes",
-    "flops_per_image", "seconds_per_epoch", "epochs",
-)  # fmt: skip
+NUMBER = (int, float)
+NEEDED: dict[str, type | tuple[type, ...]] = {
+    "model": str, "accuracy": NUMBER, "accuracy_interval": list, "loss": NUMBER, "data": dict,
+    "weights": int, "weight_bytes": int, "flops_per_image": int, "seconds_per_epoch": NUMBER,
+    "epochs": int,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Row:
 
     name: str
     model: str
+    runs: tuple[str, ...]
     n: int
     accuracy: float
     accuracy_interval: tuple[float, float]
@@ -37,7 +40,8 @@ class Row:
     difference: float  # of accuracy, to the first model
 
     def to_dict(self) -> dict[str, Any]:
-        return {**self.__dict__, "accuracy_interval": list(self.accuracy_interval)}
+        interval, runs = list(self.accuracy_interval), list(self.runs)
+        return {**self.__dict__, "accuracy_interval": interval, "runs": runs}
 
 
 def compare(groups: Sequence[tuple[str, Config, Sequence[Run]]]) -> dict[str, Any]:
@@ -45,26 +49,24 @@ def compare(groups: Sequence[tuple[str, Config, Sequence[Run]]]) -> dict[str, An
 
     Raises UserError (exit 3) where the runs were not tested on the same images.
     """
-    results = [(name, [_result(run) for run in runs]) for name, _, runs in groups]
+    results = [(name, runs, [_result(run) for run in runs]) for name, _, runs in groups]
     _same_images([(run, _result(run)) for _, _, runs in groups for run in runs])
-    first = fmean([result["accuracy"] for result in results[0][1]])
-    rows = [_row(name, found, first) for name, found in results]
-    graphs = [_graph(config) for _, config, _ in groups]
-    remarks = []
-    if any(graph != graphs[0] for graph in graphs):
-        remarks.append("not twins: other graphs")
+    first = fmean([result["accuracy"] for result in results[0][2]])
+    rows = [_row(name, runs, found, first) for name, runs, found in results]
+    remarks = _differences([config for _, config, _ in groups])
     if any(row.n == 1 for row in rows):
         remarks.append("one seed says little: these intervals cover the test images, not the seed")
     return {"models": [row.to_dict() for row in rows], "remarks": remarks}
 
 
-def _row(name: str, results: list[dict[str, Any]], first: float) -> Row:
+def _row(name: str, runs: Sequence[Run], results: list[dict[str, Any]], first: float) -> Row:
     accuracies = [result["accuracy"] for result in results]
     accuracy, newest = fmean(accuracies), results[-1]
     low, high = newest["accuracy_interval"] if len(results) == 1 else _t_interval(accuracies)
     return Row(
         name=name,
         model=newest["model"],
+        runs=tuple(run.name for run in runs),
         n=len(results),
         accuracy=accuracy,
         accuracy_interval=(low, high),
@@ -81,7 +83,7 @@ def _row(name: str, results: list[dict[str, Any]], first: float) -> Row:
 def _result(run: Run) -> dict[str, Any]:
     if run.result is None:
         raise UserError(f"{run.path}: has not finished", exit_code=Exit.RUN)
-    lacking = [key for key in NEEDED if key not in run.result]
+    lacking = [key for key, kind in NEEDED.items() if not isinstance(run.result.get(key), kind)]
     if lacking:
         raise UserError(
             f"{run.path / RESULT}: lacks {', '.join(lacking)}",
@@ -103,9 +105,37 @@ def _same_images(results: Sequence[tuple[Run, dict[str, Any]]]) -> None:
                 )
 
 
-def _graph(config: Config) -> dict[str, Any]:
-    """The model without what twins may differ in, and without what draws its first weights."""
-    return config.model.model_dump(exclude={"layer", "storage", "init"})
+def _differences(configs: Sequence[Config]) -> list[str]:
+    """What differs besides sharing: the graphs, and the settings that the models share."""
+    flat = [_flat(config.identity()) for config in configs]
+    keys = list(dict.fromkeys(key for settings in flat for key in settings))
+    differing = [key for key in keys if any(s.get(key) != flat[0].get(key) for s in flat)]
+    if not differing:
+        return ["one experiment under several names"]
+    remarks = []
+    graph = [key for key in differing if key.startswith("model.") and key not in DRAWN_OR_SHARED]
+    dense = {settings.get("model.storage") == "dense" for settings in flat}
+    if graph or len(dense) > 1:
+        remarks.append("not twins: other graphs")
+    settings = [key for key in differing if not key.startswith("model.")]
+    settings += [key for key in ("model.init",) if key in differing]
+    for key in settings:
+        values = ", ".join(str(settings.get(key, "none")) for settings in flat)
+        remarks.append(f"not the same {key}: {values}")
+    return remarks
+
+
+# What twins may differ in, and what draws their first weights.
+DRAWN_OR_SHARED = ("model.layer", "model.storage", "model.init")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}"""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
+        flat |= {f"{prefix}{key}": value} if inner is None else inner
+    return flat
 
 
 def _t_interval(values: Sequence[float]) -> tuple[float, float]:

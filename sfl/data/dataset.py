@@ -66,15 +66,14 @@ class Dataset:
 
     def summary(self) -> dict[str, object]:
         """The data set in short, as `sfl data` shows it."""
-        channels, height, width = self.in_dimensions
         return {
             "source": self.source,
             "classes": list(self.classes),
-            "training images": len(self.train),
-            "test images": len(self.test),
-            "image": f"{channels} channels, {height}×{width} pixels",
-            "training fingerprint": self.fingerprints["train"],
-            "test fingerprint": self.fingerprints["test"],
+            "train_images": len(self.train),
+            "test_images": len(self.test),
+            "in_dimensions": list(self.in_dimensions),
+            "train_fingerprint": self.fingerprints["train"],
+            "test_fingerprint": self.fingerprints["test"],
         }
 
 

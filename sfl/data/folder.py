@@ -118,6 +118,8 @@ def _images_in(folder: Path, suffixes: set[str], passed_over: list[Path]) -> lis
         if path.is_dir():
             message = f"{path} is a folder inside a class folder"
             raise UserError(message, f"move it elsewhere; {LAYOUT}", Exit.DATA)
+        if path.exists() and not path.is_file():  # a pipe or a device: reading might never end
+            raise UserError(f"{path} is no file", "remove it", Exit.DATA)
         (found if path.suffix.lower() in suffixes else passed_over).append(path)
     if not found:
         raise UserError(f"{folder} has no images in it", "add some, or remove it", Exit.DATA)

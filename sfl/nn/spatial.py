@@ -70,7 +70,11 @@ class SpatialFeatureLayer(nn.Module):
         super().__init__()
         expect_choice("storage", storage, Storage)
         expect_choice("init", init, Init)
+        if isinstance(in_dimensions, int) or len(in_dimensions) != 3:
+            raise ValueError(f"in_dimensions is {in_dimensions}, expected (C, H, W)")
         channels, height, width = in_dimensions
+        if min(channels, out_channels) < 1:
+            raise ValueError(f"channels must be at least 1, not {channels} in, {out_channels} out")
         expect_groups(channels, out_channels, groups)
         self.in_dimensions, self.groups = (channels, height, width), groups
         self.kernel_size, self.stride, self.dilation = map(pair, (kernel_size, stride, dilation))

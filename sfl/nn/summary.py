@@ -58,8 +58,12 @@ class ModelSummary:
     def to_dict(self) -> dict[str, object]:
         """Sums and layers as plain values."""
         layers = [dict(layer.__dict__) for layer in self.layers]
-        sums = {"weights": self.weights, "bytes": self.bytes, "flops": self.flops}
-        return {**sums, "layers": layers}
+        return {
+            "weights": self.weights,
+            "weight_bytes": self.bytes,
+            "flops_per_image": self.flops,
+            "layers": layers,
+        }
 
 
 def summarize(model: nn.Module, in_dimensions: tuple[int, int, int]) -> ModelSummary:

@@ -35,8 +35,12 @@ class Window:
 
 
 def pair(value: Pair) -> tuple[int, int]:
-    """(v, v) for a number, the pair itself for a pair."""
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    """(v, v) for a number, the pair itself for a pair. Raises ValueError for more or fewer."""
+    if isinstance(value, int):
+        return (value, value)
+    if len(value) != 2:
+        raise ValueError(f"{tuple(value)} is neither a number nor a pair")
+    return (value[0], value[1])
 
 
 def window_of(

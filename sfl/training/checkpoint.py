@@ -81,6 +81,10 @@ def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
         ) from None
     try:
         progress = json.loads(metadata["progress"])
+        images = progress["images"]
+        sizes, classes = images["in_dimensions"], images["classes"]
+        if len(sizes) != 3 or not all(type(n) is int and n > 0 for n in sizes) or not classes:
+            raise ValueError("no images have such sizes")
         return Checkpoint(
             path, tensors, metadata["config"], progress["images"], progress.get("metrics")
         )

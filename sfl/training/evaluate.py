@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sfl.data import Split, batch_count, test_batches
 from sfl.display import track
+from sfl.errors import Exit, UserError
 from sfl.training.device import autocast
 
 BATCH_SIZE = 500  # of evaluation; no result depends on it
@@ -77,6 +78,16 @@ def predict(
             predictions.append(logits.argmax(dim=1))
     model.train(was_training)
     return torch.cat(predictions), loss
+
+
+def refuse_divergence(loss: float, what: str) -> None:
+    """Raises UserError (exit 5) for a loss that is infinite or no number."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"training diverged: the {what} is {loss}",
+            "lower optimizer.lr, or set optimizer.clip_norm",
+            Exit.DIVERGED,
+        )
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:

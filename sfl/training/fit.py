@@ -3,7 +3,6 @@
 Everything a run leaves behind is written here, into a run directory that already exists.
 """
 
-import math
 import time
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfl.config import from_text
 from sfl.data import train_batches
 from sfl.display import TrainingDisplay, say
 from sfl.errors import Exit, UserError
@@ -27,7 +27,7 @@ from sfl.training.checkpoint import (
 )
 from sfl.training.device import autocast
 from sfl.training.environment import environment
-from sfl.training.evaluate import evaluate
+from sfl.training.evaluate import evaluate, refuse_divergence
 from sfl.training.optimizers import build_optimizer, learning_rate
 from sfl.training.result import test_model, write_result
 from sfl.training.seeding import generator, seed_global
@@ -54,7 +54,7 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
 
     if config.model.storage == "local":
         say(f"spatial layers: {kernel.report(device)}")
-    metrics = restore(setup, run, model, optimizer) if (run.path / LAST).exists() else []
+    metrics = restore(setup, run, model, optimizer)
     run.write_metrics(metrics)
     if config.train.compile:
         model.compile()
@@ -70,7 +70,6 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
 
     load_weights(read_checkpoint(run.path / BEST), model)
     evaluation, result = test_model(setup, model)
-    refuse_divergence(evaluation.loss, "test loss of the trained model")
     seconds = [line["seconds"] for line in metrics]
     result = {
         "run": run.name,
@@ -100,6 +99,11 @@ def restore(
     setup: Setup, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> list[Metrics]:
     """Puts the run's last checkpoint into model and optimizer; returns its epochs' metrics."""
+    if not (run.path / LAST).exists():
+        if (run.path / BEST).exists():  # they are written together: one was taken away
+            hint = f"put it back, or train anew under another name; {BEST} is whole"
+            raise UserError(f"{run.path}: has no {LAST} to go on from", hint, Exit.RUN)
+        return []
     checkpoint = read_checkpoint(run.path / LAST)
     if checkpoint.metrics is None:
         raise UserError(
@@ -111,8 +115,19 @@ def restore(
             f"{run.path}: was trained on other images than {setup.config.data.source} holds now",
             exit_code=Exit.DATA,
         )
+    began = from_text(checkpoint.config, str(checkpoint.path))
+    if (began.identity(), began.train.seed) != (
+        setup.config.identity(),
+        setup.config.train.seed,
+    ):
+        raise UserError(
+            f"{run.path / CONFIG}: says other settings than the run was begun with",
+            f"put back what stands in {LAST}, or train anew under another name",
+            Exit.RUN,
+        )
     load_weights(checkpoint, model)
     load_optimizer(checkpoint, optimizer)
+    say(f"{run.name}: going on after epoch {len(checkpoint.metrics)}")
     return checkpoint.metrics
 
 
@@ -240,13 +255,3 @@ def is_best(metrics: list[Metrics]) -> bool:
     """Whether the newest epoch has the highest validation accuracy; the earliest wins a tie."""
     *before, newest = (line["validation_accuracy"] for line in metrics)
     return all(newest > accuracy for accuracy in before)
-
-
-def refuse_divergence(loss: float, what: str) -> None:
-    """Raises UserError (exit 5) for a loss that is infinite or no number."""
-    if not math.isfinite(loss):
-        raise UserError(
-            f"training diverged: the {what} is {loss}",
-            "lower optimizer.lr, or set optimizer.clip_norm",
-            Exit.DIVERGED,
-        )

@@ -11,11 +11,12 @@ import numpy as np
 from torch import nn
 
 from sfl.config import from_text, override
+from sfl.display import say
 from sfl.errors import Exit, UserError
 from sfl.files import atomic_path
 from sfl.runs import PREDICTIONS, RESULT, Run
 from sfl.training.checkpoint import load_weights, read_checkpoint
-from sfl.training.evaluate import Evaluation, evaluate, wilson_interval
+from sfl.training.evaluate import Evaluation, evaluate, refuse_divergence, wilson_interval
 from sfl.training.setup import Setup, build, set_up
 
 
@@ -29,6 +30,7 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
         precision=setup.precision,
         description="testing",
     )
+    refuse_divergence(evaluation.loss, "test loss of the trained model")
     classes = setup.dataset.classes
     confusion = evaluation.confusion(len(classes))
     # A class without test images has no accuracy; JSON has no NaN.
@@ -65,7 +67,15 @@ def evaluate_weights(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any
     classes or another shape than it was trained on.
     """
     checkpoint = read_checkpoint(path)
-    config = override(from_text(checkpoint.config, str(path)), overrides)
+    kept = from_text(checkpoint.config, str(path))
+    config = override(kept, overrides)
+    said = "root" in kept.data.model_fields_set or any("data.root" in given for given in overrides)
+    if config.data.source != "shapes" and not said:
+        raise UserError(
+            f"{path}: its images lay at an absolute path, which no run keeps",
+            "say where they are: --set data.root=DIR",
+            Exit.DATA,
+        )
     setup = set_up(config, training=False)
     trained_on, given = checkpoint.images, setup.dataset.describe()
     for key, what in (("classes", "classes"), ("in_dimensions", "images of the shape")):
@@ -77,7 +87,10 @@ def evaluate_weights(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any
             )
     model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes))
     load_weights(checkpoint, model)
-    return test_model(setup, model.to(setup.device))[1]
+    if trained_on["fingerprints"] != given["fingerprints"]:
+        say(f"{path}: these are other images than those of its run")
+    result = test_model(setup, model.to(setup.device))[1]
+    return {"file": str(path), "model": config.model.name, **result}
 
 
 def _listed(values: object) -> str:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from sfl.config import Config
 from sfl.data import Dataset, Split, batch_count, hold_out, load_dataset
-from sfl.errors import UserError
+from sfl.errors import Exit, UserError
 from sfl.nn import build_model
 from sfl.nn.summary import ModelSummary, summarize
 from sfl.training.checkpoint import read_checkpoint
 from sfl.training.device import pick_device, pick_precision
-from sfl.training.memory import check_memory
+from sfl.training.memory import check_memory, is_out_of_memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +53,12 @@ def set_up(
     training: whether there must be memory to train the model, too.
     """
     device = pick_device(config.train.device)
-    dataset = dataset or load_images(config)
-    summary = describe_model(config, dataset.in_dimensions, len(dataset.classes))
     precision = precision or pick_precision(config.train.precision, device)
-    if training:
-        check_memory(summary, config.data.batch_size, config.optimizer, device, precision)
+    if dataset is None and config.data.source != "folder":
+        check(config, device, precision, *image_shape(config), training=training)  # no download yet
+    dataset = dataset or load_images(config)
+    sizes = (dataset.in_dimensions, len(dataset.classes))
+    summary = check(config, device, precision, *sizes, training=training)
     train, validation = dataset.train, None
     if config.data.validation:
         train, validation = hold_out(train, config.data.validation, len(dataset.classes))
@@ -73,6 +74,22 @@ def set_up(
         std=torch.tensor(config.data.normalize.std, device=device),
         summary=summary,
     )
+
+
+def check(
+    config: Config,
+    device: torch.device,
+    precision: str,
+    in_dimensions: tuple[int, int, int],
+    classes: int,
+    *,
+    training: bool,
+) -> ModelSummary:
+    """The model layer by layer. Raises UserError where it doesn't fit the images or the memory."""
+    summary = describe_model(config, in_dimensions, classes)
+    if training:
+        check_memory(summary, config.data.batch_size, config.optimizer, device, precision)
+    return summary
 
 
 def load_images(config: Config) -> Dataset:
@@ -117,6 +134,10 @@ def build(config: Config, in_dimensions: tuple[int, int, int], classes: int) -> 
         model = build_model(name, in_dimensions=in_dimensions, classes=classes, **settings)
     except ValueError as error:
         raise UserError(f"model: {name}: {error}") from None
+    except RuntimeError as error:  # sizes whose product is no number that a tensor can have
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"model: {name}: too large", "", Exit.RESOURCES) from error
     if config.model.layer == "conv":
         model.to(memory_format=torch.channels_last)
     return model

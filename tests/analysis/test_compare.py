@@ -66,27 +66,49 @@ SEED = "one seed says little: these intervals cover the test images, not the see
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "twins"),
+    ("one", "other", "expected"),
     [
-        ("{name: SimpleModel}", "{name: SimpleModel, layer: conv}", True),
-        ("{name: SimpleModel}", "{name: SimpleModel, storage: dense}", True),
-        ("{name: SimpleModel}", "{name: SimpleModel, init: notebook}", True),
-        ("{name: SimpleModel}", "{name: SpatialDenseNet}", False),
-        ("{name: SimpleModel}", "{name: SimpleModel, channels: [7]}", False),
-        ("{name: SimpleModel}", "{name: SimpleModel, dropout: 0.5}", False),
+        ("{name: SimpleModel}", "{name: SimpleModel, layer: conv}", []),
+        ("{name: SimpleModel}", "{name: SpatialDenseNet}", [TWINS]),
+        ("{name: SimpleModel}", "{name: SimpleModel, channels: [7]}", [TWINS]),
+        ("{name: SimpleModel}", "{name: SimpleModel, dropout: 0.5}", [TWINS]),
+        # Fully connected after one step: no twin of what is local or shared.
+        ("{name: SimpleModel}", "{name: SimpleModel, storage: dense}", [TWINS]),
+        ("{name: SimpleModel, layer: conv}", "{name: SimpleModel, storage: dense}", [TWINS]),
+        (
+            "{name: SimpleModel}",
+            "{name: SimpleModel, layer: conv, init: notebook}",
+            ["not the same model.init: receptive_field, notebook"],
+        ),
+        (
+            "{name: SimpleModel}\ntrain: {epochs: 3, seed: 1}",
+            "{name: SimpleModel, layer: conv}\ntrain: {epochs: 2}\noptimizer: {clip_norm: 1.0}",
+            ["not the same optimizer.clip_norm: none, 1.0", "not the same train.epochs: 3, 2"],
+        ),
+        ("{name: SimpleModel}", "{name: SimpleModel}", ["one experiment under several names"]),
     ],
 )
-def test_twins_are_told_from_others(
-    tmp_path: Path, made_run: MadeRun, one: str, other: str, twins: bool
+def test_what_differs_besides_sharing_is_said(
+    tmp_path: Path, made_run: MadeRun, one: str, other: str, expected: list[str]
 ) -> None:
     run = Run(made_run(tmp_path / "a"))
     remarks = compare([("a", config(one), [run]), ("b", config(other), [run])])["remarks"]
-    assert remarks == ([SEED] if twins else [TWINS, SEED])
+    assert sorted(remarks[:-1]) == sorted(expected) and remarks[-1] == SEED
 
 
 def test_with_several_seeds_of_each_nothing_is_remarked(tmp_path: Path, made_run: MadeRun) -> None:
     found = [Run(made_run(tmp_path / str(a), accuracy=a)) for a in (0.5, 0.6)]
-    assert compare([("a", config(), found), ("b", config(), found)])["remarks"] == []
+    twin = config("{name: SimpleModel, layer: conv}")
+    compared = compare([("a", config(), found), ("b", twin, found)])
+    assert compared["remarks"] == []
+    assert compared["models"][0]["runs"] == ["0.5", "0.6"]
+
+
+def test_a_result_of_wrong_types_is_named(tmp_path: Path, made_run: MadeRun) -> None:
+    run = Run(made_run(tmp_path / "a", accuracy="high"))
+    with pytest.raises(UserError, match="lacks accuracy") as caught:
+        compare([("a", config(), [run]), ("b", config(), [run])])
+    assert caught.value.exit_code is Exit.RUN
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

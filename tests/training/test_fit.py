@@ -32,7 +32,6 @@ from tests.training.tiny import (
     result,
     same,
     tensors,
-    tiny_config,
     tiny_setup,
 )
 
@@ -256,7 +255,8 @@ def test_checkpoints_it_does_not_go_on_from(tmp_path: Path) -> None:
     fit(tiny_setup("train.epochs=1"), run)
     last, best = run.path / LAST, (run.path / BEST).read_bytes()
     refused = [
-        (tiny_setup("model.channels=[3]"), "a checkpoint of another model", Exit.RUN),
+        (tiny_setup("optimizer.lr=1"), "says other settings than the run was begun", Exit.RUN),
+        (tiny_setup("train.seed=8"), "says other settings than the run was begun", Exit.RUN),
         (tiny_setup("data.shapes.jitter=1"), "trained on other images than shapes", Exit.DATA),
     ]
     for setup, message, code in refused:
@@ -268,6 +268,18 @@ def test_checkpoints_it_does_not_go_on_from(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message) as error:
             fit(tiny_setup(), run)
         assert error.value.exit_code == Exit.RUN
+
+
+def test_a_run_whose_checkpoint_was_taken_away_is_not_begun_anew(tmp_path: Path) -> None:
+    """That would throw its best weights and its metrics away."""
+    run = new_run(tmp_path)
+    fit(tiny_setup("train.epochs=1", "train.keep=weights"), run)
+    before = {file.name: file.read_bytes() for file in run.path.iterdir()}
+    with pytest.raises(UserError, match=r"has no last\.safetensors to go on from") as error:
+        fit(tiny_setup("train.epochs=1", "train.keep=weights"), Run(run.path))
+    assert error.value.exit_code == Exit.RUN
+    after = {file.name: file.read_bytes() for file in run.path.iterdir()}
+    assert after | {"environment.json": b""} == before | {"environment.json": b""}
 
 
 # --- which checkpoint is the best
@@ -370,16 +382,15 @@ def test_the_logged_test_accuracy_is_that_of_the_test_images(tmp_path: Path) -> 
     ],
 )
 def test_divergence_is_told_and_nothing_good_is_lost(
-    changes: list[str], message: str, tmp_path: Path
+    changes: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = new_run(tmp_path)
     setup = tiny_setup(*changes, "optimizer={name: sgd, lr: 1.0e+30}")
     if "train.epochs=2" in changes:  # one good epoch first
-        setup = replace(setup, config=tiny_config(*changes, "optimizer={name: sgd, lr: 1.0e-3}"))
-        with interrupted_after(1):
+        with interrupted_after(1), monkeypatch.context() as patch:
+            patch.setattr(fitting, "learning_rate", lambda *_: 1e-3)
             fit(setup, run)
         before = (run.path / LAST).read_bytes()
-        setup = tiny_setup(*changes, "optimizer={name: sgd, lr: 1.0e+30}")
     with pytest.raises(UserError, match=message.replace("+", r"\+")) as error:
         fit(setup, Run(run.path))
     assert error.value.exit_code == Exit.DIVERGED

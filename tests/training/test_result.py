@@ -65,7 +65,7 @@ def test_a_class_without_test_images_has_no_accuracy(monkeypatch: pytest.MonkeyP
 
 
 def test_a_file_of_weights_gives_the_runs_result_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = new_run(tmp_path)
     fit(tiny_setup(), run)
@@ -75,8 +75,11 @@ def test_a_file_of_weights_gives_the_runs_result_again(
     found = results.evaluate_weights(moved)
     found["accuracy_interval"] = list(found["accuracy_interval"])
     expected = result(run)
+    assert found.pop("file") == str(moved)
     assert found == {key: expected[key] for key in found}
+    capsys.readouterr()
     other = results.evaluate_weights(moved, ["data.shapes.test=20"])
+    assert "these are other images than those of its run" in capsys.readouterr().err
     assert other["n"] == 20 and other["data"]["test"] != found["data"]["test"]
 
 
