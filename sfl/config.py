@@ -64,7 +64,7 @@ def find(name: str | Path) -> Path:
 
 def load(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     """A config from a YAML file and `a.b=v` overrides; raises UserError with every mistake."""
-    tree = read(find(name))
+    tree = read(find(name), named_configs())
     return _validated(apply_overrides(tree, overrides))
 
 

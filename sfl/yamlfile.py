@@ -7,7 +7,7 @@ code. Knows nothing of what the values mean.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,11 @@ class YamlTree:
         return self.places.get(loc, Place(""))
 
 
-def read(path: Path, _depth: int = 0) -> YamlTree:
-    """A YAML file that is a map, with what it `extends` underneath it."""
+def read(path: Path, named: Mapping[str, Path] | None = None, _depth: int = 0) -> YamlTree:
+    """A YAML file that is a map, with what it `extends` underneath it.
+
+    named: files that can be extended by a name; any other is a path, relative to the file.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path}: larger than {MAX_BYTES / 1e6:.0f} MB; that is no config")
@@ -84,9 +87,11 @@ def read(path: Path, _depth: int = 0) -> YamlTree:
         raise UserError(f"{place}: more than {MAX_EXTENDS} files extend one another; in a circle?")
     under = path.parent / base
     if not os.path.isfile(under):
-        hint = "the path is relative to the file that extends"
+        under = (named or {}).get(base, under)
+    if not os.path.isfile(under):
+        hint = "a name that ships with sfl, or a path relative to the file that extends"
         raise UserError(f"{place}: extends: {under}: no such file", hint)
-    return _merged(read(under, _depth + 1), tree)
+    return _merged(read(under, named, _depth + 1), tree)
 
 
 def parse(text: str, name: str) -> YamlTree:

@@ -148,3 +148,14 @@ def test_a_damaged_config_of_a_run_is_exit_4(text: str) -> None:
     assert caught.value.exit_code is Exit.RUN
     assert str(caught.value).startswith("runs/a/config.yaml")
     assert "(written by another version of sfl, or by hand?)" in str(caught.value)
+
+
+def test_a_config_may_build_on_one_that_ships(tmp_path: Path) -> None:
+    """By its name, wherever sfl is installed; a file of that path beside it comes first."""
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: notebook/simple\ntrain: {epochs: 9}\n")
+    assert config.load(mine).model == config.load("notebook/simple").model
+    assert config.load(mine).train.epochs == 9
+    mine.write_text("extends: spatial\n")
+    (tmp_path / "spatial").write_text("model: {name: SimpleModel}\n")
+    assert config.load(mine).model.name == "SimpleModel"

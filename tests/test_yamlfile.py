@@ -159,7 +159,7 @@ def test_extends_builds_on_another_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("extends: none.yaml", "none.yaml: no such file (the path is relative to the file that"),
+        ("extends: none.yaml", "none.yaml: no such file (a name that ships with sfl, or a path"),
         ("extends: 3", "a.yaml:1: extends: expected a path, not 3"),
         ("extends: a.yaml", "more than 10 files extend one another; in a circle?"),
         ("extends: .", "no such file"),
