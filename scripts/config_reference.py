@@ -28,7 +28,8 @@ What a YAML file, or `--set a.b=v`, may say. Unknown keys, wrong types, duplicat
 out of range are errors, each with its file and line. Scalars are read as in YAML 1.2: `1e-3` is a
 number, `no` and `010` are neither a boolean nor an octal. `extends: other.yaml` at the top builds
 on another file: a name that ships with sfl, or a path relative to this one; `key: null` takes a
-setting back to its default. For editors there is a JSON schema, [config.schema.json](config.schema.json).
+setting back to its default. For editors there is a JSON schema,
+[config.schema.json](config.schema.json).
 """
 
 
