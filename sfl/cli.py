@@ -237,6 +237,9 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer sizes and repetitions: two minutes.")
     ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw it, too: bench.svg, bench.png.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """This machine's speed and memory, against the notebook's way of doing it.
@@ -244,12 +247,15 @@ def bench(
     \b
     Examples:
       sfl bench --quick
-      sfl bench --json > bench.json
+      sfl bench --plot bench.svg --json > bench.json
     """
     from sfl import tables
+    from sfl.bench.plot import plot as draw
     from sfl.bench.run import run
 
     measured = run(quick=quick)
+    if plot is not None:
+        draw(measured, plot)
     if as_json:
         tables.print_json(measured)
         return

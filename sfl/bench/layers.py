@@ -98,12 +98,26 @@ def added(timings: list[Timing]) -> dict[str, float]:
     }
 
 
-def _timings(layer: Layer, batch: int, precision: str, repetitions: int) -> dict[str, Timing]:
-    channels, height, width = layer.in_dimensions
-    x = torch.randn(batch, channels, height, width)
+def call_ours(layer: Layer, batch: int) -> Callable[[], None]:
+    """Forward and backward of our layer, in float32, in the form that runs here."""
+    x, dy, local = _tensors(layer, batch)
     innermost = x.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
-    dy = torch.randn(batch, layer.out_channels, *layer.positions)
-    local = torch.randn(*layer.positions, layer.out_channels, channels, layer.k, layer.k)
+    return _call(spatial_conv2d, innermost, local, dy, layer, "float32", plainly=False)
+
+
+def _tensors(layer: Layer, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x, dy and local weights."""
+    channels = layer.in_dimensions[0]
+    return (
+        torch.randn(batch, *layer.in_dimensions),
+        torch.randn(batch, layer.out_channels, *layer.positions),
+        torch.randn(*layer.positions, layer.out_channels, channels, layer.k, layer.k),
+    )
+
+
+def _timings(layer: Layer, batch: int, precision: str, repetitions: int) -> dict[str, Timing]:
+    x, dy, local = _tensors(layer, batch)
+    innermost = x.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
     forms: dict[str, tuple[Form, Tensor, Tensor]] = {
         "ours, compiled": (spatial_conv2d, innermost, local),
         "ours, plain": (spatial_conv2d, innermost, local),

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from sfl.bench import layers, memory, steps
+from sfl.bench import layers, memory, scaling, steps
 from sfl.bench.timing import interleaved
 from sfl.data import Split, train_batches
 from sfl.display import track
@@ -14,6 +14,7 @@ from sfl.training.environment import device_name
 from sfl.training.seeding import generator
 
 FORMAT = "sfl-bench-1"
+IMAGES = 50_000  # of an epoch, as in CIFAR-10
 
 
 def run(*, quick: bool = False) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     for entry in found["layers"]:
         for form in entry["forms"].values():
             form["share_of_mm"] = entry["flops"] / form["seconds"] / found["machine"]["mm_flops"]
+    found["scaling"] = scaling.measure(repetitions)
     found["steps"] = steps.measure(repetitions)
     wanted = [step for entry in found["steps"] for step in entry["steps"]]
     found["memory"] = memory.measure(list(track(wanted, "Measuring memory", len(wanted))))
@@ -51,10 +53,9 @@ def machine(repetitions: int) -> dict[str, Any]:
 
 
 def data_share(measured: list[dict[str, Any]]) -> dict[str, float]:
-    """What an epoch's batches take of an epoch of SpatialDenseNet, local; 50,000 images."""
-    count = 50_000
-    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
-    split = Split(images, torch.zeros(count, dtype=torch.int64))
+    """What an epoch's batches take of an epoch of SpatialDenseNet, local."""
+    images = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8)
+    split = Split(images, torch.zeros(IMAGES, dtype=torch.int64))
     mean = std = torch.full((3,), 0.5)
     start = time.perf_counter()
     for _ in train_batches(
@@ -64,5 +65,5 @@ def data_share(measured: list[dict[str, Any]]) -> dict[str, float]:
         pass
     seconds = time.perf_counter() - start
     (entry,) = (e for e in measured if e["network"] == "SpatialDenseNet")
-    training = entry["steps"]["SpatialDenseNet, local"]["seconds"] * -(-count // steps.BATCH)
+    training = entry["steps"]["SpatialDenseNet, local"]["seconds"] * -(-IMAGES // steps.BATCH)
     return {"seconds": seconds, "share_of_epoch": seconds / (seconds + training)}

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from sfl import tables
-from sfl.bench import layers, memory, run, steps
+from sfl.bench import layers, memory, run, scaling, steps
 from sfl.bench.layers import Layer
+from sfl.bench.plot import plot
 from sfl.bench.timing import Timing, interleaved
+from sfl.errors import UserError
 from sfl.nn import build_model, kernel
 
 
@@ -49,10 +52,15 @@ def test_a_layers_sizes_by_hand() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_whole_run_in_small(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+def test_a_whole_run_in_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
     small = {"a layer": (Layer((3, 6, 6), 4, 3),), "padded": (Layer((4, 6, 6), 4, 3, 1),)}
     monkeypatch.setattr(layers, "NETWORKS", small)
     monkeypatch.setattr(run, "PRECISIONS", (precision,))
+    monkeypatch.setattr(run, "IMAGES", 640)
+    axes = {"batch": (1, 2), "channels in": (1, 2), "positions": (6, 8)}
+    monkeypatch.setattr(scaling, "AXES", axes)
     monkeypatch.setattr(
         steps,
         "OURS",
@@ -63,9 +71,18 @@ def test_a_whole_run_in_small(monkeypatch: pytest.MonkeyPatch, precision: str) -
     monkeypatch.setattr(
         memory, "measure", lambda names: [{"step": name, "bytes": 10**6} for name in names]
     )
-    found = json.loads(json.dumps(run.run(quick=True)))
-    assert set(found) == {"format", "machine", "layers", "steps", "memory", "data"}
-    plain, padded = found["layers"]
+    found = json.loads(json.dumps(run.run(quick=precision == "float32")))
+    parts = {"format", "machine", "layers", "scaling", "steps", "memory", "data"}
+    assert set(found) == parts
+    assert [entry["axis"] for entry in found["scaling"]] == ["batch", "channels in", "positions"]
+    assert found["scaling"][2]["values"] == [16, 36]
+    for picture in ("bench.svg", "bench.png"):
+        plot(found, tmp_path / picture)
+    assert (tmp_path / "bench.svg").read_text().startswith("<?xml")
+    with pytest.raises(UserError, match=r"bench\.exe"):
+        plot(found, tmp_path / "bench.exe")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.png", "bench.svg"]
+    plain, padded = found["layers"][:2]
     forms = {"ours, plain", "unfold + bmm", "unfold view + einsum", "Conv2d twin"}
     forms |= {"ours, compiled"} if kernel.load() else set()
     assert set(plain["forms"]) == forms | {"dense tensordot (notebook)"}
@@ -75,7 +92,7 @@ def test_a_whole_run_in_small(monkeypatch: pytest.MonkeyPatch, precision: str) -
         assert form["share_of_mm"] == pytest.approx(share)
     assert 0 < found["data"]["share_of_epoch"] < 1
     shown = [[str(cell) for cell in made.columns[0]._cells] for made in tables.bench_tables(found)]
-    assert shown[2][:2] == ["SimpleModel, notebook", "SimpleModel, local"]
+    assert shown[len(found["layers"])][:2] == ["SimpleModel, notebook", "SimpleModel, local"]
 
 
 def test_peak_memory_is_that_of_a_process_of_its_own() -> None:

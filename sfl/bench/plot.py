@@ -1,0 +1,64 @@
+"""What `sfl bench` found, as a picture: how the cost grows, and each form's time."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfl.errors import Exit, UserError
+from sfl.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+OURS, OTHERS, GUIDE = "#0072B2", "#999999", "#D55E00"  # Okabe & Ito: told apart by everyone
+
+
+def plot(measured: dict[str, Any], path: Path) -> None:
+    """Writes a picture whose format is the path's suffix. Raises UserError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        hint = "install it: pip install 'sfl[plots]'"
+        raise UserError("--plot needs matplotlib", hint) from None
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    for axes, entry in zip(upper.subplots(1, 3), measured["scaling"], strict=True):
+        _draw_growth(axes, entry)
+    entries = measured["layers"][:2]
+    for axes, entry in zip(lower.subplots(1, 2), entries, strict=True):
+        _draw_forms(axes, entry)
+    machine = measured["machine"]
+    figure.suptitle(
+        f"SpatialFeatureLayer, forward + backward; {machine['device']}, {machine['threads']} "
+        f"threads; {machine['spatial_layers']}; medians"
+    )
+    try:
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format=path.suffix.lstrip(".") or "png")
+    except ValueError as error:  # a format that matplotlib doesn't know
+        raise UserError(f"--plot {path}: {error}", exit_code=Exit.USAGE) from None
+
+
+def _draw_growth(axes: "Axes", entry: dict[str, Any]) -> None:
+    values = entry["values"]
+    milliseconds = [1e3 * seconds for seconds in entry["seconds"]]
+    middle = len(values) // 2
+    linear = [milliseconds[middle] * value / values[middle] for value in values]
+    axes.loglog(values, linear, color=GUIDE, linestyle="--", label="linear")
+    axes.loglog(values, milliseconds, color=OURS, marker="o", label="measured")
+    axes.set_xticks(values, [str(value) for value in values], minor=False)
+    axes.minorticks_off()
+    axes.set_xlabel(entry["axis"])
+    axes.set_ylabel("ms")
+    axes.legend(frameon=False)
+
+
+def _draw_forms(axes: "Axes", entry: dict[str, Any]) -> None:
+    forms = dict(reversed(entry["forms"].items()))
+    colours = [OURS if name.startswith("ours") else OTHERS for name in forms]
+    milliseconds = [1e3 * form["seconds"] for form in forms.values()]
+    bars = axes.barh(list(forms), milliseconds, color=colours)
+    axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.set_xscale("log")
+    axes.set_xlabel("ms")
+    axes.set_title(f"{entry['layers']}, batch {entry['batch']}, {entry['precision']}", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
