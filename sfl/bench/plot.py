@@ -59,6 +59,8 @@ def _draw_forms(axes: "Axes", entry: dict[str, Any]) -> None:
     bars = axes.barh(list(forms), milliseconds, color=colours)
     axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.set_xscale("log")
+    axes.set_xlim(min(milliseconds) / 3, max(milliseconds) * 3)  # room for the numbers
     axes.set_xlabel("ms")
-    axes.set_title(f"{entry['layers']}, batch {entry['batch']}, {entry['precision']}", fontsize=9)
+    title = f"{entry['layers']}\nbatch {entry['batch']}, {entry['precision']}"
+    axes.set_title(title, fontsize=9, loc="left")
     axes.spines[["top", "right"]].set_visible(False)

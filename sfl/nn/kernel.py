@@ -171,9 +171,10 @@ def _openmp() -> list[str]:
 
 def _cache() -> Path:
     home = os.environ.get("XDG_CACHE_HOME")
-    with contextlib.suppress(RuntimeError):  # not every user has a home folder
+    try:
         return Path(home) / "sfl" if home else Path.home() / ".cache" / "sfl"
-    return Path(tempfile.gettempdir()) / f"sfl-{os.getuid()}"
+    except RuntimeError:  # and a folder for everyone is no place for code that we load
+        raise NoKernel("there is no home folder to keep it in") from None
 
 
 def _key(command: list[str]) -> str:
