@@ -14,6 +14,7 @@ from sfl.bench import references
 from sfl.bench.timing import Timing, interleaved
 from sfl.nn import kernel, plain, spatial_conv2d
 from sfl.nn.layout import is_batch_innermost
+from sfl.nn.plain import empty_weight
 from sfl.ram import available_bytes
 from sfl.training.device import autocast
 
@@ -108,10 +109,11 @@ def call_ours(layer: Layer, batch: int) -> Callable[[], None]:
 def _tensors(layer: Layer, batch: int) -> tuple[Tensor, Tensor, Tensor]:
     """x, dy and local weights."""
     channels = layer.in_dimensions[0]
+    local = empty_weight((*layer.positions, layer.out_channels, channels, layer.k, layer.k))
     return (
         torch.randn(batch, *layer.in_dimensions),
         torch.randn(batch, layer.out_channels, *layer.positions),
-        torch.randn(*layer.positions, layer.out_channels, channels, layer.k, layer.k),
+        local.normal_(),
     )
 
 

@@ -1,27 +1,29 @@
 // The locally connected product and its two gradients on a CPU, without laying out the fields.
 //
-// In memory: x (H, W, C, B), y (OH, OW, O, B), weight (OH, OW, O, C/G, kh, kw), bias (O, OH, OW).
+// In memory: x (H, W, C, B), y (OH, OW, O, B), weight (OH, OW, O, kh, kw, C/G), bias (O, OH, OW).
 // The batch is innermost, so a vector holds as many images, a weight is read once and broadcast,
-// and a tile of sums (ROWS outputs x VECTORS vectors) stays in registers while one runs along the
-// field. All three are that one product (see `tile`); they differ in what is a row and what is a
-// vector. Results do not depend on the number of threads.
+// and a tile of sums (rows x vectors) stays in registers while one runs along the field. All three
+// are that one product (see `tile`); they differ in what is a row, what is a vector and what is
+// summed over. The channels are innermost in the weights, so a row of a field is one piece of both
+// weights and input. Results do not depend on the number of threads.
 //
 // Compiled on first use by sfl/nn/kernel.py, which knows the argument order.
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <utility>
 #include <vector>
 
 #if defined(__AVX512F__)
-constexpr int BYTES = 64, VECTORS = 4, ROWS = 6;  // 24 of 32 registers hold sums
+constexpr int BYTES = 64, VECTORS = 4, SUMS = 24;  // of 32 registers
 #elif defined(__AVX__)
-constexpr int BYTES = 32, VECTORS = 2, ROWS = 6;  // 12 of 16
+constexpr int BYTES = 32, VECTORS = 2, SUMS = 12;  // of 16
 #elif defined(__aarch64__)
-constexpr int BYTES = 16, VECTORS = 4, ROWS = 6;  // 24 of 32
+constexpr int BYTES = 16, VECTORS = 4, SUMS = 24;  // of 32
 #else
-constexpr int BYTES = 16, VECTORS = 2, ROWS = 6;  // 12 of 16
+constexpr int BYTES = 16, VECTORS = 2, SUMS = 12;  // of 16
 #endif
 
 using Int = std::int64_t;
@@ -73,170 +75,226 @@ inline void store(T* to, Vector<T> v, int count = LANES<T>) {
         std::memcpy(to, &v, count * sizeof(T));
 }
 
-// One product of a strip: rows of sums along some columns (images, or places of the field).
-//   out[r][column] = start[r * start_step] + sum over d of a[r * row_step + d * depth_step] * in[d][column]
-// `add`: adds to what is there instead of `start`. `whole_reads`: in[d] may be read beyond its end.
+// What is summed over, a piece at a time: sum over d < depth of a[d * depth_step] * in[d * in_step].
 template <class T>
-struct Product {
-    Int depth;
+struct Piece {
     const T* a;
-    Int row_step, depth_step;
-    const T* const* in;
-    T* const* out;
-    const T* start;
-    Int start_step;
-    bool add, whole_reads;
+    const T* in;
+    Int depth;
 };
 
-// R rows by N vectors from `column` on; of the last vector only `count` lanes.
+// A vector of sums: where it begins in `in` and in `out`, and how many of its lanes are meant.
+struct Column {
+    Int in, out;
+    int lanes;
+};
+
+// out[r * out_step + column] = start[r * start_step] + the sum over all pieces, of row r of `a`.
+// `whole_reads`: `in` may be read beyond the lanes of a column.
+template <class T>
+struct Product {
+    const Piece<T>* pieces;
+    Int count;
+    Int row_step, depth_step, in_step;
+    T* out;
+    Int out_step;
+    const T* start;
+    Int start_step;
+    bool whole_reads;
+};
+
+// R rows by N vectors; only the last vector may have fewer lanes, unless WHOLE.
 template <class T, int R, int N, bool WHOLE>
-void tile(const Product<T>& p, Int column, int count) {
+void tile(const Product<T>& p, Int row, const Column* columns) {
     Vector<T> sums[R][N];
     for (int r = 0; r < R; ++r)
         for (int n = 0; n < N; ++n)
-            sums[r][n] = Vector<T>{} + (p.start ? p.start[r * p.start_step] : T(0));
-    const T* a = p.a;
-    for (Int d = 0; d < p.depth; ++d, a += p.depth_step) {
-        const T* in = p.in[d] + column;
-        Vector<T> x[N];
-        for (int n = 0; n < N; ++n)
-            x[n] = load(in + n * LANES<T>, WHOLE || n < N - 1 ? LANES<T> : count);
-        for (int r = 0; r < R; ++r) {
-            const T weight = a[r * p.row_step];
-            for (int n = 0; n < N; ++n) sums[r][n] += weight * x[n];
+            sums[r][n] = Vector<T>{} + (p.start ? p.start[(row + r) * p.start_step] : T(0));
+    for (const Piece<T>* piece = p.pieces; piece != p.pieces + p.count; ++piece) {
+        const T* a = piece->a + row * p.row_step;
+        const T* in[N];
+        for (int n = 0; n < N; ++n) in[n] = piece->in + columns[n].in;
+        for (Int d = 0; d < piece->depth; ++d, a += p.depth_step) {
+            Vector<T> x[N];
+            for (int n = 0; n < N; ++n) {
+                x[n] = load(in[n], WHOLE || n < N - 1 ? LANES<T> : columns[n].lanes);
+                in[n] += p.in_step;
+            }
+            for (int r = 0; r < R; ++r) {
+                const T weight = a[r * p.row_step];
+                for (int n = 0; n < N; ++n) sums[r][n] += weight * x[n];
+            }
         }
     }
     for (int r = 0; r < R; ++r)
-        for (int n = 0; n < N; ++n) {
-            const int lanes = n < N - 1 ? LANES<T> : count;
-            T* out = p.out[r] + column + n * LANES<T>;
-            store(out, p.add ? sums[r][n] + load<T>(out, lanes) : sums[r][n], lanes);
-        }
+        for (int n = 0; n < N; ++n)
+            store(p.out + (row + r) * p.out_step + columns[n].out, sums[r][n], columns[n].lanes);
 }
 
-template <class T, int R, int N>
-void tile_or_part(const Product<T>& p, Int column, int count) {
-    if (count == LANES<T> || p.whole_reads)
-        tile<T, R, N, true>(p, column, count);
-    else
-        tile<T, R, N, false>(p, column, count);
+// As many rows at a time as there are registers for.
+template <int N>
+constexpr int rows_of = SUMS / N < 12 ? SUMS / N : 12;
+
+template <class T, int N, bool WHOLE, int R = rows_of<N>>
+void rows_of_tile(const Product<T>& p, Int row, Int rows, const Column* columns) {
+    if constexpr (R > 0) {
+        if (rows == R)
+            tile<T, R, N, WHOLE>(p, row, columns);
+        else
+            rows_of_tile<T, N, WHOLE, R - 1>(p, row, rows, columns);
+    }
 }
 
-// R rows along `columns` columns from `first` on.
-template <class T, int R>
-void strip(const Product<T>& p, Int first, Int columns) {
-    constexpr Int lanes = LANES<T>;
-    const Int end = first + columns;
-    Int column = first;
-    for (; column + VECTORS * lanes <= end; column += VECTORS * lanes)
-        tile<T, R, VECTORS, true>(p, column, lanes);
-    const Int vectors = (end - column + lanes - 1) / lanes;
-    const int count = end - column - (vectors - 1) * lanes;
-    if (vectors == 1) tile_or_part<T, R, 1>(p, column, count);
-    if (vectors == 2) tile_or_part<T, R, 2>(p, column, count);
+// All rows by N vectors, in tiles of about the same height.
+template <class T, int N>
+void strip(const Product<T>& p, Int rows, const Column* columns) {
+    const bool whole = p.whole_reads || columns[N - 1].lanes == LANES<T>;
+    const Int tiles = (rows + rows_of<N> - 1) / rows_of<N>;
+    for (Int t = 0; t < tiles; ++t) {
+        const Int row = rows * t / tiles, count = rows * (t + 1) / tiles - row;
+        if (whole)
+            rows_of_tile<T, N, true>(p, row, count, columns);
+        else
+            rows_of_tile<T, N, false>(p, row, count, columns);
+    }
+}
+
+template <class T>
+void product(const Product<T>& p, Int rows, const std::vector<Column>& columns) {
+    const Column* column = columns.data();
+    Int left = columns.size();
+    for (; left >= VECTORS; left -= VECTORS, column += VECTORS) strip<T, VECTORS>(p, rows, column);
+    if (left == 1) strip<T, 1>(p, rows, column);
     if constexpr (VECTORS > 2) {
-        if (vectors == 3) tile_or_part<T, R, 3>(p, column, count);
-        if (vectors == 4) tile_or_part<T, R, 4>(p, column, count);
+        if (left == 2) strip<T, 2>(p, rows, column);
+        if (left == 3) strip<T, 3>(p, rows, column);
     }
 }
 
-// Any number of rows, ROWS at a time; `out` has a pointer for each.
+// Vectors that lie side by side in both `in` and `out`.
 template <class T>
-void product(Product<T> p, Int rows, Int first, Int columns) {
-    for (Int r = 0; r < rows; r += ROWS) {
-        switch (std::min<Int>(ROWS, rows - r)) {
-            case 6: strip<T, 6>(p, first, columns); break;
-            case 5: strip<T, 5>(p, first, columns); break;
-            case 4: strip<T, 4>(p, first, columns); break;
-            case 3: strip<T, 3>(p, first, columns); break;
-            case 2: strip<T, 2>(p, first, columns); break;
-            default: strip<T, 1>(p, first, columns);
-        }
-        p.a += ROWS * p.row_step;
-        p.out += ROWS;
-        if (p.start) p.start += ROWS * p.start_step;
-    }
+void add_columns(std::vector<Column>& columns, Int in, Int out, Int length) {
+    for (Int i = 0; i < length; i += LANES<T>)
+        columns.push_back({in + i, out + i, int(std::min<Int>(LANES<T>, length - i))});
 }
 
-// Where the inputs of a unit's field lie, channel by channel; `missing` stands for padding.
+// The images of a batch as vectors.
 template <class T>
-void field_rows(const Shape& s, T* x, T* missing, Int position, Int channel, Int channels, T** rows) {
+std::vector<Column> images(const Shape& s) {
+    std::vector<Column> columns;
+    add_columns<T>(columns, 0, 0, s.batch);
+    return columns;
+}
+
+// Work is shared out by places (positions or inputs) and groups; where there are few of them, by
+// parts of their rows, too.
+struct Tasks {
+    Int groups, parts, rows, count;
+
+    Tasks(const Shape& s, Int places, Int rows) : groups(s.groups), rows(rows) {
+        const Int pairs = std::max<Int>(1, places * groups);
+        parts = std::max<Int>(1, std::min(4 * s.threads / pairs, rows / 6));
+        count = places * groups * parts;
+    }
+    Int place(Int task) const { return task / parts / groups; }
+    Int group(Int task) const { return task / parts % groups; }
+    Int first(Int task) const { return rows * (task % parts) / parts; }
+    Int last(Int task) const { return rows * (task % parts + 1) / parts; }
+};
+
+// A stretch of a unit's field that is one piece of its weights (from `place` on) and of a row of
+// the input (from input number `input` on, channels innermost).
+struct Stretch {
+    Int row, input, place, length;
+};
+
+// The field of a position and group without what is padding: row by row where possible, else tap
+// by tap.
+void field(const Shape& s, Int position, Int group, std::vector<Stretch>& stretches) {
+    stretches.clear();
     const Int top = position / s.positions_w * s.stride_h - s.padding_h;
     const Int left = position % s.positions_w * s.stride_w - s.padding_w;
-    for (Int i = 0; i < s.kernel_h; ++i)
-        for (Int j = 0; j < s.kernel_w; ++j) {
-            const Int row = top + i * s.dilation_h, column = left + j * s.dilation_w;
-            const bool there = row >= 0 && row < s.height && column >= 0 && column < s.width;
-            T* from = x + ((row * s.width + column) * s.channels + channel) * s.batch;
-            for (Int c = 0; c < channels; ++c)
-                rows[c * s.taps() + i * s.kernel_w + j] = there ? from + c * s.batch : missing;
-        }
-}
-
-// y[unit] = bias + sum over its field of weight * x. Tasks: positions, groups, parts of the units.
-template <class T>
-void forward(const Shape& s, const T* x, const T* weight, const T* bias, T* y) {
-    const Int wanted = 4 * s.threads, pairs = s.positions() * s.groups;
-    const Int parts = std::max<Int>(1, std::min(wanted / pairs, s.channels_out() / ROWS));
-    const Int part = (s.channels_out() + parts - 1) / parts;
-    std::vector<T> zeros(s.batch);
-#pragma omp parallel num_threads(s.threads)
-    {
-        std::vector<T*> rows(s.field()), out(part);
-#pragma omp for
-        for (Int task = 0; task < pairs * parts; ++task) {
-            const Int position = task / parts / s.groups, group = task / parts % s.groups;
-            const Int first = task % parts * part;
-            const Int count = std::min(part, s.channels_out() - first);
-            if (count <= 0) continue;
-            const Int unit = group * s.channels_out() + first;
-            field_rows(s, const_cast<T*>(x), zeros.data(), position, group * s.channels_in(),
-                       s.channels_in(), rows.data());
-            for (Int o = 0; o < count; ++o)
-                out[o] = y + (position * s.out_channels + unit + o) * s.batch;
-            const T* w = weight + (position * s.out_channels + unit) * s.field();
-            const T* start = bias ? bias + unit * s.positions() + position : nullptr;
-            product<T>({s.field(), w, s.field(), 1, rows.data(), out.data(), start, s.positions(),
-                        false, false},
-                       count, 0, s.batch);
+    const bool by_row = s.groups == 1 && s.dilation_w == 1;
+    const Int taps = by_row ? s.kernel_w : 1;
+    for (Int i = 0; i < s.kernel_h; ++i) {
+        const Int row = top + i * s.dilation_h;
+        if (row < 0 || row >= s.height) continue;
+        for (Int j = 0; j < s.kernel_w; j += taps) {
+            const Int column = left + j * s.dilation_w;
+            const Int first = std::max<Int>(0, -column), last = std::min(taps, s.width - column);
+            if (first >= last) continue;
+            stretches.push_back({row, (column + first) * s.channels + group * s.channels_in(),
+                                 (i * s.kernel_w + j + first) * s.channels_in(),
+                                 (last - first) * s.channels_in()});
         }
     }
 }
 
-// dx[input] = sum over the units that see it. Tasks own channels and images, so none meet.
+// y[unit] = bias + sum over its field of weight * x. Rows: units; vectors: images.
 template <class T>
-void input_gradient(const Shape& s, const T* dy, const T* weight, T* dx) {
-    constexpr Int images = VECTORS * LANES<T>;
-    const Int blocks = std::max<Int>(1, std::min(4 * s.threads / s.channels, s.batch / images));
-    const Int block = (s.batch / blocks + images - 1) / images * images;
-    const Int parts = std::min(s.channels, s.threads);
+void forward(const Shape& s, const T* x, const T* weight, const T* bias, T* y) {
+    const Tasks tasks(s, s.positions(), s.channels_out());
+    const std::vector<Column> columns = images<T>(s);
 #pragma omp parallel num_threads(s.threads)
     {
-        std::vector<T*> rows(s.field());
-        std::vector<const T*> in(s.channels_out());
-        std::vector<T> nowhere(s.batch);
-#pragma omp for collapse(2)
-        for (Int part = 0; part < parts; ++part)
-            for (Int b = 0; b < blocks; ++b) {
-                const Int first = b * block;
-                const Int count = b == blocks - 1 ? s.batch - first : block;
-                const Int end = s.channels * (part + 1) / parts;
-                for (Int position = 0; position < s.positions(); ++position)
-                    for (Int c = s.channels * part / parts; c < end;) {
-                        const Int group = c / s.channels_in();
-                        const Int many = std::min(end, (group + 1) * s.channels_in()) - c;
-                        field_rows(s, dx, nowhere.data(), position, c, many, rows.data());
-                        const Int unit = position * s.out_channels + group * s.channels_out();
-                        for (Int o = 0; o < s.channels_out(); ++o)
-                            in[o] = dy + (unit + o) * s.batch;
-                        const T* w = weight + unit * s.field() +
-                                     (c - group * s.channels_in()) * s.taps();
-                        product<T>({s.channels_out(), w, 1, s.field(), in.data(), rows.data(),
-                                    nullptr, 0, true, false},
-                                   many * s.taps(), first, count);
-                        c += many;
-                    }
-            }
+        std::vector<Stretch> stretches;
+        std::vector<Piece<T>> pieces;
+#pragma omp for
+        for (Int task = 0; task < tasks.count; ++task) {
+            const Int position = tasks.place(task), group = tasks.group(task);
+            const Int unit = group * s.channels_out() + tasks.first(task);
+            const Int number = position * s.out_channels + unit;
+            field(s, position, group, stretches);
+            pieces.clear();
+            for (const Stretch& part : stretches)
+                pieces.push_back({weight + number * s.field() + part.place,
+                                  x + (part.row * s.width * s.channels + part.input) * s.batch,
+                                  part.length});
+            const T* start = bias ? bias + unit * s.positions() + position : nullptr;
+            product<T>({pieces.data(), Int(pieces.size()), s.field(), 1, s.batch,
+                        y + number * s.batch, s.batch, start, s.positions(), false},
+                       tasks.last(task) - tasks.first(task), columns);
+        }
+    }
+}
+
+// Along one axis, the position whose tap `tap` sees the input `at`; -1: there is none.
+inline Int seen_by(Int at, Int tap, Int stride, Int padding, Int dilation, Int positions) {
+    const Int from = at + padding - tap * dilation;
+    return from >= 0 && from % stride == 0 && from / stride < positions ? from / stride : -1;
+}
+
+// dx[input] = sum over the units that see it of weight * dy. Rows: channels; vectors: images.
+template <class T>
+void input_gradient(const Shape& s, const T* dy, const T* weight, T* dx) {
+    const Tasks tasks(s, s.height * s.width, s.channels_in());
+    const std::vector<Column> columns = images<T>(s);
+#pragma omp parallel num_threads(s.threads)
+    {
+        std::vector<Piece<T>> pieces;
+#pragma omp for
+        for (Int task = 0; task < tasks.count; ++task) {
+            const Int input = tasks.place(task), group = tasks.group(task);
+            const Int row = input / s.width, column = input % s.width, first = tasks.first(task);
+            pieces.clear();
+            for (Int i = 0; i < s.kernel_h; ++i)
+                for (Int j = 0; j < s.kernel_w; ++j) {
+                    const Int h = seen_by(row, i, s.stride_h, s.padding_h, s.dilation_h,
+                                          s.positions_h);
+                    const Int w = seen_by(column, j, s.stride_w, s.padding_w, s.dilation_w,
+                                          s.positions_w);
+                    if (h < 0 || w < 0) continue;
+                    const Int unit = (h * s.positions_w + w) * s.out_channels +
+                                     group * s.channels_out();
+                    const Int place = (i * s.kernel_w + j) * s.channels_in() + first;
+                    pieces.push_back({weight + unit * s.field() + place, dy + unit * s.batch,
+                                      s.channels_out()});
+                }
+            const Int number = input * s.channels + group * s.channels_in() + first;
+            product<T>({pieces.data(), Int(pieces.size()), 1, s.field(), s.batch,
+                        dx + number * s.batch, s.batch, nullptr, 0, false},
+                       tasks.last(task) - first, columns);
+        }
     }
 }
 
@@ -268,44 +326,55 @@ inline void transpose(Vector<T> (&square)[LANES<T>]) {
     }
 }
 
-// dw[unit][place] = sum over the images of dy * x. The field's places become the vectors: some of
-// them are turned round (images x places) first. Tasks: positions, groups, panels of places.
+// One row of inputs (W * C, B) turned round into (B, W * C).
+template <class T>
+void turn_row(const T* x, Int inputs, Int batch, T* turned) {
+    constexpr Int lanes = LANES<T>;
+    for (Int b = 0; b < batch; b += lanes)
+        for (Int i = 0; i < inputs; i += lanes) {
+            const int images = std::min(lanes, batch - b), many = std::min(lanes, inputs - i);
+            Vector<T> square[lanes] = {};
+            for (int k = 0; k < many; ++k) square[k] = load<T>(x + (i + k) * batch + b, images);
+            transpose<T>(square);
+            for (int k = 0; k < images; ++k) store(turned + (b + k) * inputs + i, square[k], many);
+        }
+}
+
+// dw[unit][place] = sum over the images of dy * x. Rows: units; vectors: places of the field, for
+// which x is turned round to (H, B, W, C).
 template <class T>
 void weight_gradient(const Shape& s, const T* x, const T* dy, T* dw) {
-    constexpr Int lanes = LANES<T>, width = VECTORS * lanes;
-    const Int panels = (s.field() + width - 1) / width, pairs = s.positions() * s.groups;
-    const Int batch = (s.batch + lanes - 1) / lanes * lanes;
-    std::vector<T> zeros(s.batch);
+    const Int inputs = s.width * s.channels;
+    // And room for a vector that begins at the last place.
+    const std::unique_ptr<T[]> turned(new T[s.height * s.batch * inputs + LANES<T>]);
+    const Tasks tasks(s, s.positions(), s.channels_out());
 #pragma omp parallel num_threads(s.threads)
     {
-        std::vector<T*> rows(s.field()), out(s.channels_out());
-        std::vector<T> panel((batch + 1) * width);
-        const auto address = reinterpret_cast<std::uintptr_t>(panel.data());
-        T* turned = panel.data() + (BYTES - address % BYTES) % BYTES / sizeof(T);
-        std::vector<const T*> in(s.batch);
-        for (Int b = 0; b < s.batch; ++b) in[b] = turned + b * width;
+        std::vector<Stretch> stretches;
+        std::vector<Column> columns;
 #pragma omp for
-        for (Int task = 0; task < pairs * panels; ++task) {
-            const Int position = task / panels / s.groups, group = task / panels % s.groups;
-            const Int first = task % panels * width, places = std::min(width, s.field() - first);
-            field_rows(s, const_cast<T*>(x), zeros.data(), position, group * s.channels_in(),
-                       s.channels_in(), rows.data());
-            for (Int place = 0; place < places; place += lanes)
-                for (Int b = 0; b < s.batch; b += lanes) {
-                    const int images = std::min(lanes, s.batch - b);
-                    Vector<T> square[lanes] = {};
-                    for (Int i = 0; i < std::min(lanes, places - place); ++i)
-                        square[i] = load<T>(rows[first + place + i] + b, images);
-                    transpose<T>(square);
-                    for (Int i = 0; i < lanes; ++i)
-                        store(turned + (b + i) * width + place, square[i]);
-                }
-            const Int unit = position * s.out_channels + group * s.channels_out();
-            for (Int o = 0; o < s.channels_out(); ++o)
-                out[o] = dw + (unit + o) * s.field() + first;
-            product<T>({s.batch, dy + unit * s.batch, s.batch, 1, in.data(), out.data(), nullptr,
-                        0, false, true},
-                       s.channels_out(), 0, places);
+        for (Int row = 0; row < s.height; ++row)
+            turn_row(x + row * inputs * s.batch, inputs, s.batch,
+                     turned.get() + row * inputs * s.batch);
+#pragma omp for
+        for (Int task = 0; task < tasks.count; ++task) {
+            const Int position = tasks.place(task), group = tasks.group(task);
+            const Int unit = group * s.channels_out() + tasks.first(task);
+            const Int number = position * s.out_channels + unit;
+            const Int rows = tasks.last(task) - tasks.first(task);
+            field(s, position, group, stretches);
+            columns.clear();
+            Int places = 0;
+            for (const Stretch& part : stretches) {
+                add_columns<T>(columns, part.row * s.batch * inputs + part.input, part.place,
+                               part.length);
+                places += part.length;
+            }
+            T* out = dw + number * s.field();
+            if (places < s.field()) std::fill_n(out, rows * s.field(), T(0));
+            const Piece<T> piece{dy + number * s.batch, turned.get(), s.batch};
+            product<T>({&piece, 1, s.batch, 1, inputs, out, s.field(), nullptr, 0, true}, rows,
+                       columns);
         }
     }
 }

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sfl.nn import plain
-from sfl.nn.plain import positions_outermost
+from sfl.nn.plain import channels_innermost, positions_outermost
 from sfl.nn.window import Window
 
 SOURCE = Path(__file__).with_name("kernel.cpp")
@@ -81,7 +81,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, grou
     positions_h, positions_w, out_channels = weight.shape[:3]
     y = plain.empty(x, positions_h, positions_w, out_channels)
     each = None if bias is None else bias.contiguous()
-    shape = _shape(x, y, window, groups)
+    shape, weight = _shape(x, y, window, groups), channels_innermost(weight)
     _call("forward", shape, positions_outermost(x), weight, each, positions_outermost(y))
     return y
 
@@ -90,8 +90,8 @@ def input_gradient(
     dy: Tensor, weight: Tensor, size: tuple[int, int], window: Window, groups: int
 ) -> Tensor:
     """As sfl.nn.plain.input_gradient."""
-    dx = plain.empty(dy, *size, weight.shape[3] * groups).zero_()
-    shape = _shape(dx, dy, window, groups)
+    dx = plain.empty(dy, *size, weight.shape[3] * groups)
+    shape, weight = _shape(dx, dy, window, groups), channels_innermost(weight)
     _call("input_gradient", shape, positions_outermost(dy), weight, positions_outermost(dx))
     return dx
 
@@ -99,8 +99,8 @@ def input_gradient(
 def weight_gradient(x: Tensor, dy: Tensor, window: Window, groups: int) -> Tensor:
     """As sfl.nn.plain.weight_gradient."""
     out_channels, positions_h, positions_w = dy.shape[1:]
-    field = (x.shape[1] // groups, *window.kernel)
-    dw = dy.new_empty(positions_h, positions_w, out_channels, *field)
+    units, field = (positions_h, positions_w, out_channels), (x.shape[1] // groups, *window.kernel)
+    dw = plain.empty_weight((*units, *field), dtype=dy.dtype, device=dy.device)
     shape = _shape(x, dy, window, groups)
     _call("weight_gradient", shape, positions_outermost(x), positions_outermost(dy), dw)
     return dw

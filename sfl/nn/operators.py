@@ -48,7 +48,7 @@ def spatial_conv2d(
     """The product itself."""
     window = _window(weight.shape[4:], stride, padding, dilation)
     form = kernel if kernel.serves(x.device, x.dtype) else plain
-    y: Tensor = form.forward(x, weight.contiguous(), bias, window, groups)
+    y: Tensor = form.forward(x, weight, bias, window, groups)
     return y
 
 
@@ -66,7 +66,7 @@ def input_gradient(
     window = _window(weight.shape[4:], stride, padding, dilation)
     form = kernel if kernel.serves(dy.device, dy.dtype) else plain
     inside = (size[0], size[1])
-    dx: Tensor = form.input_gradient(dy, weight.contiguous(), inside, window, groups)
+    dx: Tensor = form.input_gradient(dy, weight, inside, window, groups)
     return dx
 
 
@@ -104,7 +104,8 @@ def _(dy: Tensor, weight: Tensor, size: Numbers, *rest: Any) -> Tensor:
 @weight_gradient.register_fake
 def _(x: Tensor, dy: Tensor, size: Numbers, *rest: Any) -> Tensor:
     out_channels, height, width = dy.shape[1:]
-    return dy.new_empty(height, width, out_channels, x.shape[1] // rest[-1], *size)
+    shape = (height, width, out_channels, x.shape[1] // rest[-1], *size)
+    return plain.empty_weight(shape, dtype=dy.dtype, device=dy.device)
 
 
 # --- gradients: of each operator, the other two

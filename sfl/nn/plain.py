@@ -5,12 +5,15 @@ Three functions, each linear in both of its tensors; a compiled kernel may take 
 
 Shapes: B batch, C channels in, O channels out, H×W input, OH×OW positions, kh×kw kernel, G groups.
 Inside, positions are outermost and the batch innermost: (H, W, C, B), so that each position of
-each group is one matrix product, (O/G, K) × (K, B) with K = C/G·kh·kw, and needs no reordering of
-its result. The fields (patches) of a few rows of positions are copied together at a time, stay in
-the cache, and are made again for the gradients rather than kept.
+each group is one matrix product, (O/G, K) × (K, B) with K = kh·kw·C/G, and needs no reordering of
+its result. Weights have their channels innermost, (OH, OW, O, kh, kw, C/G), as convolutions have
+them in torch.channels_last: a row of a field is then one piece of memory. The fields (patches) of a
+few rows of positions are copied together at a time, stay in the cache, and are made again for the
+gradients rather than kept.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +30,17 @@ def positions_outermost(x: Tensor) -> Tensor:
     return x.permute(2, 3, 1, 0).contiguous()
 
 
+def channels_innermost(weight: Tensor) -> Tensor:
+    """(OH, OW, O, C/G, kh, kw) → (OH, OW, O, kh, kw, C/G), contiguous; no copy where it lies so."""
+    return weight.permute(0, 1, 2, 4, 5, 3).contiguous()
+
+
+def empty_weight(shape: Sequence[int], **like: Any) -> Tensor:
+    """(OH, OW, O, C/G, kh, kw) that lies in memory as (OH, OW, O, kh, kw, C/G)."""
+    *units, channels, kh, kw = shape
+    return torch.empty(*units, kh, kw, channels, **like).permute(0, 1, 2, 5, 3, 4)
+
+
 def empty(like: Tensor, height: int, width: int, channels: int) -> Tensor:
     """(B, C, H, W) that lies in memory as (H, W, C, B); B, dtype and device of `like`."""
     batch = like.shape[0]
@@ -37,6 +51,7 @@ def empty(like: Tensor, height: int, width: int, channels: int) -> Tensor:
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
     """x (B, C, H, W), weight (OH, OW, O, C/G, kh, kw), bias (O, OH, OW) → (B, O, OH, OW)."""
     positions_h, positions_w, out_channels = weight.shape[:3]
+    weight = channels_innermost(weight)
     output = empty(x, positions_h, positions_w, out_channels)
     y = positions_outermost(output)
     x = _padded(positions_outermost(x), window, (positions_h, positions_w))
@@ -53,6 +68,7 @@ def input_gradient(
 ) -> Tensor:
     """The gradient of x (B, C, H, W) from that of y, dy (B, O, OH, OW); size: (H, W)."""
     positions_h, positions_w, _, channels, kh, kw = weight.shape
+    weight = channels_innermost(weight)
     output = empty(dy, *size, channels * groups)
     dy = positions_outermost(dy)
     (top, left), batch = window.padding, dy.shape[3]
@@ -65,10 +81,11 @@ def input_gradient(
     for rows in _bands(dx, window, positions_h, positions_w):
         fields = torch.bmm(_matrices(weight[rows], groups).mT, _columns(dy[rows], groups))
         n = rows.stop - rows.start
-        fields = fields.view(n, positions_w, channels * groups, kh, kw, batch)
+        fields = fields.view(n, positions_w, groups, kh, kw, channels, batch)
         for i in range(kh):
             for j in range(kw):
-                _tap(dx, rows, i, j, window, positions_w).add_(fields[:, :, :, i, j])
+                tap = _tap(dx, rows, i, j, window, positions_w)
+                tap.unflatten(2, (groups, channels)).add_(fields[:, :, :, i, j])
     if not fits:
         positions_outermost(output).copy_(dx[top : top + size[0], left : left + size[1]])
     return output
@@ -80,11 +97,11 @@ def weight_gradient(x: Tensor, dy: Tensor, window: Window, groups: int) -> Tenso
     positions_h, positions_w, out_channels, _ = dy.shape
     channels, (kh, kw) = x.shape[2] // groups, window.kernel
     x = _padded(x, window, (positions_h, positions_w))
-    dw = dy.new_empty(positions_h, positions_w, out_channels, channels, kh, kw)
+    dw = dy.new_empty(positions_h, positions_w, out_channels, kh, kw, channels)
     for rows in _bands(x, window, positions_h, positions_w):
         fields = _fields(x, rows, window, positions_w, groups)
         torch.bmm(_columns(dy[rows], groups), fields.mT, out=_matrices(dw[rows], groups))
-    return dw
+    return dw.permute(0, 1, 2, 5, 3, 4)
 
 
 def with_all_derivatives(
@@ -125,14 +142,14 @@ def _bands(x: Tensor, window: Window, positions_h: int, positions_w: int) -> Ite
 def _fields(x: Tensor, rows: slice, window: Window, positions_w: int, groups: int) -> Tensor:
     """The fields of some rows of positions, side by side: (n·OW·G, K, B), from padded x."""
     (kh, kw), (sh, sw), (dh, dw) = window.kernel, window.stride, window.dilation
-    channels, batch = x.shape[2:]
+    channels, batch = x.shape[2] // groups, x.shape[3]
     along_h, along_w, along_c, _ = x.stride()
     n = rows.stop - rows.start
     view = x[rows.start * sh :].as_strided(
-        (n, positions_w, channels, kh, kw, batch),
-        (along_h * sh, along_w * sw, along_c, along_h * dh, along_w * dw, 1),
+        (n, positions_w, groups, kh, kw, channels, batch),
+        (along_h * sh, along_w * sw, along_c * channels, along_h * dh, along_w * dw, along_c, 1),
     )
-    return view.reshape(n * positions_w * groups, channels // groups * kh * kw, batch)
+    return view.reshape(n * positions_w * groups, kh * kw * channels, batch)
 
 
 def _tap(x: Tensor, rows: slice, i: int, j: int, window: Window, positions_w: int) -> Tensor:
@@ -144,7 +161,7 @@ def _tap(x: Tensor, rows: slice, i: int, j: int, window: Window, positions_w: in
 
 
 def _matrices(weight: Tensor, groups: int) -> Tensor:
-    """(n, OW, O, C/G, kh, kw) → (n·OW·G, O/G, K), a view."""
+    """(n, OW, O, kh, kw, C/G) → (n·OW·G, O/G, K), a view."""
     n, positions_w, out_channels, *field = weight.shape
     size = field[0] * field[1] * field[2]
     return weight.view(n * positions_w * groups, out_channels // groups, size)

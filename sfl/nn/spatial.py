@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sfl.nn.functional import dense_conv2d, expect_groups, spatial_conv2d
+from sfl.nn.plain import empty_weight
 from sfl.nn.storage import dense_to_local, local_to_dense, shared_filter, sharing_distance
 from sfl.nn.window import Padding, Pair, field_mask, pair, window_of
 
@@ -84,8 +85,10 @@ class SpatialFeatureLayer(nn.Module):
         self.out_dimensions = (out_channels, *positions)
         local = (*positions, out_channels, channels // groups, *self.kernel_size)
         dense = (*self.in_dimensions, *self.out_dimensions)
+        # Strides are a matter of speed, as with convolutions in torch.channels_last.
+        create = empty_weight if storage == "local" else torch.empty
         shape = local if storage == "local" else dense
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.weight = nn.Parameter(create(shape, device=device, dtype=dtype))
         self.bias: nn.Parameter | None = None
         if bias is not False:
             self.bias_per: Bias = "position" if bias is True else bias

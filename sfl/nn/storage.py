@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from sfl.nn.plain import empty_weight
 from sfl.nn.window import Window
 
 
@@ -29,7 +30,7 @@ def dense_to_local(dense: Tensor, window: Window, groups: int = 1) -> Tensor:
     """The weights inside the receptive fields; what lies outside is left behind."""
     channels, height, width, out_channels, positions_h, positions_w = dense.shape
     shape = (positions_h, positions_w, out_channels, channels // groups, *window.kernel)
-    local = dense.new_zeros(shape)
+    local = empty_weight(shape, dtype=dense.dtype, device=dense.device).zero_()
     for there, here in _places(local.shape, (channels, height, width), window, groups):
         local[here] = dense[there].permute(3, 0, 1, 2)
     return local
