@@ -3,7 +3,6 @@
 Results go to standard output, everything else to standard error.
 """
 
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -14,6 +13,7 @@ from sfl import exits
 from sfl.cli_options import RUNS, Json, Runs, Set
 from sfl.cli_runs import runs_app
 from sfl.errors import PROGRAM, UserError
+from sfl.ram import reuse_memory
 
 if TYPE_CHECKING:
     from sfl.config import Config
@@ -265,6 +265,5 @@ def bench(
 
 def main() -> NoReturn:
     """Runs the command line of this process."""
-    # PyTorch reads this when it first allocates: huge pages, less time for gradients of a gigabyte.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    reuse_memory()
     exits.run(lambda arguments: app(arguments, prog_name="sfl", standalone_mode=False))

@@ -1,12 +1,15 @@
-"""How much main memory this process may still take.
+"""How much main memory this process may still take, and keeping what it has.
 
 Linux gives memory that it doesn't have, and kills who uses it: what is too large must be refused
 before.
 """
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
@@ -16,6 +19,20 @@ def available_bytes() -> int | None:
     if not limits and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     return min(limits, default=None)
+
+
+def reuse_memory() -> None:
+    """Has this process keep memory that it frees, and take the largest pieces in huge pages.
+
+    A training step frees and takes the same memory each time; getting it from Linux anew, page by
+    page and zeroed, takes a fifth of a step of RegularConvNet, and half of one with weights of a
+    gigabyte. To be called before PyTorch first allocates.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch's own switch for huge pages
+    mallopt = None if sys.platform == "win32" else getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # the C library is glibc
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
 
 
 def _linux_available() -> int | None:

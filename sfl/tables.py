@@ -155,7 +155,6 @@ def _layer_tables(entries: Sequence[dict[str, Any]]) -> list[Table]:
 
 
 def _step_table(measured: dict[str, Any]) -> Table:
-    peaks = {entry["step"]: entry["bytes"] for entry in measured["memory"]}
     title = "a training step; peak memory above `import torch`"
     made = table(
         "network", "ms", "smallest – largest", "notebook ÷ this", "peak memory", title=title
@@ -164,7 +163,7 @@ def _step_table(measured: dict[str, Any]) -> Table:
         notebook = entry["steps"][f"{entry['network']}, notebook"]["seconds"]
         for name, step in entry["steps"].items():
             ratio = f"{notebook / step['seconds']:.1f}"
-            made.add_row(name, *_milliseconds(step), ratio, bytes_text(peaks[name]))
+            made.add_row(name, *_milliseconds(step), ratio, bytes_text(step["peak_bytes"]))
     return made
 
 

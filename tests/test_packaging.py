@@ -46,7 +46,8 @@ def files(folder: Path, pattern: str) -> set[str]:
 
 def test_the_wheel_holds_every_module_and_every_config(site: Path) -> None:
     assert files(site / "sfl", "*.py") == files(ROOT / "sfl", "*.py")
-    assert files(site / "sfl", "*.cpp") == {"nn/kernel.cpp"}
+    assert files(site / "sfl", "*.cpp") == {"nn/kernel.cpp", "nn/pointwise.cpp"}
+    assert files(site / "sfl", "*.h") == {"nn/vectors.h"}
     configs = files(ROOT / "configs", "*.yaml")
     assert files(site / "sfl" / "configs", "*.yaml") == configs
     assert {"conv.yaml", "notebook/simple.yaml"} <= configs

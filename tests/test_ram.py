@@ -1,6 +1,8 @@
 """What is free: of the machine, of a container, and where there is no /proc."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,23 @@ def test_where_there_is_no_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert available_bytes() == 7 * 4096
     monkeypatch.setattr(os, "sysconf_names", {})
     assert available_bytes() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts page faults as Linux does")
+def test_freed_memory_is_taken_again() -> None:
+    code = """
+import resource
+from sfl.ram import reuse_memory
+reuse_memory()
+import torch
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+for _ in range(5):  # 20 MB: more than glibc would keep by itself
+    before = faults()
+    torch.zeros(5_000_000)
+print(faults() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100  # of 5,000 pages

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfl.bench import references
-from sfl.bench.timing import Timing, interleaved
+from sfl.bench.timing import Timing, interleaved, timed
 from sfl.nn import kernel, plain, spatial_conv2d
 from sfl.nn.layout import is_batch_innermost
 from sfl.nn.plain import empty_weight
@@ -134,7 +134,7 @@ def _timings(layer: Layer, batch: int, precision: str, repetitions: int) -> dict
         forms["dense tensordot (notebook)"] = (references.dense_tensordot, x, dense)
     return interleaved(
         {
-            name: _call(*form, dy, layer, precision, plainly=name == "ours, plain")
+            name: timed(_call(*form, dy, layer, precision, plainly=name == "ours, plain"))
             for name, form in forms.items()
         },
         repetitions,

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from sfl.bench import layers, memory, scaling, steps
-from sfl.bench.timing import interleaved
+from sfl.bench import layers, scaling, steps
+from sfl.bench.timing import interleaved, timed
 from sfl.data import Split, train_batches
 from sfl.display import track
 from sfl.nn import kernel
@@ -29,8 +29,6 @@ def run(*, quick: bool = False) -> dict[str, Any]:
             form["share_of_mm"] = entry["flops"] / form["seconds"] / found["machine"]["mm_flops"]
     found["scaling"] = scaling.measure(repetitions)
     found["steps"] = steps.measure(repetitions)
-    wanted = [step for entry in found["steps"] for step in entry["steps"]]
-    found["memory"] = memory.measure(list(track(wanted, "Measuring memory", len(wanted))))
     found["data"] = data_share(found["steps"])
     return found
 
@@ -41,7 +39,7 @@ PRECISIONS = ("float32", "bfloat16")
 def machine(repetitions: int) -> dict[str, Any]:
     """What is measured on, and its peak: FLOPs a second of torch.mm, 2048 × 2048, float32."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    timing = interleaved({"mm": lambda: torch.mm(a, b)}, repetitions)["mm"]
+    timing = interleaved({"mm": timed(lambda: torch.mm(a, b))}, repetitions)["mm"]
     cpu = torch.device("cpu")
     return {
         "device": device_name(cpu),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sfl.bench.layers import Layer, call_ours
-from sfl.bench.timing import interleaved
+from sfl.bench.timing import interleaved, timed
 
 BATCH, CHANNELS, SIDE, OUT_CHANNELS = 64, 32, 16, 32  # from which one thing at a time is varied
 
@@ -19,14 +19,14 @@ def measure(repetitions: int) -> list[dict[str, Any]]:
     """For each axis its values, and the seconds of forward + backward at each of them."""
     found = []
     for axis, values in AXES.items():
-        calls: dict[str, Callable[[], None]] = {}
+        calls: dict[str, Callable[[], float]] = {}
         for value in values:
             batch = value if axis == "batch" else BATCH
             channels = value if axis == "channels in" else CHANNELS
             side = value if axis == "positions" else SIDE
             layer = Layer((channels, side, side), OUT_CHANNELS, 3)
             size = (side - 2) ** 2 if axis == "positions" else value
-            calls[str(size)] = call_ours(layer, batch)
+            calls[str(size)] = timed(call_ours(layer, batch))
         timings = interleaved(calls, repetitions)
         seconds = [timing.median for timing in timings.values()]
         found.append({"axis": axis, "values": [int(size) for size in timings], "seconds": seconds})

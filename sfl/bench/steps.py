@@ -1,4 +1,7 @@
-"""Whole training steps, optimizer and all: ours, and as the notebook wrote them."""
+"""Whole training steps, optimizer and all: ours, and as the notebook wrote them.
+
+Each in a process of its own, see sfl.bench.worker.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +12,10 @@ from torch import Tensor, nn
 
 from sfl.bench.references import notebook_model
 from sfl.bench.timing import Timing, interleaved
+from sfl.bench.worker import Worker
 from sfl.config import load
 from sfl.data import Dataset, Split
+from sfl.display import track
 from sfl.training.fit import train_step
 from sfl.training.optimizers import build_optimizer
 from sfl.training.setup import build, set_up
@@ -28,29 +33,24 @@ NOTEBOOK = ("SimpleModel", "SpatialDenseNet", "RegularConvNet")
 
 
 def measure(repetitions: int) -> list[dict[str, Any]]:
-    """One entry a network of the notebook: seconds of a step, ours and the notebook's."""
+    """One entry a network of the notebook: seconds and peak memory, ours and the notebook's."""
     found = []
-    for name in NOTEBOOK:
-        steps = {f"{name}, notebook": notebook_step(name)}
-        steps |= {ours: our_step(ours) for ours in OURS if ours.startswith(name)}
-        timings = interleaved(steps, repetitions)
-        found.append(
-            {
-                "network": name,
-                "batch": BATCH,
-                "steps": {step: described(timing) for step, timing in timings.items()},
-            }
-        )
+    for network in track(NOTEBOOK, "Measuring steps", len(NOTEBOOK)):
+        names = [f"{network}, notebook", *(name for name in OURS if name.startswith(network))]
+        workers = {name: Worker(name) for name in names}
+        timings = interleaved({n: w.seconds for n, w in workers.items()}, repetitions)
+        steps = {name: _described(timings[name], workers[name].peak_bytes()) for name in names}
+        found.append({"network": network, "batch": BATCH, "steps": steps})
     return found
 
 
-def described(timing: Timing) -> dict[str, float]:
-    """A timing as plain values, in the words of `sfl bench --json`."""
+def _described(timing: Timing, peak_bytes: int) -> dict[str, float]:
     return {
         "seconds": timing.median,
         "smallest": timing.smallest,
         "largest": timing.largest,
         "n": timing.n,
+        "peak_bytes": peak_bytes,
     }
 
 

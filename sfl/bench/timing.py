@@ -21,28 +21,35 @@ class Timing:
 
 
 def interleaved(
-    functions: Mapping[str, Callable[[], object]], repetitions: int
+    functions: Mapping[str, Callable[[], float]], repetitions: int
 ) -> dict[str, Timing]:
-    """Calls each once to warm up, then all in turn, again and again; the seconds of each."""
+    """Calls each once to warm up, then all in turn, again and again.
+
+    A function tells the seconds that it took; `timed` makes such a one of any other.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     slow: set[str] = set()
     for name, function in functions.items():
-        first = _seconds(function)
-        if first * repetitions > MAX_SECONDS:
+        if function() * repetitions > MAX_SECONDS:
             slow.add(name)
     for repetition in range(repetitions):
         for name, function in functions.items():
             if name not in slow or sum(seconds[name]) < MAX_SECONDS or repetition < 3:
-                seconds[name].append(_seconds(function))
+                seconds[name].append(function())
     return {
         name: Timing(statistics.median(found), min(found), max(found), len(found))
         for name, found in seconds.items()
     }
 
 
-def _seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def timed(function: Callable[[], object]) -> Callable[[], float]:
+    """A function that calls this one and tells the seconds that it took."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        function()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    return seconds

@@ -9,24 +9,11 @@
 //
 // Compiled on first use by sfl/nn/kernel.py, which knows the argument order.
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
 #include <memory>
 #include <utility>
 #include <vector>
 
-#if defined(__AVX512F__)
-constexpr int BYTES = 64, VECTORS = 4, SUMS = 24;  // of 32 registers
-#elif defined(__AVX__)
-constexpr int BYTES = 32, VECTORS = 2, SUMS = 12;  // of 16
-#elif defined(__aarch64__)
-constexpr int BYTES = 16, VECTORS = 4, SUMS = 24;  // of 32
-#else
-constexpr int BYTES = 16, VECTORS = 2, SUMS = 12;  // of 16
-#endif
-
-using Int = std::int64_t;
+#include "vectors.h"
 
 struct Shape {
     Int batch, channels, height, width, out_channels, positions_h, positions_w;
@@ -39,41 +26,6 @@ struct Shape {
     Int taps() const { return kernel_h * kernel_w; }
     Int field() const { return channels_in() * taps(); }
 };
-
-template <class T>
-struct Lanes;
-template <>
-struct Lanes<float> {
-    typedef float Vector __attribute__((vector_size(BYTES)));
-    typedef std::int32_t Places __attribute__((vector_size(BYTES)));
-};
-template <>
-struct Lanes<double> {
-    typedef double Vector __attribute__((vector_size(BYTES)));
-    typedef std::int64_t Places __attribute__((vector_size(BYTES)));
-};
-template <class T>
-using Vector = typename Lanes<T>::Vector;
-template <class T>
-constexpr int LANES = BYTES / sizeof(T);
-
-template <class T>
-inline Vector<T> load(const T* from, int count = LANES<T>) {
-    Vector<T> v{};
-    if (count == LANES<T>)
-        std::memcpy(&v, from, BYTES);
-    else
-        std::memcpy(&v, from, count * sizeof(T));
-    return v;
-}
-
-template <class T>
-inline void store(T* to, Vector<T> v, int count = LANES<T>) {
-    if (count == LANES<T>)
-        std::memcpy(to, &v, BYTES);
-    else
-        std::memcpy(to, &v, count * sizeof(T));
-}
 
 // What is summed over, a piece at a time: sum over d < depth of a[d * depth_step] * in[d * in_step].
 template <class T>
@@ -90,7 +42,8 @@ struct Column {
 };
 
 // out[r * out_step + column] = start[r * start_step] + the sum over all pieces, of row r of `a`.
-// `whole_reads`: `in` may be read beyond the lanes of a column.
+// `whole_reads`: `in` may be read beyond the lanes of a column. `ahead`: how far behind in `a` lies
+// what will be read next; 0: in the cache already.
 template <class T>
 struct Product {
     const Piece<T>* pieces;
@@ -101,7 +54,18 @@ struct Product {
     const T* start;
     Int start_step;
     bool whole_reads;
+    Int ahead;
 };
+
+// Asks for the weights of the next place, a line of the cache at a time: they come from main memory,
+// and the processor doesn't foresee them by itself beyond a page. Worth a fifth of the time.
+template <class T, int R>
+inline void fetch_ahead(const Product<T>& p, const T* a, Int d) {
+    if (p.row_step == 1)
+        __builtin_prefetch(a + p.ahead);
+    else if (d % (64 / sizeof(T)) == 0)
+        for (int r = 0; r < R; ++r) __builtin_prefetch(a + r * p.row_step + p.ahead);
+}
 
 // R rows by N vectors; only the last vector may have fewer lanes, unless WHOLE.
 template <class T, int R, int N, bool WHOLE>
@@ -120,6 +84,7 @@ void tile(const Product<T>& p, Int row, const Column* columns) {
                 x[n] = load(in[n], WHOLE || n < N - 1 ? LANES<T> : columns[n].lanes);
                 in[n] += p.in_step;
             }
+            if (p.ahead) fetch_ahead<T, R>(p, a, d);
             for (int r = 0; r < R; ++r) {
                 const T weight = a[r * p.row_step];
                 for (int n = 0; n < N; ++n) sums[r][n] += weight * x[n];
@@ -252,7 +217,8 @@ void forward(const Shape& s, const T* x, const T* weight, const T* bias, T* y) {
                                   part.length});
             const T* start = bias ? bias + unit * s.positions() + position : nullptr;
             product<T>({pieces.data(), Int(pieces.size()), s.field(), 1, s.batch,
-                        y + number * s.batch, s.batch, start, s.positions(), false},
+                        y + number * s.batch, s.batch, start, s.positions(), false,
+                        s.out_channels * s.field()},
                        tasks.last(task) - tasks.first(task), columns);
         }
     }
@@ -292,7 +258,8 @@ void input_gradient(const Shape& s, const T* dy, const T* weight, T* dx) {
                 }
             const Int number = input * s.channels + group * s.channels_in() + first;
             product<T>({pieces.data(), Int(pieces.size()), 1, s.field(), s.batch,
-                        dx + number * s.batch, s.batch, nullptr, 0, false},
+                        dx + number * s.batch, s.batch, nullptr, 0, false,
+                        s.out_channels * s.field()},
                        tasks.last(task) - first, columns);
         }
     }
@@ -373,7 +340,7 @@ void weight_gradient(const Shape& s, const T* x, const T* dy, T* dw) {
             T* out = dw + number * s.field();
             if (places < s.field()) std::fill_n(out, rows * s.field(), T(0));
             const Piece<T> piece{dy + number * s.batch, turned.get(), s.batch};
-            product<T>({&piece, 1, s.batch, 1, inputs, out, s.field(), nullptr, 0, true}, rows,
+            product<T>({&piece, 1, s.batch, 1, inputs, out, s.field(), nullptr, 0, true, 0}, rows,
                        columns);
         }
     }

@@ -1,7 +1,8 @@
 """The compiled form of the product for CPUs: kernel.cpp, built on first use and kept.
 
 `load()` gives the built library or None, `report()` says in a line which form runs and why. Same
-functions as sfl.nn.plain. SFL_KERNEL=plain in the environment does without it.
+functions as sfl.nn.plain. The library also has what stands between the products (pointwise.cpp),
+which sfl.nn.layout calls. SFL_KERNEL=plain in the environment does without it.
 """
 
 import contextlib
@@ -24,7 +25,8 @@ from sfl.nn import plain
 from sfl.nn.plain import channels_innermost, positions_outermost
 from sfl.nn.window import Window
 
-SOURCE = Path(__file__).with_name("kernel.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("kernel.cpp", "pointwise.cpp")]
+HEADER = Path(__file__).with_name("vectors.h")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
 _in_use, _told = True, False
 NAMES = {torch.float32: "float32", torch.float64: "float64"}
@@ -82,7 +84,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, grou
     y = plain.empty(x, positions_h, positions_w, out_channels)
     each = None if bias is None else bias.contiguous()
     shape, weight = _shape(x, y, window, groups), channels_innermost(weight)
-    _call("forward", shape, positions_outermost(x), weight, each, positions_outermost(y))
+    call("forward", shape, positions_outermost(x), weight, each, positions_outermost(y))
     return y
 
 
@@ -92,7 +94,7 @@ def input_gradient(
     """As sfl.nn.plain.input_gradient."""
     dx = plain.empty(dy, *size, weight.shape[3] * groups)
     shape, weight = _shape(dx, dy, window, groups), channels_innermost(weight)
-    _call("input_gradient", shape, positions_outermost(dy), weight, positions_outermost(dx))
+    call("input_gradient", shape, positions_outermost(dy), weight, positions_outermost(dx))
     return dx
 
 
@@ -102,7 +104,7 @@ def weight_gradient(x: Tensor, dy: Tensor, window: Window, groups: int) -> Tenso
     units, field = (positions_h, positions_w, out_channels), (x.shape[1] // groups, *window.kernel)
     dw = plain.empty_weight((*units, *field), dtype=dy.dtype, device=dy.device)
     shape = _shape(x, dy, window, groups)
-    _call("weight_gradient", shape, positions_outermost(x), positions_outermost(dy), dw)
+    call("weight_gradient", shape, positions_outermost(x), positions_outermost(dy), dw)
     return dw
 
 
@@ -112,7 +114,8 @@ def _shape(x: Tensor, y: Tensor, window: Window, groups: int) -> tuple[int, ...]
     return (*x.shape, *y.shape[1:], *numbers, groups, torch.get_num_threads())
 
 
-def _call(name: str, shape: tuple[int, ...], *tensors: Tensor | None) -> None:
+def call(name: str, shape: tuple[int, ...], *tensors: Tensor | None) -> None:
+    """The library's function of that name on contiguous tensors; shape begins with the batch."""
     library = load()
     assert library is not None
     if shape[0] == 0:  # no image: nothing to read, and a gradient of no image is zero
@@ -134,7 +137,7 @@ def _build() -> Path:
     """The library's path, built if it isn't there. Raises NoKernel."""
     if os.environ.get("SFL_KERNEL") == "plain":
         raise NoKernel("SFL_KERNEL=plain")
-    command = [_compiler(), *FLAGS, str(SOURCE), *_openmp()]
+    command = [_compiler(), *FLAGS, *map(str, SOURCES), *_openmp()]
     path = _cache() / f"kernel-{_key(command)}.so"
     if path.exists():
         return path
@@ -150,9 +153,11 @@ def _build() -> Path:
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").splitlines() or [str(error)]
         line = next((line for line in lines if "error" in line), lines[-1])
-        raise NoKernel(line.replace(str(SOURCE), f"{SOURCE.name} can't be compiled")) from None
+        for source in SOURCES:
+            line = line.replace(str(source), f"{source.name} can't be compiled")
+        raise NoKernel(line) from None
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoKernel(f"{SOURCE.name} can't be compiled: {error}") from None
+        raise NoKernel(f"{SOURCES[0].name} can't be compiled: {error}") from None
     return path
 
 
@@ -183,7 +188,9 @@ def _key(command: list[str]) -> str:
         version = subprocess.run([command[0], "--version"], capture_output=True, timeout=60).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoKernel(f"{command[0]} doesn't run: {error}") from None
-    digest = hashlib.sha256(SOURCE.read_bytes() + version + repr(command).encode())
+    digest = hashlib.sha256(version + repr(command).encode())
+    for path in (*SOURCES, HEADER):
+        digest.update(path.read_bytes())
     digest.update(f"{platform.machine()} {_instructions()}".encode())
     return digest.hexdigest()[:16]
 

@@ -1,14 +1,24 @@
-"""Normalisation and pooling for activations whose batch is innermost in memory.
+"""Normalisation, ReLU and pooling for activations whose batch is innermost in memory.
 
 The spatial layers put out (B, C, H, W) tensors that lie in memory as (H, W, C, B). PyTorch's
-BatchNorm2d and MaxPool2d would first reorder them, which takes longer than they do. These two give
-the same numbers, see the same memory as another tensor that PyTorch is quick with, and take any
-other tensor as their parents do. Nothing else between spatial layers cares about the order.
+BatchNorm2d and MaxPool2d would first reorder them, which takes longer than they do. The two here
+give the same numbers, see the same memory as another tensor that PyTorch is quick with, and take
+any other tensor as their parents do. `Sequential` goes on from there: where the compiled kernel
+serves, batch normalisation with the ReLU behind it, and a ReLU with the pooling behind it, are one
+pass over the activations each. Nothing else between spatial layers cares about the order.
 
 Shapes: B batch, C channels, H×W.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfl.nn import kernel, plain
+from sfl.nn.operators import needs_every_rule
 
 
 def is_batch_innermost(x: Tensor) -> bool:
@@ -46,3 +56,148 @@ class MaxPool2d(nn.MaxPool2d):
         image = x.permute(2, 3, 1, 0).reshape(1, height, width, channels * batch)
         pooled = super().forward(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return pooled.reshape(*pooled.shape[1:3], channels, batch).permute(3, 2, 0, 1)
+
+
+class Sequential(nn.Sequential):
+    """nn.Sequential, with pairs of modules as one operation where that gives the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As nn.Sequential. Modules with hooks are called one by one."""
+        modules = list(self)
+        while modules:
+            module = modules.pop(0)
+            together = _together(x, module, modules[0]) if modules else None
+            if together is not None:
+                modules.pop(0)
+            x = (together or module)(x)
+        return x
+
+
+def _together(x: Tensor, first: nn.Module, second: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """What does both in one pass over x; None where nothing does."""
+    if not is_batch_innermost(x) or not kernel.serves(x.device, x.dtype):
+        return None
+    if _watched(first) or _watched(second) or needs_every_rule() or torch.compiler.is_compiling():
+        return None
+    if isinstance(first, BatchNorm2d) and isinstance(second, nn.ReLU):
+        usual = first.training and first.affine and first.running_mean is not None
+        usual = usual and first.momentum is not None and x.numel() > x.shape[1]
+        return (lambda x: batch_norm_relu(x, first)) if usual else None
+    if isinstance(first, nn.ReLU) and isinstance(second, MaxPool2d):
+        sizes = (second.kernel_size, second.stride, second.padding, second.dilation)
+        usual = sizes in ((2, 2, 0, 1), ((2, 2), (2, 2), 0, 1))
+        usual = usual and not (second.ceil_mode or second.return_indices) and min(x.shape[2:]) > 1
+        return relu_max_pool if usual else None
+    return None
+
+
+def _watched(module: nn.Module) -> bool:
+    """Whether somebody wants to see what goes into a module or comes out of it."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return any(hooks)
+
+
+def batch_norm_relu(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    """relu(norm(x)) in training, running statistics and all; x (B, C, H, W), batch innermost."""
+    y: Tensor
+    y, mean, variance = _BatchNormRelu.apply(x, norm.weight, norm.bias, norm.eps)  # type: ignore[no-untyped-call]
+    n = x.numel() // x.shape[1]
+    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.num_batches_tracked is not None and norm.momentum is not None
+    with torch.no_grad():
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
+        unbiased = variance.to(norm.running_var.dtype) * (n / (n - 1))
+        norm.running_var.lerp_(unbiased, norm.momentum)
+    return y
+
+
+def relu_max_pool(x: Tensor) -> Tensor:
+    """max_pool2d(relu(x), 2); x (B, C, H, W), batch innermost."""
+    y: Tensor = _ReluMaxPool.apply(x)  # type: ignore[no-untyped-call]
+    return y
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    _, channels, height, width = x.shape
+    return plain.empty(x, height, width, channels)
+
+
+class _BatchNormRelu(torch.autograd.Function):
+    """pointwise.cpp's norm_forward and norm_backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        batch, channels, height, width = x.shape
+        memory, y = plain.positions_outermost(x), _empty_like(x)
+        mean, variance, scale = statistics = x.new_empty(3, channels)
+        given = (memory, weight.to(x.dtype), bias.to(x.dtype))
+        ctx.sizes, ctx.eps = (batch, channels, height * width, torch.get_num_threads()), eps
+        kernel.call(
+            "norm_forward", ctx.sizes, x.new_tensor([eps]), *given, *statistics,
+            plain.positions_outermost(y),
+        )  # fmt: skip
+        ctx.save_for_backward(x, weight, bias, mean, scale)
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient shall have one, too
+
+            def composed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+                return F.batch_norm(x, None, None, weight, bias, True, eps=ctx.eps).relu()
+
+            return (*_derivatives(composed, ctx, dy, x, weight, bias), None)
+        dx = _empty_like(x)
+        parameters = dweight, dbias = x.new_empty(2, x.shape[1])
+        given = (dy, x), (weight.to(x.dtype), bias.to(x.dtype), mean, scale)
+        kernel.call(
+            "norm_backward", ctx.sizes, *map(plain.positions_outermost, given[0]), *given[1],
+            *parameters, plain.positions_outermost(dx),
+        )  # fmt: skip
+        return dx, dweight.to(weight.dtype), dbias.to(bias.dtype), None
+
+
+class _ReluMaxPool(torch.autograd.Function):
+    """pointwise.cpp's pool_forward and pool_backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        y = plain.empty(x, height // 2, width // 2, channels)
+        ctx.sizes = (channels * batch, height, width, torch.get_num_threads())
+        kernel.call("pool_forward", ctx.sizes, *map(plain.positions_outermost, (x, y)))
+        ctx.save_for_backward(x, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor | None:
+        x, y = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _derivatives(lambda x: F.max_pool2d(x.relu(), 2), ctx, dy, x)[0]
+        dx = _empty_like(x)
+        if x.shape[2] % 2 or x.shape[3] % 2:  # a row or a column that no window reaches
+            dx.zero_()
+        kernel.call("pool_backward", ctx.sizes, *map(plain.positions_outermost, (dy, x, y, dx)))
+        return dx
+
+
+def _derivatives(
+    form: Callable[..., Tensor], ctx: Any, dy: Tensor, *inputs: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradients of `form`, as something that has gradients itself."""
+    with torch.enable_grad():
+        y = form(*inputs)
+    needed = [i for i, need in enumerate(ctx.needs_input_grad[: len(inputs)]) if need]
+    found = torch.autograd.grad(y, [inputs[i] for i in needed], dy, create_graph=True)
+    by_place = dict(zip(needed, found, strict=True))
+    return tuple(by_place.get(i) for i in range(len(inputs)))

@@ -17,7 +17,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sfl.nn.layout import BatchNorm2d, MaxPool2d
+from sfl.nn.layout import BatchNorm2d, MaxPool2d, Sequential
 from sfl.nn.spatial import Init, SpatialFeatureLayer, Storage, expect_choice
 from sfl.nn.window import Pair, pair, window_of
 
@@ -57,7 +57,7 @@ class RegularConvNet(_Network):
         super().__init__()
         stack = _Stack(in_dimensions, layer, storage, init)
         stack.add_blocks(channels, kernel_sizes, dropout2d, same_size=True, pooled=3)
-        self.features = nn.Sequential(*stack.modules)
+        self.features = Sequential(*stack.modules)
         self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
 
 
@@ -84,7 +84,7 @@ class SpatialDenseNet(_Network):
         super().__init__()
         stack = _Stack(in_dimensions, layer, storage, init)
         stack.add_blocks(channels, kernel_sizes, dropout2d, same_size=False, pooled=2)
-        self.features = nn.Sequential(*stack.modules)
+        self.features = Sequential(*stack.modules)
         self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
 
 
@@ -110,7 +110,7 @@ class SimpleModel(_Network):
         _expect_entries(1, channels=channels, kernel_sizes=kernel_sizes)
         stack.add_layer(channels[0], kernel_sizes[0])
         stack.modules.append(nn.Dropout2d(dropout2d))
-        self.features = nn.Sequential(*stack.modules)
+        self.features = Sequential(*stack.modules)
         self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
 
 

@@ -8,34 +8,38 @@ Shapes: B batch, C channels in, O channels out, H×W input, OH×OW positions, kh
 A window travels as three lists of two numbers: stride, padding before the first input, dilation.
 """
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.utils.flop_counter import register_flop_formula
 
 from sfl.nn import kernel, plain
 from sfl.nn.window import Window
 
 Numbers = list[int]
-Sizes = Sequence[int]
 
 
 def locally_connected(
     x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int
 ) -> Tensor:
     """x (B, C, H, W), weight (OH, OW, O, C/G, kh, kw), bias (O, OH, OW) → (B, O, OH, OW)."""
-    # An operator of one's own has no rules for these; forward mode would be silently zero.
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if needs_every_rule():
         return plain.with_all_derivatives(x, weight, bias, window, groups)
+    # Turned here, so that what is kept for the gradients needs no turning again.
+    x = plain.positions_outermost(x).permute(3, 2, 0, 1)
     y: Tensor = torch.ops.sfl.spatial_conv2d(x, weight, bias, *_lists(window), groups)
     return y
 
 
-@torch.library.custom_op("sfl::spatial_conv2d", mutates_args=())
+def needs_every_rule() -> bool:
+    """Whether a transform of torch.func or forward mode is at work.
+
+    Operators of one's own have no rules for these; forward mode would be silently zero.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
 def spatial_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -52,7 +56,6 @@ def spatial_conv2d(
     return y
 
 
-@torch.library.custom_op("sfl::spatial_conv2d_input_gradient", mutates_args=())
 def input_gradient(
     dy: Tensor,
     weight: Tensor,
@@ -70,7 +73,6 @@ def input_gradient(
     return dx
 
 
-@torch.library.custom_op("sfl::spatial_conv2d_weight_gradient", mutates_args=())
 def weight_gradient(
     x: Tensor,
     dy: Tensor,
@@ -90,19 +92,16 @@ def weight_gradient(
 # --- shapes, for tensors that hold nothing
 
 
-@spatial_conv2d.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+def _spatial_conv2d_shape(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
     height, width, channels = weight.shape[:3]
     return plain.empty(x, height, width, channels)
 
 
-@input_gradient.register_fake
-def _(dy: Tensor, weight: Tensor, size: Numbers, *rest: Any) -> Tensor:
+def _input_gradient_shape(dy: Tensor, weight: Tensor, size: Numbers, *rest: Any) -> Tensor:
     return plain.empty(dy, size[0], size[1], weight.shape[3] * rest[-1])
 
 
-@weight_gradient.register_fake
-def _(x: Tensor, dy: Tensor, size: Numbers, *rest: Any) -> Tensor:
+def _weight_gradient_shape(x: Tensor, dy: Tensor, size: Numbers, *rest: Any) -> Tensor:
     out_channels, height, width = dy.shape[1:]
     shape = (height, width, out_channels, x.shape[1] // rest[-1], *size)
     return plain.empty_weight(shape, dtype=dy.dtype, device=dy.device)
@@ -150,11 +149,6 @@ def _weight_gradient_backward(ctx: Any, ddw: Tensor) -> tuple[Any, ...]:
     return dx, ddy, None, None, None, None, None
 
 
-spatial_conv2d.register_autograd(_spatial_conv2d_backward, setup_context=_keep)
-input_gradient.register_autograd(_input_gradient_backward, setup_context=_keep)
-weight_gradient.register_autograd(_weight_gradient_backward, setup_context=_keep)
-
-
 # --- autocast
 
 
@@ -176,27 +170,33 @@ def _autocast_rule(key: str, device: str) -> None:
     _LIBRARY.impl("spatial_conv2d", rule, key)
 
 
+def _register(name: str, arguments: str, form: Any, shape: Any, backward: Any) -> None:
+    """An operator sfl::name.
+
+    By hand, because torch.library.custom_op imports PyTorch's compiler on the first call: 160 MB.
+    """
+    window = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
+    _LIBRARY.define(f"{name}({arguments}, {window}) -> Tensor")
+    _LIBRARY.impl(name, form, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"sfl::{name}", shape, lib=_LIBRARY)
+    torch.library.register_autograd(f"sfl::{name}", backward, setup_context=_keep, lib=_LIBRARY)
+
+
 _LIBRARY = torch.library.Library("sfl", "FRAGMENT")
+_register(
+    "spatial_conv2d", "Tensor x, Tensor weight, Tensor? bias",
+    spatial_conv2d, _spatial_conv2d_shape, _spatial_conv2d_backward,
+)  # fmt: skip
+_register(
+    "spatial_conv2d_input_gradient", "Tensor dy, Tensor weight, SymInt[] size",
+    input_gradient, _input_gradient_shape, _input_gradient_backward,
+)  # fmt: skip
+_register(
+    "spatial_conv2d_weight_gradient", "Tensor x, Tensor dy, SymInt[] size",
+    weight_gradient, _weight_gradient_shape, _weight_gradient_backward,
+)  # fmt: skip
 _autocast_rule("AutocastCPU", "cpu")
 _autocast_rule("AutocastCUDA", "cuda")
-
-
-# --- FLOPs: two for each multiply-add, those with the zeros of the padding included
-
-
-@register_flop_formula(torch.ops.sfl.spatial_conv2d)
-def _(x: Sizes, weight: Sizes, *rest: Any, **keywords: Any) -> int:
-    return 2 * x[0] * math.prod(weight)
-
-
-@register_flop_formula(torch.ops.sfl.spatial_conv2d_input_gradient)
-def _(dy: Sizes, weight: Sizes, *rest: Any, **keywords: Any) -> int:
-    return 2 * dy[0] * math.prod(weight)
-
-
-@register_flop_formula(torch.ops.sfl.spatial_conv2d_weight_gradient)
-def _(x: Sizes, dy: Sizes, *rest: Any, out_shape: Sizes, **keywords: Any) -> int:
-    return 2 * x[0] * math.prod(out_shape)
 
 
 def _window(kernel: Any, stride: Numbers, padding: Numbers, dilation: Numbers) -> Window:

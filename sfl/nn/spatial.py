@@ -100,6 +100,8 @@ class SpatialFeatureLayer(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draws the weights and bias anew as `init` says."""
+        if self.weight.is_meta:  # nothing to draw
+            return
         exists = self.field_mask().to(self.weight.device)[:, :, None, None]  # for (.., O, C, ..)
         out_channels, *positions = self.out_dimensions
         channels = self.in_dimensions[0] // self.groups

@@ -5,14 +5,17 @@ Knows no config and prints nothing.
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from sfl.nn.layout import BatchNorm2d, MaxPool2d
 from sfl.nn.spatial import SpatialFeatureLayer
+from sfl.nn.window import window_of
 
 
 @dataclass(frozen=True)
@@ -71,28 +74,41 @@ def summarize(model: nn.Module, in_dimensions: tuple[int, int, int]) -> ModelSum
     model = copy.deepcopy(model).to("meta").eval()
     layers: list[LayerSummary] = []
     activations = 0
-    counter = FlopCounterMode(display=False)
-    before: list[int] = []
-
-    def enter(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        before.append(counter.get_total_flops())
 
     def leave(name: str) -> object:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             nonlocal activations
             if not _same_memory(inputs[0], output):
                 activations += output.numel()
-            flops = counter.get_total_flops() - before.pop()
-            layers.append(_layer(name, module, inputs[0], output, flops))
+            layers.append(_layer(name, module, inputs[0], output))
 
         return hook
 
     for name, module in _leaves(model):
-        module.register_forward_pre_hook(enter)
         module.register_forward_hook(leave(name))  # type: ignore[arg-type]
-    with torch.no_grad(), counter:
+        if type(module) in _SHAPES:
+            module.forward = partial(_shape_only, module)  # type: ignore[method-assign]
+    with torch.no_grad():
         model(torch.empty(1, *in_dimensions, device="meta"))
     return ModelSummary(tuple(layers), activations)
+
+
+# Shapes of an output (B, …), by rule: to find them out on the meta device, PyTorch would import its
+# compiler, which takes 160 MB and a second. Other modules are asked.
+_SHAPES: dict[type[nn.Module], Callable[[Any, Tensor], tuple[int, ...]]] = {
+    BatchNorm2d: lambda norm, x: tuple(x.shape),
+    MaxPool2d: lambda pool, x: (*x.shape[:2], *_pooled(pool, x)),
+    nn.Linear: lambda linear, x: (*x.shape[:-1], linear.out_features),
+}
+
+
+def _shape_only(module: nn.Module, x: Tensor) -> Tensor:
+    return x.new_empty(_SHAPES[type(module)](module, x))
+
+
+def _pooled(pool: MaxPool2d, x: Tensor) -> tuple[int, int]:
+    sizes = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+    return window_of(x.shape[2:], *sizes)[1]  # type: ignore[arg-type]
 
 
 def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -104,20 +120,22 @@ def _same_memory(x: Tensor, y: Tensor) -> bool:
     return x.untyped_storage() is y.untyped_storage()
 
 
-def _layer(name: str, module: nn.Module, x: Tensor, y: Tensor, flops: int) -> LayerSummary:
+def _layer(name: str, module: nn.Module, x: Tensor, y: Tensor) -> LayerSummary:
     weights = sum(p.numel() for p in module.parameters())
     size = sum(p.numel() * p.element_size() for p in module.parameters())
     inputs, units = math.prod(x.shape[1:]), math.prod(y.shape[1:])
-    dense, sharing = None, ""
+    dense, sharing, products = None, "", 0
     if isinstance(module, SpatialFeatureLayer):
         bias = 0 if module.bias is None else module.bias.numel()
         weights = module.weight_count() + bias
         dense, sharing = module.dense_count() + bias, f"none, {module.storage}"
+        products = module.weight.numel()
     elif isinstance(module, nn.Conv2d):
         dense = inputs * units + (units if module.bias is not None else 0)
-        sharing = f"each weight at {y.shape[2] * y.shape[3]} places"
+        places = y.shape[2] * y.shape[3]
+        sharing, products = f"each weight at {places} places", module.weight.numel() * places
     elif isinstance(module, nn.Linear):
-        dense, sharing = weights, "none"
+        dense, sharing, products = weights, "none", module.weight.numel() * units // y.shape[-1]
     return LayerSummary(
-        name, type(module).__name__, tuple(y.shape[1:]), weights, size, dense, flops, sharing
+        name, type(module).__name__, tuple(y.shape[1:]), weights, size, dense, 2 * products, sharing
     )

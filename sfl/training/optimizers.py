@@ -1,6 +1,9 @@
 """Optimizers, and the learning rate as a function of the step."""
 
+import functools
+import inspect
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -13,11 +16,19 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.opti
     parameters = [p for p in model.parameters() if p.requires_grad]
     lr, decay, betas = settings.lr, settings.weight_decay, (settings.betas[0], settings.betas[1])
     if settings.name == "sgd":
-        return torch.optim.SGD(
-            parameters, lr, momentum=settings.momentum, weight_decay=decay, fused=True
-        )
-    form = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+        form = _without_compiler(torch.optim.SGD)
+        return form(parameters, lr, momentum=settings.momentum, weight_decay=decay, fused=True)
+    form = _without_compiler(torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW)
     return form(parameters, lr, betas=betas, weight_decay=decay, fused=True)
+
+
+@functools.cache
+def _without_compiler(form: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """The same optimizer, whose methods don't import PyTorch's compiler: 160 MB and a second."""
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(form, name)) for name in names}
+    methods["step"] = torch.no_grad()(inspect.unwrap(form.step))
+    return type(form.__name__, (form,), methods)
 
 
 def learning_rate(step: int, steps_per_epoch: int, lr: float, train: TrainSettings) -> float:

@@ -1,39 +1,32 @@
 """`sfl bench`: that it measures what it says, in its own words; no test looks at a time."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sfl import tables
-from sfl.bench import layers, memory, run, scaling, steps
+from sfl.bench import layers, run, scaling, steps
 from sfl.bench.layers import Layer
 from sfl.bench.plot import plot
-from sfl.bench.timing import Timing, interleaved
+from sfl.bench.timing import Timing, interleaved, timed
+from sfl.bench.worker import Worker
 from sfl.errors import UserError
-from sfl.nn import build_model, kernel
+from sfl.nn import kernel
 
 
 def test_functions_are_called_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     clock = iter(range(1000))
     monkeypatch.setattr("sfl.bench.timing.time.perf_counter", lambda: next(clock))
-    found = interleaved({name: lambda name=name: calls.append(name) for name in "ab"}, 3)  # type: ignore[misc]
+    functions = {name: timed(lambda name=name: calls.append(name)) for name in "ab"}  # type: ignore[misc]
+    found = interleaved(functions, 3)
     assert calls == list("ab" + "ababab")  # once to warm up
     assert found == {name: Timing(1, 1, 1, 3) for name in "ab"}
 
 
-def test_what_is_slow_is_repeated_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    def clock() -> Iterator[float]:
-        now = 0.0
-        while True:
-            yield now
-            now += 15
-
-    ticks = clock()
-    monkeypatch.setattr("sfl.bench.timing.time.perf_counter", lambda: next(ticks))
-    found = interleaved({"slow": lambda: None}, 10)["slow"]
+def test_what_is_slow_is_repeated_less_often() -> None:
+    found = interleaved({"slow": lambda: 15}, 10)["slow"]
     assert found.n == 3 and found.median == 15
 
 
@@ -51,6 +44,19 @@ def test_a_layers_sizes_by_hand() -> None:
     assert Layer((3, 5, 5), 1, 3).flops(1) == 2 * 2 * 9 * 27  # images need no gradient
 
 
+class FakeWorker:
+    """Takes no step; its name tells how long it would have taken."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def seconds(self) -> float:
+        return len(self.name) / 1000
+
+    def peak_bytes(self) -> int:
+        return 10**6
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_whole_run_in_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
@@ -61,18 +67,9 @@ def test_a_whole_run_in_small(
     monkeypatch.setattr(run, "IMAGES", 640)
     axes = {"batch": (1, 2), "channels in": (1, 2), "positions": (6, 8)}
     monkeypatch.setattr(scaling, "AXES", axes)
-    monkeypatch.setattr(
-        steps,
-        "OURS",
-        {"SimpleModel, local": ("simple", ()), "SpatialDenseNet, local": ("simple", ())},
-    )
-    monkeypatch.setattr(steps, "NOTEBOOK", ("SimpleModel", "SpatialDenseNet"))
-    monkeypatch.setattr(steps, "notebook_model", build_model)
-    monkeypatch.setattr(
-        memory, "measure", lambda names: [{"step": name, "bytes": 10**6} for name in names]
-    )
+    monkeypatch.setattr(steps, "Worker", FakeWorker)
     found = json.loads(json.dumps(run.run(quick=precision == "float32")))
-    parts = {"format", "machine", "layers", "scaling", "steps", "memory", "data"}
+    parts = {"format", "machine", "layers", "scaling", "steps", "data"}
     assert set(found) == parts
     assert [entry["axis"] for entry in found["scaling"]] == ["batch", "channels in", "positions"]
     assert found["scaling"][2]["values"] == [16, 36]
@@ -91,11 +88,15 @@ def test_a_whole_run_in_small(
         share = plain["flops"] / form["seconds"] / found["machine"]["mm_flops"]
         assert form["share_of_mm"] == pytest.approx(share)
     assert 0 < found["data"]["share_of_epoch"] < 1
+    steps_of_simple = found["steps"][0]["steps"]
+    assert list(steps_of_simple) == ["SimpleModel, notebook", "SimpleModel, local"]
+    assert steps_of_simple["SimpleModel, local"]["seconds"] == 0.018
     shown = [[str(cell) for cell in made.columns[0]._cells] for made in tables.bench_tables(found)]
     assert shown[len(found["layers"])][:2] == ["SimpleModel, notebook", "SimpleModel, local"]
 
 
-def test_peak_memory_is_that_of_a_process_of_its_own() -> None:
-    (found,) = memory.measure(["SimpleModel, local"])
-    assert found["step"] == "SimpleModel, local"
-    assert isinstance(found["bytes"], int) and found["bytes"] > 4 * 171_010
+@pytest.mark.parametrize("name", ["SimpleModel, local", "SimpleModel, notebook"])
+def test_a_step_is_taken_in_a_process_of_its_own(name: str) -> None:
+    worker = Worker(name)
+    assert worker.seconds() > 0
+    assert worker.peak_bytes() > 4 * 171_010

@@ -1,12 +1,19 @@
 """Normalisation and pooling with the batch innermost: the numbers of PyTorch's own modules."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sfl.nn.layout import BatchNorm2d, MaxPool2d, is_batch_innermost
+from sfl.nn import kernel
+from sfl.nn.layout import BatchNorm2d, MaxPool2d, Sequential, is_batch_innermost
+
+compiled = pytest.mark.skipif(kernel.load() is None, reason="there is no C++ compiler here")
 
 
 def innermost(x: Tensor) -> Tensor:
@@ -51,3 +58,142 @@ def test_they_equal_pytorchs(module: nn.Module, training: bool) -> None:
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="expected 4D input"):
         BatchNorm2d(3)(torch.randn(2, 3, 4))
+
+
+# --- pairs of modules as one operation
+
+Called = list[str]
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> Called:
+    """The names of the kernel's functions, as they are called."""
+    names: Called = []
+    call = kernel.call
+
+    def listening(name: str, *rest: Any) -> None:
+        names.append(name)
+        call(name, *rest)
+
+    monkeypatch.setattr(kernel, "call", listening)
+    return names
+
+
+def pairs(channels: int) -> list[tuple[Sequential, str]]:
+    """Each pair, and what the kernel calls it; a normalisation that isn't the identity."""
+    norm = BatchNorm2d(channels)
+    with torch.no_grad():
+        assert norm.weight is not None and norm.bias is not None
+        norm.weight.uniform_(-2, 2)
+        norm.bias.uniform_(-1, 1)
+    return [
+        (Sequential(norm, nn.ReLU(inplace=True)), "norm"),
+        (Sequential(nn.ReLU(inplace=True), MaxPool2d(2, 2)), "pool"),
+    ]
+
+
+def gradients(model: nn.Module, x: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
+    """The output and the gradients of the input and the parameters."""
+    x = x.detach().requires_grad_()
+    y = model(x + 0)  # a ReLU in place may not touch a leaf
+    return (y.detach(), *torch.autograd.grad(y, [x, *model.parameters()], dy))
+
+
+@compiled
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(2, 40), st.integers(1, 5), st.integers(2, 7), st.integers(2, 5), st.integers(0, 99)
+)
+def test_pairs_equal_their_modules(
+    batch: int, channels: int, height: int, width: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    for pair, _ in pairs(channels):
+        ours = pair.double()
+        theirs = nn.Sequential(*copy.deepcopy(ours))
+        for dtype, bound in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
+            x = innermost(torch.randn(batch, channels, height, width, dtype=torch.float64)) + 3
+            dy = innermost(torch.randn_like(theirs(x.clone())))
+            ours, theirs, x, dy = ours.to(dtype), theirs.to(dtype), x.to(dtype), dy.to(dtype)
+            with kernel.without():
+                expected = gradients(theirs, x, dy)
+            found = gradients(ours, x, dy)
+            torch.testing.assert_close(found, expected, atol=bound, rtol=bound)
+
+
+@compiled
+def test_pairs_are_one_operation_with_the_same_running_statistics(called: Called) -> None:
+    x = innermost(torch.randn(5, 3, 6, 7))
+    for pair, name in pairs(3):
+        theirs = nn.Sequential(*copy.deepcopy(pair))
+        for _ in range(2):
+            pair(x.clone().requires_grad_()).sum().backward()
+            theirs(x.clone())
+        assert called == [f"{name}_forward", f"{name}_backward"] * 2
+        called.clear()
+        assert pair.state_dict().keys() == theirs.state_dict().keys()
+        for key, value in theirs.state_dict().items():
+            torch.testing.assert_close(pair.state_dict()[key], value)
+
+
+@compiled
+def test_modules_that_are_watched_or_do_more_are_called_one_by_one(called: Called) -> None:
+    x = innermost(torch.randn(5, 3, 6, 7))
+    norm, relu = BatchNorm2d(3), nn.ReLU()
+    plain: list[Callable[[], Tensor]] = [
+        lambda: Sequential(norm.eval(), relu)(x),
+        lambda: Sequential(BatchNorm2d(3, affine=False), relu)(x),
+        lambda: Sequential(BatchNorm2d(3, momentum=None), relu)(x),
+        lambda: Sequential(BatchNorm2d(3, track_running_stats=False), relu)(x),
+        lambda: Sequential(relu, MaxPool2d(3, 2))(x),
+        lambda: Sequential(relu, MaxPool2d(2, 2, ceil_mode=True))(x),
+        lambda: Sequential(relu, MaxPool2d(2, 2))(x.contiguous()),
+        lambda: torch.func.vmap(Sequential(relu, MaxPool2d(2, 2)))(x[None])[0],
+    ]
+    for call in plain:
+        call()
+    seen: list[nn.Module] = []
+    relu.register_forward_hook(lambda module, inputs, output: seen.append(module))
+    Sequential(relu, MaxPool2d(2, 2))(x)
+    assert seen == [relu]
+    assert called == []
+
+
+@compiled
+@pytest.mark.parametrize("index", [0, 1])
+def test_pairs_have_second_derivatives(index: int) -> None:
+    torch.manual_seed(0)
+    pair = pairs(2)[index][0].double()
+    x = (innermost(torch.randn(3, 2, 4, 5, dtype=torch.float64)) * 3).requires_grad_()
+    forward = lambda x, *parameters: torch.func.functional_call(  # noqa: E731
+        pair, dict(zip(dict(pair.named_parameters()), parameters, strict=True)), x + 0
+    )
+    inputs = (x, *pair.parameters())
+    assert torch.autograd.gradcheck(forward, inputs)
+    assert torch.autograd.gradgradcheck(forward, inputs)
+
+
+@compiled
+def test_not_a_number_goes_through() -> None:
+    x = innermost(torch.randn(4, 2, 4, 4))
+    x[1, 0, 2, 3] = torch.nan
+    norm, pool = (pair for pair, _ in pairs(2))
+    assert norm(x.clone())[:, 0].isnan().all()
+    pooled = pool(x.clone())
+    assert pooled[1, 0, 1, 1].isnan() and pooled.isnan().sum() == 1
+
+
+@compiled
+def test_threads_do_not_show_in_pairs() -> None:
+    threads, x = torch.get_num_threads(), innermost(torch.randn(20, 3, 9, 8))
+    found = []
+    try:
+        for many in (1, 3):
+            torch.set_num_threads(many)
+            torch.manual_seed(0)
+            dy = (torch.randn(20, 3, 9, 8), torch.randn(20, 3, 4, 4))
+            each = [gradients(p, x, d) for (p, _), d in zip(pairs(3), dy, strict=True)]
+            found.append([tensor for tensors in each for tensor in tensors])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -1,0 +1,76 @@
+"""A training step in a process of its own, taken whenever it is asked for.
+
+So a step is measured as `sfl train` takes it, or the notebook in a plain Python, each with its own
+memory; and its peak memory is its own (a process's peak never comes down again).
+
+python -m sfl.bench.worker NAME takes a step for each line of its input and prints its seconds; at
+the end it prints the bytes above `import torch`.
+"""
+
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+class Worker:
+    """The step of that name (see sfl.bench.steps) in another process."""
+
+    def __init__(self, name: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "sfl.bench.worker", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def seconds(self) -> float:
+        """Has it take two steps; the seconds of the second, which found its caches warm."""
+        self._step()
+        return self._step()
+
+    def peak_bytes(self) -> int:
+        """Ends it; the peak of its memory above `import torch`."""
+        left, _ = self._process.communicate()
+        return int(left)
+
+    def _step(self) -> float:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+
+def _peak() -> int:
+    """The largest resident size of this program so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux's getrusage counts the program that started this one, too
+        sizes = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return 1024 * int(sizes["VmHWM"].split()[0])
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else 1024 * size
+
+
+def main(name: str) -> None:
+    """Takes the steps that its input asks for."""
+    model, _, kind = name.partition(", ")
+    if kind != "notebook":
+        from sfl.ram import reuse_memory
+
+        reuse_memory()  # as `sfl train` does
+    import torch  # noqa: F401 - what is measured is above it
+
+    before = _peak()
+    from sfl.bench.steps import notebook_step, our_step
+
+    step = notebook_step(model) if kind == "notebook" else our_step(name)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        step()
+        print(time.perf_counter() - start, flush=True)
+    print(_peak() - before)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
