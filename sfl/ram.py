@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # PyTorch's own switch for them
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
@@ -22,13 +23,13 @@ def available_bytes() -> int | None:
 
 
 def reuse_memory() -> None:
-    """Has this process keep memory that it frees, and take the largest pieces in huge pages.
+    """Has this process keep the memory that it frees; to be called before PyTorch is imported.
 
     A training step frees and takes the same memory each time; getting it from Linux anew, page by
-    page and zeroed, takes a fifth of a step of RegularConvNet, and half of one with weights of a
-    gigabyte. To be called before PyTorch first allocates.
+    page and zeroed, takes a fifth of a step of RegularConvNet. What is larger than 32 MB can't be
+    kept, but taken in huge pages: that halves a step of dense weights.
     """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch's own switch for huge pages
+    os.environ.setdefault(HUGE_PAGES, "1")
     mallopt = None if sys.platform == "win32" else getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # the C library is glibc
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

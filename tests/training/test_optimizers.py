@@ -124,6 +124,35 @@ def test_optimizers_are_torchs(settings: dict[str, Any], torchs: Any) -> None:
         torch.testing.assert_close(one, other)
 
 
+ORDERS = {
+    "contiguous": lambda w: w.contiguous(),
+    "channels_last": lambda w: w.contiguous(memory_format=torch.channels_last),
+    "turned": lambda w: w.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0),
+}
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("weight", ORDERS)
+@pytest.mark.parametrize("gradient", ORDERS)
+def test_the_order_in_memory_does_not_matter(name: str, weight: str, gradient: str) -> None:
+    drawn, pushes = torch.randn(2, 3, 4, 5), torch.randn(3, 2, 3, 4, 5)
+    theirs = nn.Parameter(drawn.clone())
+    layer = nn.ParameterList([ORDERS[weight](drawn.clone())])
+    torchs = torch.optim.Adam if name == "adam" else torch.optim.AdamW
+    optimizers = (
+        torchs([theirs], 0.01, weight_decay=0.1, foreach=False),
+        build_optimizer(OptimizerSettings(name=name, lr=0.01, weight_decay=0.1), layer),  # type: ignore[arg-type]
+    )
+    for push in pushes:
+        theirs.grad, layer[0].grad = push, ORDERS[gradient](push)
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(layer[0].detach(), theirs.detach())
+    moments = optimizers[1].state[layer[0]]
+    assert moments["exp_avg"].shape == drawn.shape
+    assert moments["exp_avg"].stride() == layer[0].stride()
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_steps_are_fused(name: str) -> None:
     optimizer = build_optimizer(OptimizerSettings(name=name), nn.Linear(2, 2))  # type: ignore[arg-type]
