@@ -30,16 +30,20 @@ IMAGES = {
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: a config, what is set beside it, what the notebook printed."""
+    """A line of the table: a config, what is set beside it, what the notebook printed.
+
+    variant: tells apart the rows of one config.
+    """
 
     config: str
     network: str
     notebook: str = ""
     overrides: tuple[str, ...] = ()
+    variant: str = ""
 
     @property
     def name(self) -> str:
-        return self.config.replace("/", "-")
+        return self.config.replace("/", "-") + self.variant
 
 
 ROWS = (
@@ -50,6 +54,12 @@ ROWS = (
     ),
     Row("simple", "SimpleModel, local"),
     Row("spatial", "SpatialDenseNet, local"),
+    Row(
+        "spatial",
+        "the same in float32",
+        overrides=("train.precision=float32",),
+        variant="-float32",
+    ),
     Row("spatial-shared", "SpatialDenseNet, weights shared (twin of the above)"),
     Row(
         "notebook/spatial",
@@ -60,7 +70,7 @@ ROWS = (
         "notebook/conv",
         "RegularConvNet, PyTorch's init",
         "86.9 %, epochs unknown",
-        ("train.epochs=20", "train.precision=auto"),
+        ("train.epochs=60", "train.precision=auto"),
     ),
     Row("conv-local", "RegularConvNet, local (nothing shared)"),
 )

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from sfl.nn import kernel, plain
 from sfl.nn.operators import locally_connected
+from sfl.nn.spatial import SpatialFeatureLayer
+from sfl.nn.storage import dense_to_local
 from sfl.nn.window import Window, window_of
 from tests.nn.oracle import by_loops
 
@@ -295,3 +297,37 @@ def test_forward_mode_and_the_transforms_of_torch_func() -> None:
     close(second, (first, *torch.autograd.grad(first, leaf, tangent)), 1e-10)
     each = torch.func.vmap(lambda image: function(image[None], weight)[0])(x)
     close((each,), (y,), 1e-12)
+
+
+# --- the layer over them
+
+
+@settings(deadline=None)
+@given(cases(), st.sampled_from([False, True, "channel", "position"]))
+def test_the_layer_equals_plain_loops_in_both_storages(case: Case, bias: Any) -> None:
+    """Forward, and the gradients of the input, the weights and the bias, to 1e-10."""
+    window, x = case.window, case.drawn()[0].requires_grad_()
+    local = SpatialFeatureLayer(
+        (case.channels, *case.size), case.out_channels, window.kernel, bias,
+        stride=window.stride, padding=window.padding, dilation=window.dilation,
+        groups=case.groups, dtype=torch.float64,
+    )  # fmt: skip
+    if local.bias is not None:
+        torch.nn.init.normal_(local.bias)
+    units: Tensor | None = local.bias
+    if units is not None and units.dim() == 1:
+        units = units[:, None, None]
+    expected = by_loops(x, local.weight, units, window, case.groups)
+    dy = torch.randn_like(expected)
+    dx, dw, *db = gradients(expected, dy, x, *local.parameters())
+    y = local(x)
+    close((y, *gradients(y, dy, x, *local.parameters())), (expected, dx, dw, *db), 1e-10)
+
+    dense = local.with_storage("dense")[0]
+    y = dense(x)
+    by_dense = gradients(y, dy, x, *dense.parameters())
+    full = torch.einsum("bchw,boyx->chwoyx", x, dy)  # every input feeds every unit
+    close((y, *by_dense), (expected, dx, full, *db), 1e-10)
+    inside = dense_to_local(by_dense[1], window, case.groups)
+    exists = local.field_mask()[:, :, None, None]
+    close((inside,), (dw * exists,), 1e-10)
