@@ -70,7 +70,7 @@ ROWS = (
         "notebook/conv",
         "RegularConvNet, PyTorch's init",
         "86.9 %, epochs unknown",
-        ("train.epochs=60", "train.precision=auto"),
+        ("train.epochs=20", "train.precision=auto"),
     ),
     Row("conv-local", "RegularConvNet, local (nothing shared)"),
 )
