@@ -174,7 +174,10 @@ def _machine_table(measured: dict[str, Any]) -> Table:
             "device": f"{machine['device']}, {machine['threads']} threads",
             "torch": machine["torch"],
             "spatial layers": machine["spatial_layers"],
-            "torch.mm": f"{machine['mm_flops'] / 1e9:.0f} GFLOP/s, float32",
+            "torch.mm": ", ".join(
+                f"{flops / 1e9:.0f} GFLOP/s {precision}"
+                for precision, flops in machine["mm_flops"].items()
+            ),
             "batches of 50,000 images": f"{data['seconds']:.1f} s, {data['share_of_epoch']:.1%} "
             "of an epoch of SpatialDenseNet, local",
         }

@@ -25,8 +25,9 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     for batch, precision in track(sizes, "Measuring layers", len(sizes)):
         found["layers"] += layers.measure(batch, precision, repetitions)
     for entry in found["layers"]:
+        peak = found["machine"]["mm_flops"][entry["precision"]]
         for form in entry["forms"].values():
-            form["share_of_mm"] = entry["flops"] / form["seconds"] / found["machine"]["mm_flops"]
+            form["share_of_mm"] = entry["flops"] / form["seconds"] / peak
     found["scaling"] = scaling.measure(repetitions)
     found["steps"] = steps.measure(repetitions)
     found["data"] = data_share(found["steps"])
@@ -37,16 +38,18 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def machine(repetitions: int) -> dict[str, Any]:
-    """What is measured on, and its peak: FLOPs a second of torch.mm, 2048 × 2048, float32."""
+    """What is measured on, and its peaks: FLOPs a second of torch.mm, 2048 × 2048."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    timing = interleaved({"mm": timed(lambda: torch.mm(a, b))}, repetitions)["mm"]
+    c, d = a.bfloat16(), b.bfloat16()
+    products = {"float32": lambda: torch.mm(a, b), "bfloat16": lambda: torch.mm(c, d)}
+    timings = interleaved({name: timed(mm) for name, mm in products.items()}, repetitions)
     cpu = torch.device("cpu")
     return {
         "device": device_name(cpu),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "spatial_layers": kernel.report(cpu),
-        "mm_flops": 2 * 2048**3 / timing.median,
+        "mm_flops": {name: 2 * 2048**3 / timing.median for name, timing in timings.items()},
     }
 
 

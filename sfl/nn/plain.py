@@ -75,9 +75,11 @@ def input_gradient(
     height, width = window.reach((positions_h, positions_w))
     # Room for the input and all that the windows reach of its padding.
     height, width = max(height, top + size[0]), max(width, left + size[1])
-    fits = (height, width) == size
+    # The sum over the taps is taken in float32 at least, as the products take theirs.
+    exact = torch.promote_types(dy.dtype, torch.float32)
+    fits = (height, width) == size and dy.dtype == exact
     shape = (height, width, channels * groups, batch)
-    dx = positions_outermost(output).zero_() if fits else dy.new_zeros(shape)
+    dx = positions_outermost(output).zero_() if fits else dy.new_zeros(shape, dtype=exact)
     for rows in _bands(dx, window, positions_h, positions_w):
         fields = torch.bmm(_matrices(weight[rows], groups).mT, _columns(dy[rows], groups))
         n = rows.stop - rows.start

@@ -85,7 +85,7 @@ def test_a_whole_run_in_small(
     assert set(plain["forms"]) == forms | {"dense tensordot (notebook)"}
     assert set(padded["forms"]) == forms  # the notebook's layer doesn't pad
     for form in plain["forms"].values():
-        share = plain["flops"] / form["seconds"] / found["machine"]["mm_flops"]
+        share = plain["flops"] / form["seconds"] / found["machine"]["mm_flops"][precision]
         assert form["share_of_mm"] == pytest.approx(share)
     assert 0 < found["data"]["share_of_epoch"] < 1
     steps_of_simple = found["steps"][0]["steps"]
