@@ -205,6 +205,8 @@ def lock(run: Run) -> Iterator[None]:
     except OSError as error:
         raise write_error(run.path / LOCK, error) from None
     try:
+        for left_over in run.path.glob(".*.tmp"):  # of a process that was killed while it wrote
+            left_over.unlink(missing_ok=True)
         yield
     finally:
         if (run.path / RESULT).exists():

@@ -16,7 +16,8 @@ from sfl.bench.worker import Worker
 from sfl.config import load
 from sfl.data import Dataset, Split
 from sfl.display import track
-from sfl.training.fit import train_step
+from sfl.training.divergence import Guard
+from sfl.training.epoch import train_step
 from sfl.training.optimizers import build_optimizer
 from sfl.training.setup import build, set_up
 
@@ -64,8 +65,9 @@ def our_step(name: str) -> Callable[[], object]:
     model = build(setup.config, setup.dataset.in_dimensions, 10).to(setup.device)
     optimizer = build_optimizer(setup.config.optimizer, model)
     images, labels = images.to(setup.device), labels.to(setup.device)
+    guard = Guard(optimizer)
     model.train()
-    return lambda: train_step(setup, model, optimizer, images, labels)
+    return lambda: train_step(setup, model, optimizer, images, labels, guard)
 
 
 def notebook_step(name: str) -> Callable[[], object]:

@@ -81,20 +81,21 @@ def train_batches(
     std: Tensor,
     order: torch.Generator,
     crops: torch.Generator,
+    first: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch: shuffled, augmented batches (B, C, H, W) float32 with labels (B,) int64.
 
     `order` gives the permutation, `crops` the offsets and then the flips; both are CPU
     generators, so the batches are the same on every device. Offsets and flips are drawn even
     where they are not used: switching one off leaves everything else as it was.
-    The last batch may be smaller, as in a DataLoader.
+    The last batch may be smaller, as in a DataLoader. first: how many batches to pass over.
     """
     device = split.images.device
     mean, std = mean.to(device), std.to(device)
     permutation = torch.randperm(len(split), generator=order).to(device)
     offsets = draw_crops(len(split), crop_padding, crops).to(device)
     flips = draw_flips(len(split), crops).to(device)
-    for start in range(0, len(split), batch_size):
+    for start in range(first * batch_size, len(split), batch_size):
         chosen = permutation[start : start + batch_size]
         images = crop_and_flip(
             split.images[chosen],

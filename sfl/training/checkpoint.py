@@ -1,9 +1,10 @@
 """Weights and optimizer state in safetensors files, with their config inside; no pickle anywhere.
 
-last.safetensors: everything that resuming needs. best.safetensors: weights alone. Knows nothing of
-run directories.
+last.safetensors: everything that resuming needs. best.safetensors: weights alone. Each holds a hash
+of all that it says, which is looked at when its tensors are read. Knows nothing of run directories.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from sfl.errors import Exit, UserError
 from sfl.files import atomic_path
 
-FORMAT = "sfl-1"
+FORMAT = "sfl-2"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Checkpoint:
 
     images: what Dataset.describe said of the images that were trained on.
     metrics: the lines of metrics.jsonl so far; None in a file of weights alone.
+    so_far: of an epoch in which it was stopped, what EpochSoFar.saved gave; None between epochs.
     """
 
     path: Path
@@ -33,6 +35,7 @@ class Checkpoint:
     config: str
     images: dict[str, Any]
     metrics: list[dict[str, Any]] | None
+    so_far: dict[str, Any] | None = None
 
 
 def save_weights(path: Path, model: nn.Module, config: str, images: dict[str, Any]) -> None:
@@ -47,12 +50,13 @@ def save_checkpoint(
     config: str,
     images: dict[str, Any],
     metrics: list[dict[str, Any]],
+    so_far: dict[str, Any] | None = None,
 ) -> None:
     """Weights, optimizer state and the metrics of the epochs behind them."""
     tensors = _prefixed("model", model.state_dict())
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= _prefixed(f"optimizer.{index}", state)
-    _write(path, tensors, config, {"images": images, "metrics": metrics})
+    _write(path, tensors, config, {"images": images, "metrics": metrics, "so_far": so_far})
 
 
 def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
@@ -66,11 +70,7 @@ def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise UserError(
-                    f"{path}: not a checkpoint of sfl (its format is {metadata.get('format')!r}, "
-                    f"expected {FORMAT!r})",
-                    exit_code=Exit.RUN,
-                )
+                raise UserError(_other_format(path, metadata.get("format")), exit_code=Exit.RUN)
             names = file.keys() if with_tensors else ()
             tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
@@ -79,6 +79,8 @@ def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
         raise UserError(
             f"{path}: not a checkpoint, or damaged: {error}", exit_code=Exit.RUN
         ) from None
+    if with_tensors and metadata.get("sha256") != _hash(tensors, metadata):
+        raise UserError(f"{path}: damaged: its content is not what was written", exit_code=Exit.RUN)
     try:
         progress = json.loads(metadata["progress"])
         images = progress["images"]
@@ -86,7 +88,12 @@ def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
         if len(sizes) != 3 or not all(type(n) is int and n > 0 for n in sizes) or not classes:
             raise ValueError("no images have such sizes")
         return Checkpoint(
-            path, tensors, metadata["config"], progress["images"], progress.get("metrics")
+            path,
+            tensors,
+            metadata["config"],
+            images,
+            progress.get("metrics"),
+            progress.get("so_far"),
         )
     except (KeyError, TypeError, ValueError):
         raise UserError(
@@ -128,9 +135,26 @@ def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> 
 
 def _write(path: Path, tensors: dict[str, Tensor], config: str, progress: dict[str, Any]) -> None:
     metadata = {"format": FORMAT, "config": config, "progress": json.dumps(progress)}
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata["sha256"] = _hash(contiguous, metadata)
     with atomic_path(path) as temporary:
         save_file(contiguous, temporary, metadata)
+
+
+def _hash(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256 over what a file says beside its tensors, and their names, types, shapes, numbers."""
+    said = {key: value for key, value in metadata.items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _other_format(path: Path, found: str | None) -> str:
+    if found and found.startswith("sfl-"):
+        return f"{path}: of another version of sfl (its format is {found}, this one reads {FORMAT})"
+    return f"{path}: not a checkpoint of sfl (its format is {found!r}, expected {FORMAT!r})"
 
 
 def _prefixed(prefix: str, tensors: dict[str, Any]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from sfl.data import Split, batch_count, test_batches
 from sfl.display import track
 from sfl.errors import Exit, UserError
 from sfl.training.device import autocast
+from sfl.training.stopping import stop_if_asked
 
 BATCH_SIZE = 500  # of evaluation; no result depends on it
 
@@ -76,6 +77,7 @@ def predict(
             logits = model(images).float()
             loss += F.cross_entropy(logits, labels, reduction="sum")
             predictions.append(logits.argmax(dim=1))
+            stop_if_asked()
     model.train(was_training)
     return torch.cat(predictions), loss
 

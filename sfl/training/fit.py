@@ -3,16 +3,13 @@
 Everything a run leaves behind is written here, into a run directory that already exists.
 """
 
-import time
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from sfl.config import from_text
-from sfl.data import train_batches
 from sfl.display import TrainingDisplay, say
 from sfl.errors import Exit, UserError
 from sfl.files import write_text
@@ -25,17 +22,15 @@ from sfl.training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from sfl.training.device import autocast
+from sfl.training.divergence import Guard, refuse_weights
 from sfl.training.environment import environment
+from sfl.training.epoch import EpochSoFar, Metrics, train_epoch
 from sfl.training.evaluate import evaluate, refuse_divergence
-from sfl.training.optimizers import build_optimizer, learning_rate
+from sfl.training.optimizers import build_optimizer
 from sfl.training.result import test_model, write_result
-from sfl.training.seeding import generator, seed_global
+from sfl.training.seeding import seed_global
 from sfl.training.setup import Setup, build
-
-SECONDS_PER_LOOK = 0.5  # the display reads the device's sums this often, not at every step
-
-Metrics = dict[str, Any]
+from sfl.training.stopping import Stopped, signals_noted
 
 
 def fit(setup: Setup, run: Run) -> dict[str, Any]:
@@ -43,7 +38,7 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
 
     Returns the result that it wrote. The caller holds the run's lock. Raises UserError for a
     checkpoint of another model (exit 4) or other images (exit 3), for a loss that is no number any
-    more (exit 5), and for what can't be written.
+    more (exit 5), and for what can't be written; Stopped after a signal, when all is saved.
     """
     config, device = setup.config, setup.device
 
@@ -54,22 +49,31 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
 
     if config.model.storage == "local":
         say(f"spatial layers: {kernel.report(device)}")
-    metrics = restore(setup, run, model, optimizer)
+    metrics, so_far = restore(setup, run, model, optimizer)
     run.write_metrics(metrics)
     if config.train.compile:
         model.compile()
 
-    with TrainingDisplay(run.name, config.train.epochs, setup.steps_per_epoch) as display:
-        for epoch in range(len(metrics) + 1, config.train.epochs + 1):
-            line = train_epoch(setup, model, optimizer, epoch, display)
-            line |= look(setup, model, epoch)
-            metrics.append(line)
-            save(setup, run, model, optimizer, metrics)
-            run.write_metrics(metrics)
-            display.epoch(line)
+    with signals_noted():
+        with TrainingDisplay(run.name, config.train.epochs, setup.steps_per_epoch) as display:
+            for epoch in range(len(metrics) + 1, config.train.epochs + 1):
+                so_far = so_far or EpochSoFar.begin(epoch, device)
+                guard = Guard(optimizer, last_good(run))
+                try:
+                    train_epoch(setup, model, optimizer, guard, so_far, display)
+                    line = so_far.line() | look(setup, model, epoch)
+                except Stopped:
+                    guard.refuse(epoch, so_far.lr)
+                    save_stopped(setup, run, model, optimizer, metrics, so_far)
+                    raise
+                metrics.append(line)
+                save(setup, run, model, optimizer, metrics)
+                run.write_metrics(metrics)
+                display.epoch(line)
+                so_far = None
 
-    load_weights(read_checkpoint(run.path / BEST), model)
-    evaluation, result = test_model(setup, model)
+        load_weights(read_checkpoint(run.path / BEST), model)
+        evaluation, result = test_model(setup, model)
     seconds = [line["seconds"] for line in metrics]
     result = {
         "run": run.name,
@@ -97,13 +101,16 @@ def describe_run(setup: Setup, run: Run) -> None:
 
 def restore(
     setup: Setup, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> list[Metrics]:
-    """Puts the run's last checkpoint into model and optimizer; returns its epochs' metrics."""
+) -> tuple[list[Metrics], EpochSoFar | None]:
+    """Puts the run's last checkpoint into model and optimizer.
+
+    Returns the metrics of its epochs, and of the epoch in which it was stopped what is done.
+    """
     if not (run.path / LAST).exists():
         if (run.path / BEST).exists():  # they are written together: one was taken away
             hint = f"put it back, or train anew under another name; {BEST} is whole"
             raise UserError(f"{run.path}: has no {LAST} to go on from", hint, Exit.RUN)
-        return []
+        return [], None
     checkpoint = read_checkpoint(run.path / LAST)
     if checkpoint.metrics is None:
         raise UserError(
@@ -127,93 +134,12 @@ def restore(
         )
     load_weights(checkpoint, model)
     load_optimizer(checkpoint, optimizer)
-    say(f"{run.name}: going on after epoch {len(checkpoint.metrics)}")
-    return checkpoint.metrics
-
-
-def train_epoch(
-    setup: Setup,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
-    display: TrainingDisplay,
-) -> Metrics:
-    """One pass over the training images. Only twice a second a step waits for the device."""
-    config, seed = setup.config, setup.config.train.seed
-    batches = train_batches(
-        setup.train,
-        batch_size=config.data.batch_size,
-        crop_padding=config.data.augment.crop_padding,
-        flip=config.data.augment.flip,
-        mean=setup.mean,
-        std=setup.std,
-        order=generator(seed, "order", epoch),
-        crops=generator(seed, "augmentation", epoch),
-    )
-    model.train()
-    loss_sum = torch.zeros((), device=setup.device)
-    correct = torch.zeros((), device=setup.device, dtype=torch.int64)
-    seen, lr, start = 0, 0.0, time.perf_counter()
-    next_look = start
-    for step, (images, labels) in enumerate(batches):
-        steps_before = (epoch - 1) * setup.steps_per_epoch + step
-        lr = learning_rate(steps_before, setup.steps_per_epoch, config.optimizer.lr, config.train)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        seed_global(seed, "dropout", epoch, step)  # so that any step can be repeated by itself
-
-        loss, hits = train_step(setup, model, optimizer, images, labels)
-
-        loss_sum += loss
-        correct += hits
-        seen += len(labels)
-        if time.perf_counter() >= next_look:
-            loss_so_far, accuracy = float(loss_sum) / (step + 1), int(correct) / seen
-            now = time.perf_counter()
-            display.step(epoch, step + 1, loss_so_far, accuracy, seen / (now - start))
-            next_look = now + SECONDS_PER_LOOK
-
-    train_loss = float(loss_sum) / setup.steps_per_epoch
-    seconds = time.perf_counter() - start
-    refuse_divergence(train_loss, f"training loss of epoch {epoch}, at lr {lr:g},")
-    return {
-        "epoch": epoch,
-        "train_loss": train_loss,
-        "train_accuracy": int(correct) / seen,
-        "lr": lr,
-        "seconds": seconds,
-        "images_per_second": seen / seconds,
-    }
-
-
-def train_step(
-    setup: Setup,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """One step on images (B, C, H, W) and labels (B,); its loss () and correct predictions ().
-
-    Both stay on the device: a step never waits for it.
-    """
-    optimizer.zero_grad()  # first, so that the last step's gradients don't lie beside activations
-    loss, logits = forward(setup, model, images, labels)
-    loss.backward()
-    if setup.config.optimizer.clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), setup.config.optimizer.clip_norm)
-    optimizer.step()
-    return loss.detach(), (logits.argmax(dim=1) == labels).sum()
-
-
-def forward(
-    setup: Setup, model: nn.Module, images: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The loss that is trained on, () float32, and the logits (B, classes)."""
-    with autocast(setup.device, setup.precision):
-        logits = model(images)
-    smoothing = setup.config.train.label_smoothing
-    return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing), logits
+    so_far, where = None, f"after epoch {len(checkpoint.metrics)}"
+    if checkpoint.so_far is not None:
+        so_far = EpochSoFar.restored(checkpoint.so_far, setup.device)
+        where = f"in epoch {so_far.number}, after step {so_far.steps}"
+    say(f"{run.name}: going on {where}")
+    return checkpoint.metrics, so_far
 
 
 def look(setup: Setup, model: nn.Module, epoch: int) -> Metrics:
@@ -245,10 +171,31 @@ def save(
     images = setup.dataset.describe()
     due = len(metrics) % train.checkpoint_every == 0 or len(metrics) == train.epochs
     best = due if setup.validation is None else is_best(metrics)
+    if due or best:
+        refuse_weights(model, len(metrics), last_good(run))
     if best:
         save_weights(run.path / BEST, model, text, images)
     if due or best:  # or a run that is gone on with wouldn't know the epoch of its best weights
         save_checkpoint(run.path / LAST, model, optimizer, text, images, metrics)
+
+
+def save_stopped(
+    setup: Setup,
+    run: Run,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    metrics: list[Metrics],
+    so_far: EpochSoFar,
+) -> None:
+    """Writes all that going on in mid-epoch needs."""
+    refuse_weights(model, so_far.number, last_good(run))
+    text, images = setup.config.to_yaml(share=True), setup.dataset.describe()
+    save_checkpoint(run.path / LAST, model, optimizer, text, images, metrics, so_far.saved())
+
+
+def last_good(run: Run) -> str:
+    """The run's last checkpoint, in words."""
+    return str(run.path / LAST) if (run.path / LAST).exists() else "none yet"
 
 
 def is_best(metrics: list[Metrics]) -> bool:

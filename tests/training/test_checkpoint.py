@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -171,7 +173,7 @@ def test_no_file_and_a_folder(tmp_path: Path) -> None:
     ("metadata", "message"),
     [
         (None, "not a checkpoint of sfl"),
-        ({"format": "pt"}, "its format is 'pt', expected 'sfl-1'"),
+        ({"format": "pt"}, "its format is 'pt', expected 'sfl-2'"),
         ({"format": FORMAT}, "damaged"),
         ({"format": FORMAT, "config": CONFIG}, "damaged"),
         ({"format": FORMAT, "config": CONFIG, "progress": "{"}, "damaged"),
@@ -218,3 +220,39 @@ def test_any_safetensors_reader_finds_the_weights(tmp_path: Path) -> None:
     assert torch.equal(weights["model.0.weight"], net.state_dict()["0.weight"])
     with safe_open(path, framework="pt") as file:
         assert file.metadata()["config"] == CONFIG
+
+
+# --- damage
+
+
+def test_a_flipped_byte_or_a_lost_end_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    net = model(1)
+    save_checkpoint(path, net, build_optimizer(OptimizerSettings(), net), CONFIG, IMAGES, METRICS)
+    whole = path.read_bytes()
+
+    @settings(deadline=None, max_examples=150)
+    @given(st.integers(0, len(whole) - 1), st.integers(1, 255))
+    def flipped(place: int, change: int) -> None:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
+        refused()
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.integers(0, len(whole) - 1))
+    def truncated(length: int) -> None:
+        path.write_bytes(whole[:length])
+        refused()
+
+    def refused() -> None:
+        with pytest.raises(UserError) as error:
+            read_checkpoint(path)
+        assert error.value.exit_code == Exit.RUN and "\n" not in str(error.value)
+
+    flipped()
+    truncated()
+
+
+def test_an_earlier_format_is_named(tmp_path: Path) -> None:
+    save_file({"model.weight": torch.zeros(2)}, tmp_path / "last", {"format": "sfl-1"})
+    with pytest.raises(UserError, match=r"another version of sfl .*sfl-1, this one reads sfl-2"):
+        read_checkpoint(tmp_path / "last")

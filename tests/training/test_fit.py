@@ -18,9 +18,12 @@ from sfl.data import Split
 from sfl.data import test_batches as batches_of
 from sfl.errors import Exit, UserError
 from sfl.runs import BEST, CONFIG, ENVIRONMENT, LAST, METRICS, PREDICTIONS, RESULT, Run, find
+from sfl.training import epoch as epochs
 from sfl.training import fit as fitting
 from sfl.training import result as results
-from sfl.training.fit import fit, forward, is_best, train_epoch, train_step
+from sfl.training.divergence import Guard
+from sfl.training.epoch import EpochSoFar, forward, train_epoch, train_step
+from sfl.training.fit import fit, is_best
 from sfl.training.optimizers import build_optimizer, learning_rate
 from sfl.training.seeding import seed_global
 from sfl.training.setup import Setup, build
@@ -143,14 +146,14 @@ def test_draws_between_the_steps_change_nothing(
     """Any step can be repeated by itself: dropout depends on (seed, epoch, step) alone."""
     straight = new_run(tmp_path, "straight")
     fit(tiny_setup("train.epochs=2", base=SPATIAL), straight)
-    original = fitting.train_step
+    original = epochs.train_step
 
     def disturbed(*arguments: Any) -> tuple[Tensor, Tensor]:
         found = original(*arguments)
         torch.rand(7)
         return found
 
-    monkeypatch.setattr(fitting, "train_step", disturbed)
+    monkeypatch.setattr(epochs, "train_step", disturbed)
     other = new_run(tmp_path, "other")
     fit(tiny_setup("train.epochs=2", base=SPATIAL), other)
     assert same(tensors(straight), tensors(other))
@@ -372,9 +375,16 @@ def test_the_logged_test_accuracy_is_that_of_the_test_images(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["train.epochs=2"], "the training loss of epoch 2, at lr 1e+30, is (nan|inf)"),
+        (
+            ["train.epochs=2"],
+            r"loss or gradients of epoch 2, step 2 are no finite numbers \(lr 1e+30, last finite "
+            r"loss \d.*\); the last good checkpoint: .*run/last.safetensors",
+        ),
         # One step an epoch: its loss is still finite, the weights behind it are not.
-        (["train.epochs=1", "data.batch_size=64"], "test loss of the trained model is (nan|inf)"),
+        (
+            ["train.epochs=1", "data.batch_size=64"],
+            "weights after epoch 1 are no finite numbers; the last good checkpoint: none yet",
+        ),
         (
             ["train.epochs=1", "data.batch_size=64", "data.validation=10"],
             "validation loss after epoch 1 is (nan|inf)",
@@ -388,7 +398,7 @@ def test_divergence_is_told_and_nothing_good_is_lost(
     setup = tiny_setup(*changes, "optimizer={name: sgd, lr: 1.0e+30}")
     if "train.epochs=2" in changes:  # one good epoch first
         with interrupted_after(1), monkeypatch.context() as patch:
-            patch.setattr(fitting, "learning_rate", lambda *_: 1e-3)
+            patch.setattr(epochs, "learning_rate", lambda *_: 1e-3)
             fit(setup, run)
         before = (run.path / LAST).read_bytes()
     with pytest.raises(UserError, match=message.replace("+", r"\+")) as error:
@@ -404,19 +414,21 @@ def test_divergence_is_told_and_nothing_good_is_lost(
 
 
 def epoch_of(setup: Setup, epoch: int = 1) -> dict[str, Any]:
-    return train_epoch(setup, *ready(setup), epoch, Silent())  # type: ignore[arg-type]
+    (model, optimizer), so_far = ready(setup), EpochSoFar.begin(epoch, setup.device)
+    train_epoch(setup, model, optimizer, Guard(optimizer), so_far, Silent())  # type: ignore[arg-type]
+    return so_far.line()
 
 
 def test_train_loss_is_the_mean_of_the_batch_means(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[tuple[int, float, int]] = []
-    original = fitting.train_step
+    original = epochs.train_step
 
     def spy(*arguments: Any) -> tuple[Tensor, Tensor]:
         loss, hits = original(*arguments)
-        found.append((len(arguments[-1]), float(loss), int(hits)))
+        found.append((len(arguments[4]), float(loss), int(hits)))
         return loss, hits
 
-    monkeypatch.setattr(fitting, "train_step", spy)
+    monkeypatch.setattr(epochs, "train_step", spy)
     line = epoch_of(tiny_setup("data.batch_size=30"))
     sizes, losses, hits = zip(*found, strict=True)
     assert sizes == (30, 30, 4)  # the last batch is ragged, and counts as much as the others
@@ -443,11 +455,11 @@ def test_loss_and_accuracy_are_those_of_the_model() -> None:
 def test_each_epoch_has_an_order_and_crops_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
 
-    def watch(setup: Any, model: Any, optimizer: Any, images: Tensor, labels: Tensor) -> Any:
+    def watch(setup: Any, model: Any, optimizer: Any, images: Tensor, *rest: Any) -> Any:
         seen.append(images)
         return torch.tensor(0.0), torch.tensor(0)
 
-    monkeypatch.setattr(fitting, "train_step", watch)
+    monkeypatch.setattr(epochs, "train_step", watch)
     setup = tiny_setup("data.batch_size=64", "data.augment={crop_padding: 0, flip: false}")
     for epoch in (1, 2, 1):
         epoch_of(setup, epoch)
@@ -465,13 +477,13 @@ def test_the_schedule_runs_over_the_whole_run(
     schedule: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     rates: list[float] = []
-    original = fitting.train_step
+    original = epochs.train_step
 
     def spy(setup: Setup, model: Any, optimizer: Any, *rest: Any) -> tuple[Tensor, Tensor]:
         rates.extend(group["lr"] for group in optimizer.param_groups)
         return original(setup, model, optimizer, *rest)
 
-    monkeypatch.setattr(fitting, "train_step", spy)
+    monkeypatch.setattr(epochs, "train_step", spy)
     setup = tiny_setup(f"train.schedule={schedule}")
     run = new_run(tmp_path)
     fit(setup, run)
@@ -496,16 +508,16 @@ class Reads(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", ["adam", "sgd"])
 def test_no_step_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums are read twice a second and at the end of an epoch, two numbers each."""
-    monkeypatch.setattr(fitting, "SECONDS_PER_LOOK", 1e9)
+    """Two sums and whether it diverged are read twice a second, the latter at the end, too."""
+    monkeypatch.setattr(epochs, "SECONDS_PER_LOOK", 1e9)
     setup = tiny_setup("data.batch_size=2", f"optimizer={{name: {name}, clip_norm: 1.0}}")
     assert setup.steps_per_epoch == 32
     model, optimizer = ready(setup)
-    display = Silent()
+    display, guard, so_far = Silent(), Guard(optimizer), EpochSoFar.begin(1, setup.device)
     with Reads() as reads:
-        train_epoch(setup, model, optimizer, 1, display)  # type: ignore[arg-type]
+        train_epoch(setup, model, optimizer, guard, so_far, display)  # type: ignore[arg-type]
     assert display.steps == [1]  # at once, so that something is seen, and then after that time
-    assert reads.count == 2 + 2
+    assert reads.count == 3 + 1
 
 
 # --- a step

@@ -22,8 +22,8 @@ from torch._subclasses.fake_tensor import (
 from sfl.data import Split, train_batches
 from sfl.data import test_batches as batches_of
 from sfl.nn import MODELS, SpatialFeatureLayer, build_model
+from sfl.training.epoch import forward, train_step
 from sfl.training.evaluate import predict
-from sfl.training.fit import forward, train_step
 from sfl.training.optimizers import build_optimizer
 from sfl.training.seeding import generator
 from sfl.training.setup import Setup

@@ -100,12 +100,13 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 @contextlib.contextmanager
 def interrupted_after(epochs: int) -> Iterator[None]:
     """Training stops as by Ctrl-C, in the epoch after this many."""
-    train_epoch: Callable[..., Any] = fitting.train_epoch
+    train_epoch: Callable[..., Any] = fitting.train_epoch  # type: ignore[attr-defined]
 
-    def stop(setup: Setup, model: Any, optimizer: Any, epoch: int, display: Any) -> Any:
-        if epoch > epochs:
+    def stop(*arguments: Any) -> Any:
+        *_, so_far, _ = arguments
+        if so_far.number > epochs:
             raise KeyboardInterrupt
-        return train_epoch(setup, model, optimizer, epoch, display)
+        return train_epoch(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "train_epoch", stop)

@@ -1,0 +1,66 @@
+"""Whether training still has numbers: noted on the device at every step, read now and then.
+
+A step whose loss or gradients are infinite or no numbers changes no weight, nor does any after it:
+the fused optimizers skip by a flag on the device (`found_inf`, made for mixed precision). So no
+step waits for the device, and the weights stay those of the last good step.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from sfl.errors import Exit, UserError
+
+HINT = "lower optimizer.lr, or set optimizer.clip_norm"
+
+
+class Guard:
+    """Watches the steps of one optimizer; `checkpoint`: the last good one, in words."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, checkpoint: str = "none yet") -> None:
+        self._checkpoint = checkpoint
+        (group,) = optimizer.param_groups
+        self._weights: list[nn.Parameter] = group["params"]
+        device = self._weights[0].device
+        self._diverged = torch.zeros((), device=device)
+        self._step = torch.full((), -1, device=device, dtype=torch.int64)
+        self._last_loss = torch.full((), math.nan, device=device)
+        optimizer.found_inf = self._diverged  # type: ignore[attr-defined]
+
+    def note(self, loss: Tensor, step: int) -> None:
+        """Looks at the loss () and the gradients, before the optimizer does; waits for nothing."""
+        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        bad = ~torch.isfinite(norm + loss.detach())
+        first = bad & (self._diverged == 0)
+        self._step.copy_(torch.where(first, step, self._step))
+        self._diverged.copy_(torch.maximum(self._diverged, bad))
+        self._last_loss.copy_(torch.where(self._diverged == 0, loss.detach(), self._last_loss))
+
+    def refuse(self, epoch: int, lr: float) -> None:
+        """Raises UserError (exit 5) where a step of this epoch had no numbers."""
+        step = int(self._step)
+        if step >= 0:
+            raise UserError(
+                f"training diverged: loss or gradients of epoch {epoch}, step {step + 1} are no "
+                f"finite numbers (lr {lr:g}, last finite loss {float(self._last_loss):g}); "
+                f"the last good checkpoint: {self._checkpoint}",
+                HINT,
+                Exit.DIVERGED,
+            )
+
+
+def refuse_weights(model: nn.Module, epoch: int, checkpoint: str) -> None:
+    """Raises UserError (exit 5) for weights or statistics that are infinite or no numbers.
+
+    A last step with finite gradients can still leave them: they must not replace a good checkpoint.
+    """
+    floats = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    if not bool(torch.isfinite(nn.utils.get_total_norm(floats))):
+        raise UserError(
+            f"training diverged: the weights after epoch {epoch} are no finite numbers; the last "
+            f"good checkpoint: {checkpoint}",
+            HINT,
+            Exit.DIVERGED,
+        )

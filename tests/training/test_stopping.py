@@ -1,0 +1,112 @@
+"""Stopping by a signal: real ones, in mid-epoch and in evaluation; going on as if never stopped."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sfl.runs import BEST, LAST, RESULT, Run
+from sfl.training import epoch as epochs
+from sfl.training import evaluate as evaluating
+from sfl.training.fit import fit
+from sfl.training.stopping import Stopped, signals_noted, stop_if_asked
+from tests.training.tiny import SPATIAL, metrics, new_run, result, same, tensors, tiny_setup
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def signals_at(
+    call: int, number: signal.Signals, function: Callable[..., Any], times: int = 1
+) -> Callable[..., Any]:
+    """The function, in whose call of that number (from 0) signals come to this process."""
+    calls = 0
+
+    def calling(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        if calls == call:
+            for _ in range(times):
+                os.kill(os.getpid(), number)
+        calls += 1
+        return function(*arguments, **keywords)
+
+    return calling
+
+
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize(
+    ("module", "name", "call"),
+    [
+        (epochs, "train_step", 0),
+        (epochs, "train_step", 1),  # the last one of the first epoch
+        (epochs, "train_step", 4),
+        (evaluating, "test_batches", 0),  # validation after the first epoch
+        (evaluating, "test_batches", 3),  # the test set at the end
+    ],
+    ids=str,
+)
+def test_stopped_by_a_signal_anywhere_it_goes_on_as_if_never_stopped(
+    module: Any,
+    name: str,
+    call: int,
+    number: signal.Signals,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    setup = tiny_setup(base=SPATIAL)
+    straight, run = new_run(tmp_path, "straight"), new_run(tmp_path, "stopped")
+    fit(setup, straight)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, signals_at(call, number, getattr(module, name)))
+        with pytest.raises(Stopped) as stopped:
+            fit(setup, run)
+    assert stopped.value.code == CODES[number]
+    assert "stopping after this step" in capsys.readouterr().err
+    assert run.status == "interrupted" and not (run.path / RESULT).exists()
+    fit(setup, Run(run.path))
+    for file in (LAST, BEST):
+        assert same(tensors(straight, file), tensors(run, file))
+    assert metrics(straight) == metrics(Run(run.path))
+    assert result(straight) == result(run)
+
+
+def test_stopped_at_every_step_it_is_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = tiny_setup("train.epochs=2", base=SPATIAL)
+    straight, run = new_run(tmp_path, "straight"), new_run(tmp_path, "stopped")
+    fit(setup, straight)
+    for _ in range(2 * setup.steps_per_epoch):
+        with monkeypatch.context() as patch:
+            patch.setattr(epochs, "train_step", signals_at(0, signal.SIGINT, epochs.train_step))
+            with pytest.raises(Stopped):
+                fit(setup, Run(run.path))
+    fit(setup, Run(run.path))
+    assert same(tensors(straight), tensors(run)) and metrics(straight) == metrics(Run(run.path))
+
+
+def test_the_second_signal_leaves_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, step = new_run(tmp_path), epochs.train_step
+    monkeypatch.setattr(epochs, "train_step", signals_at(1, signal.SIGTERM, step, times=2))
+    with pytest.raises(SystemExit) as left:
+        fit(tiny_setup(), run)
+    assert left.value.code == 143 and not isinstance(left.value, Stopped)
+    assert not (run.path / LAST).exists()  # in mid-step there was nothing to save
+
+
+def test_handlers_are_put_back_and_what_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    own = signal.getsignal(signal.SIGINT)
+    try:
+        with signals_noted():
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # as under nohup
+            os.kill(os.getpid(), signal.SIGINT)
+            with pytest.raises(Stopped):
+                stop_if_asked()
+        assert signal.getsignal(signal.SIGINT) is own
+        stop_if_asked()  # nobody asks any more
+    finally:
+        signal.signal(signal.SIGTERM, before)
