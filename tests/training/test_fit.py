@@ -380,11 +380,8 @@ def test_the_logged_test_accuracy_is_that_of_the_test_images(tmp_path: Path) -> 
             r"loss or gradients of epoch 2, step 2 are no finite numbers \(lr 1e+30, last finite "
             r"loss \d.*\); the last good checkpoint: .*run/last.safetensors",
         ),
-        # One step an epoch: its loss is still finite, the weights behind it are not.
-        (
-            ["train.epochs=1", "data.batch_size=64"],
-            "weights after epoch 1 are no finite numbers; the last good checkpoint: none yet",
-        ),
+        # One step an epoch: its loss is still finite, and the weights behind it, but huge.
+        (["train.epochs=1", "data.batch_size=64"], "test loss of the trained model is (nan|inf)"),
         (
             ["train.epochs=1", "data.batch_size=64", "data.validation=10"],
             "validation loss after epoch 1 is (nan|inf)",
