@@ -22,8 +22,8 @@ def without_sharing(model: nn.Module, example: Tensor) -> nn.Module:
     sizes: dict[str, tuple[int, int, int]] = {}
 
     def note(name: str) -> Callable[..., None]:
-        def hook(conv: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            channels, height, width = inputs[0].shape[-3:]
+        def hook(conv: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            channels, height, width = (*inputs, *named.values())[0].shape[-3:]
             size = (channels, height, width)
             if sizes.setdefault(name, size) != size:
                 raise ValueError(
@@ -36,7 +36,7 @@ def without_sharing(model: nn.Module, example: Tensor) -> nn.Module:
     scratch = copy.deepcopy(model).eval()  # a forward pass in training would change statistics
     for name, module in scratch.named_modules():
         if type(module) is nn.Conv2d:
-            module.register_forward_pre_hook(note(name))
+            module.register_forward_pre_hook(note(name), with_kwargs=True)
     with torch.no_grad():
         scratch(example)
 
@@ -45,6 +45,8 @@ def without_sharing(model: nn.Module, example: Tensor) -> nn.Module:
         conv = model.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
         layer = SpatialFeatureLayer.from_conv(conv, size)
+        if conv is model:
+            return layer
         for alias, module in list(model.named_modules(remove_duplicate=False)):
             if module is conv:  # the same convolution may stand in several places
                 model.set_submodule(alias, layer)

@@ -25,7 +25,8 @@ def spatial_conv2d(
     → (B, O, OH, OW) or (O, OH, OW). stride, padding, dilation, groups: as in `F.conv2d`, of which
     this is the same where weight[oh, ow] is the same at every position.
 
-    Raises ValueError, naming both numbers, where x and weight don't fit each other.
+    Raises ValueError, naming both, where x, weight and bias don't fit each other, in their numbers,
+    types or devices (under autocast the types may differ).
     """
     if x.dim() == 3:
         return spatial_conv2d(x[None], weight, bias, stride, padding, dilation, groups)[0]
@@ -35,10 +36,11 @@ def spatial_conv2d(
         raise ValueError(
             f"weight has {weight.dim()} dimensions, expected the 6 of (OH, OW, O, C, kh, kw)"
         )
+    _expect_one_kind(input=x, weight=weight, bias=bias)
     positions_h, positions_w, out_channels, channels, kh, kw = weight.shape
-    expect_groups(x.shape[1], out_channels, groups)
     if x.shape[1] != channels * groups:
         raise ValueError(f"input has {x.shape[1]} channels, the weights expect {channels * groups}")
+    expect_groups(x.shape[1], out_channels, groups)
     window, positions = window_of(x.shape[2:], (kh, kw), stride, padding, dilation)
     if positions != (positions_h, positions_w):
         raise ValueError(
@@ -83,6 +85,20 @@ def _bias_map(bias: Tensor, out_channels: int, positions: tuple[int, int]) -> Te
         expected = f"{(out_channels,)} or {(out_channels, *positions)}"
         raise ValueError(f"bias is {tuple(bias.shape)}, expected {expected}")
     return bias
+
+
+def _expect_one_kind(**tensors: Tensor | None) -> None:
+    """The kernel reads memory as what it is told to: other types would be read as garbage."""
+    (first, like), *others = [(name, t) for name, t in tensors.items() if t is not None]
+    if like.is_complex():
+        raise ValueError(f"{first} is {like.dtype}: complex numbers are not supported")
+    kind = like.device.type
+    casts = kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind)
+    for name, tensor in others:
+        if tensor.device != like.device:
+            raise ValueError(f"{first} is on {like.device}, {name} on {tensor.device}")
+        if tensor.dtype != like.dtype and not casts:
+            raise ValueError(f"{first} is {like.dtype}, {name} is {tensor.dtype}")
 
 
 def expect_groups(channels: int, out_channels: int, groups: int) -> None:

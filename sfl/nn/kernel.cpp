@@ -9,7 +9,6 @@
 //
 // Compiled on first use by sfl/nn/kernel.py, which knows the argument order.
 
-#include <memory>
 #include <utility>
 #include <vector>
 
@@ -58,7 +57,7 @@ struct Product {
 };
 
 // Asks for the weights of the next place, a line of the cache at a time: they come from main memory,
-// and the processor doesn't foresee them by itself beyond a page. Worth a fifth of the time.
+// and the processor doesn't foresee them by itself beyond a page.
 template <class T, int R>
 inline void fetch_ahead(const Product<T>& p, const T* a, Int d) {
     if (p.row_step == 1)
@@ -308,12 +307,10 @@ void turn_row(const T* x, Int inputs, Int batch, T* turned) {
 }
 
 // dw[unit][place] = sum over the images of dy * x. Rows: units; vectors: places of the field, for
-// which x is turned round to (H, B, W, C).
+// which x is turned round to (H, B, W, C), with room for a vector behind the last number.
 template <class T>
-void weight_gradient(const Shape& s, const T* x, const T* dy, T* dw) {
+void weight_gradient(const Shape& s, const T* x, const T* dy, T* turned, T* dw) {
     const Int inputs = s.width * s.channels;
-    // And room for a vector that begins at the last place.
-    const std::unique_ptr<T[]> turned(new T[s.height * s.batch * inputs + LANES<T>]);
     const Tasks tasks(s, s.positions(), s.channels_out());
 #pragma omp parallel num_threads(s.threads)
     {
@@ -322,7 +319,7 @@ void weight_gradient(const Shape& s, const T* x, const T* dy, T* dw) {
 #pragma omp for
         for (Int row = 0; row < s.height; ++row)
             turn_row(x + row * inputs * s.batch, inputs, s.batch,
-                     turned.get() + row * inputs * s.batch);
+                     turned + row * inputs * s.batch);
 #pragma omp for
         for (Int task = 0; task < tasks.count; ++task) {
             const Int position = tasks.place(task), group = tasks.group(task);
@@ -339,7 +336,7 @@ void weight_gradient(const Shape& s, const T* x, const T* dy, T* dw) {
             }
             T* out = dw + number * s.field();
             if (places < s.field()) std::fill_n(out, rows * s.field(), T(0));
-            const Piece<T> piece{dy + number * s.batch, turned.get(), s.batch};
+            const Piece<T> piece{dy + number * s.batch, turned, s.batch};
             product<T>({&piece, 1, s.batch, 1, inputs, out, s.field(), nullptr, 0, true, 0}, rows,
                        columns);
         }
@@ -355,8 +352,9 @@ void weight_gradient(const Shape& s, const T* x, const T* dy, T* dw) {
                                               T* dx) {                                             \
         input_gradient<T>(*s, dy, weight, dx);                                                     \
     }                                                                                              \
-    extern "C" void sfl_weight_gradient_##name(const Shape* s, const T* x, const T* dy, T* dw) {   \
-        weight_gradient<T>(*s, x, dy, dw);                                                         \
+    extern "C" void sfl_weight_gradient_##name(const Shape* s, const T* x, const T* dy,            \
+                                               T* turned, T* dw) {                                 \
+        weight_gradient<T>(*s, x, dy, turned, dw);                                                 \
     }
 SFL_EXPORT(float, float32)
 SFL_EXPORT(double, float64)

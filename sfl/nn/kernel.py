@@ -29,6 +29,7 @@ SOURCES = [Path(__file__).with_name(name) for name in ("kernel.cpp", "pointwise.
 HEADER = Path(__file__).with_name("vectors.h")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
 _in_use, _told = True, False
+VECTOR = 16  # numbers of the widest vector, at most
 NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -57,8 +58,8 @@ def report(device: torch.device) -> str:
     try:
         if device.type != "cpu":
             raise NoKernel(f"the kernel is for CPUs, not {device.type}")
-        _build()
-    except NoKernel as reason:
+        _open()
+    except (NoKernel, OSError) as reason:
         global _told
         _told = True  # who asked needs no warning
         return f"plain PyTorch ({reason})"
@@ -71,7 +72,7 @@ def load() -> ctypes.CDLL | None:
     if os.environ.get("SFL_KERNEL") == "plain":
         return None
     try:
-        return ctypes.CDLL(str(_build()))
+        return _open()
     except (NoKernel, OSError) as reason:
         if not _told:
             warnings.warn(f"spatial layers run in plain PyTorch, slower: {reason}", stacklevel=2)
@@ -104,7 +105,9 @@ def weight_gradient(x: Tensor, dy: Tensor, window: Window, groups: int) -> Tenso
     units, field = (positions_h, positions_w, out_channels), (x.shape[1] // groups, *window.kernel)
     dw = plain.empty_weight((*units, *field), dtype=dy.dtype, device=dy.device)
     shape = _shape(x, dy, window, groups)
-    call("weight_gradient", shape, positions_outermost(x), positions_outermost(dy), dw)
+    # Room for x turned round, and for a vector that begins at its last number.
+    turned = x.new_empty(x.numel() + VECTOR)
+    call("weight_gradient", shape, positions_outermost(x), positions_outermost(dy), turned, dw)
     return dw
 
 
@@ -115,7 +118,7 @@ def _shape(x: Tensor, y: Tensor, window: Window, groups: int) -> tuple[int, ...]
 
 
 def call(name: str, shape: tuple[int, ...], *tensors: Tensor | None) -> None:
-    """The library's function of that name on contiguous tensors; shape begins with the batch."""
+    """The library's function of that name on contiguous tensors of one type."""
     library = load()
     assert library is not None
     if shape[0] == 0:  # no image: nothing to read, and a gradient of no image is zero
@@ -123,10 +126,20 @@ def call(name: str, shape: tuple[int, ...], *tensors: Tensor | None) -> None:
         assert last is not None
         last.zero_()
         return
-    dtype = next(tensor.dtype for tensor in tensors if tensor is not None)
+    (dtype,) = {tensor.dtype for tensor in tensors if tensor is not None}
     pointers = [ctypes.c_void_p(t.data_ptr() if t is not None else None) for t in tensors]
     numbers = (ctypes.c_int64 * len(shape))(*shape)
     getattr(library, f"sfl_{name}_{NAMES[dtype]}")(numbers, *pointers)
+
+
+def _open() -> ctypes.CDLL:
+    """The library. Raises NoKernel, or OSError for one that can't be loaded, built anew once."""
+    try:
+        return ctypes.CDLL(str(_build()))
+    except OSError:  # a file that was cut off
+        _build().unlink(missing_ok=True)
+        _build.cache_clear()
+        return ctypes.CDLL(str(_build()))
 
 
 # --- building

@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from sfl.nn import kernel, plain
 from sfl.nn.operators import needs_every_rule
 
+GLOBAL_HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
+
 
 def is_batch_innermost(x: Tensor) -> bool:
     """Whether x (B, C, H, W) lies in memory as (H, W, C, B), and not as a usual tensor does."""
@@ -75,15 +77,18 @@ class Sequential(nn.Sequential):
 
 def _together(x: Tensor, first: nn.Module, second: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """What does both in one pass over x; None where nothing does."""
+    if torch.compiler.is_compiling() or _is_traced(x):  # before all that a compiler can't follow
+        return None
     if not is_batch_innermost(x) or not kernel.serves(x.device, x.dtype):
         return None
-    if _watched(first) or _watched(second) or needs_every_rule() or torch.compiler.is_compiling():
+    if _watched(first) or _watched(second):
         return None
-    if isinstance(first, BatchNorm2d) and isinstance(second, nn.ReLU):
+    if type(first) is BatchNorm2d and type(second) is nn.ReLU:
         usual = first.training and first.affine and first.running_mean is not None
         usual = usual and first.momentum is not None and x.numel() > x.shape[1]
+        usual = usual and first.num_features == x.shape[1]
         return (lambda x: batch_norm_relu(x, first)) if usual else None
-    if isinstance(first, nn.ReLU) and isinstance(second, MaxPool2d):
+    if type(first) is nn.ReLU and type(second) is MaxPool2d:
         sizes = (second.kernel_size, second.stride, second.padding, second.dilation)
         usual = sizes in ((2, 2, 0, 1), ((2, 2), (2, 2), 0, 1))
         usual = usual and not (second.ceil_mode or second.return_indices) and min(x.shape[2:]) > 1
@@ -91,9 +96,16 @@ def _together(x: Tensor, first: nn.Module, second: nn.Module) -> Callable[[Tenso
     return None
 
 
+def _is_traced(x: Tensor) -> bool:
+    """Whether x is no plain tensor (fake, batched), or something records what is done with it."""
+    recorded = torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None
+    return type(x) not in (Tensor, nn.Parameter) or recorded or needs_every_rule()
+
+
 def _watched(module: nn.Module) -> bool:
     """Whether somebody wants to see what goes into a module or comes out of it."""
     hooks = (
+        *(getattr(nn.modules.module, f"_global_{kind}_hooks") for kind in GLOBAL_HOOKS),
         module._forward_hooks,
         module._forward_pre_hooks,
         module._backward_hooks,
@@ -151,7 +163,7 @@ class _BatchNormRelu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, scale = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient shall have one, too
+        if _needs_composition(dy):
 
             def composed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
                 return F.batch_norm(x, None, None, weight, bias, True, eps=ctx.eps).relu()
@@ -182,13 +194,20 @@ class _ReluMaxPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor | None:
         x, y = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if _needs_composition(dy):
             return _derivatives(lambda x: F.max_pool2d(x.relu(), 2), ctx, dy, x)[0]
         dx = _empty_like(x)
         if x.shape[2] % 2 or x.shape[3] % 2:  # a row or a column that no window reaches
             dx.zero_()
         kernel.call("pool_backward", ctx.sizes, *map(plain.positions_outermost, (dy, x, y, dx)))
         return dx
+
+
+def _needs_composition(dy: Tensor) -> bool:
+    """Whether the gradient shall have one itself, or dy is many gradients at once."""
+    functorch = torch._C._functorch
+    many = functorch.is_functorch_wrapped_tensor(dy) or functorch.is_legacy_batchedtensor(dy)
+    return torch.is_grad_enabled() or many
 
 
 def _derivatives(

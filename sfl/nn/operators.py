@@ -116,6 +116,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _spatial_conv2d_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    if forward_ad._current_level >= 0:  # the tangent of dy would be lost without a word
+        raise RuntimeError("forward mode over a backward pass: begin it before the forward pass")
     (x, weight), needed = ctx.saved_tensors, ctx.needs_input_grad
     dx = dw = db = None
     if needed[0]:
@@ -163,6 +165,8 @@ def _autocast_rule(key: str, device: str) -> None:
         with torch._C._ExcludeDispatchKeyGuard(outside):
             exact = kernel.serves(x.device, torch.float32)
             dtype = torch.float32 if exact else torch.get_autocast_dtype(device)
+            if x.dtype == weight.dtype == torch.float64:  # as PyTorch's own rules leave it
+                dtype = torch.float64
             each = None if bias is None else bias.to(dtype)
             y: Tensor = torch.ops.sfl.spatial_conv2d(x.to(dtype), weight.to(dtype), each, *rest)
             return y

@@ -64,7 +64,8 @@ std::vector<double> channel_sums(const Sizes& s, Terms terms) {
     return total;
 }
 
-// y = relu((x - mean) / sqrt(variance + eps) * weight + bias); mean and inverse deviation go out.
+// y = relu((x - mean) / sqrt(variance + eps) * weight + bias); mean, variance and scale,
+// which is 1 / sqrt(variance + eps), go out.
 template <class T>
 void norm_forward(const Sizes& s, T eps, const T* x, const T* weight, const T* bias, T* mean,
                   T* variance, T* scale, T* y) {
@@ -149,7 +150,8 @@ void pool_forward(const Pool& s, const T* x, T* y) {
     });
 }
 
-// The gradient goes to the first of the largest, if the ReLU lets it. dx is zero before.
+// The gradient goes to the first of the largest, if the ReLU lets it. A row or column that no window
+// reaches is left as it is.
 template <class T>
 void pool_backward(const Pool& s, const T* dy, const T* x, const T* y, T* dx) {
     const Int right = s.inner, below = s.width * s.inner;

@@ -123,12 +123,19 @@ class SpatialFeatureLayer(nn.Module):
             self.bias.uniform_(-bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) or (C, H, W) → (B, O, OH, OW) or (O, OH, OW)."""
+        """x (B, C, H, W) or (C, H, W) → (B, O, OH, OW) or (O, OH, OW).
+
+        Raises ValueError for an input of another size, naming both.
+        """
         if self.storage == "dense":
             return dense_conv2d(x, self.weight, self.bias)
-        return spatial_conv2d(
+        y = spatial_conv2d(
             x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
         )
+        if x.shape[-3:] != self.in_dimensions:  # with a stride, as many positions; other weights
+            given, expected = ("×".join(map(str, s)) for s in (x.shape[-3:], self.in_dimensions))
+            raise ValueError(f"input is {given}, the layer's weights are for {expected}")
+        return y
 
     def field_mask(self) -> Tensor:
         """Which inputs of each unit's receptive field exist: (OH, OW, kh, kw) bool."""
@@ -177,7 +184,13 @@ class SpatialFeatureLayer(nn.Module):
             layer.weight.copy_(conv.weight * exists)
             if layer.bias is not None and conv.bias is not None:
                 layer.bias.copy_(conv.bias[:, None, None])
-        return layer.with_storage(storage)[0]
+        layer.train(conv.training)
+        if storage != "local":
+            layer = layer.with_storage(storage)[0]
+        layer.weight.requires_grad_(conv.weight.requires_grad)
+        if layer.bias is not None and conv.bias is not None:
+            layer.bias.requires_grad_(conv.bias.requires_grad)
+        return layer
 
     def to_conv(self) -> tuple[nn.Conv2d, float]:
         """The convolution whose filter is the mean over positions, and the `sharing_distance`.
@@ -220,7 +233,7 @@ class SpatialFeatureLayer(nn.Module):
             weight = local_to_dense(self.weight, self.in_dimensions, self.window, self.groups)
         else:
             weight = dense_to_local(self.weight, self.window, self.groups)
-        other.weight = nn.Parameter(weight)
+        other.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
         total = self.weight.square().sum()
         lost = float(1 - weight.square().sum() / total) if total else 0.0
         return other, max(0.0, lost) if storage == "local" else 0.0

@@ -31,7 +31,14 @@ def _lighter(form: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Opt
     """
     names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods = {name: inspect.unwrap(getattr(form, name)) for name in names}
-    methods["step"] = torch.no_grad()(inspect.unwrap(form.step))
+    step = inspect.unwrap(form.step)
+
+    @torch.no_grad()
+    def lay_and_step(self: torch.optim.Optimizer, closure: Any = None) -> Any:
+        _lay_as_the_weights(self)
+        return step(self, closure)
+
+    methods["step"] = lay_and_step
     if issubclass(form, torch.optim.Adam):
         methods["_init_group"] = _init_group
     return type(form.__name__, (form,), methods)
@@ -40,15 +47,29 @@ def _lighter(form: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Opt
 def _init_group(self: torch.optim.Adam, group: dict[str, Any], *lists: list[Tensor]) -> bool:
     """Adam's own fills the lists (weights, gradients, moments); then each is turned as it lies."""
     has_complex: bool = torch.optim.Adam._init_group(self, group, *lists)
-    weights, gradients, *_ = lists
+    weights = lists[0]
     for i, weight in enumerate(weights):
         strides = weight.stride()
         order = sorted(range(weight.dim()), key=strides.__getitem__, reverse=True)
         for tensors in lists:
             if len(tensors) == len(weights) and tensors[i].dim() == len(order):
                 tensors[i] = tensors[i].permute(order)
-        gradients[i] = gradients[i].contiguous()  # of another order in memory: rare, and pairs up
     return has_complex
+
+
+def _lay_as_the_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Gradients and moments in their weight's order in memory, through which a fused step walks.
+
+    It would pair the wrong numbers; they differ where somebody set or loaded them by hand.
+    """
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None and weight.grad.stride() != weight.stride():
+                weight.grad = torch.empty_like(weight).copy_(weight.grad)
+            for name, moment in optimizer.state.get(weight, {}).items():
+                same_shape = isinstance(moment, Tensor) and moment.shape == weight.shape
+                if same_shape and moment.stride() != weight.stride():
+                    optimizer.state[weight][name] = torch.empty_like(weight).copy_(moment)
 
 
 def learning_rate(step: int, steps_per_epoch: int, lr: float, train: TrainSettings) -> float:

@@ -21,7 +21,7 @@ def test_functions_are_called_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sfl.bench.timing.time.perf_counter", lambda: next(clock))
     functions = {name: timed(lambda name=name: calls.append(name)) for name in "ab"}  # type: ignore[misc]
     found = interleaved(functions, 3)
-    assert calls == list("ab" + "ababab")  # once to warm up
+    assert calls == list("aabb" + "aabb" * 3)  # once to warm up; twice, the second counts
     assert found == {name: Timing(1, 1, 1, 3) for name in "ab"}
 
 

@@ -9,9 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from sfl.nn import kernel
 from sfl.nn.layout import BatchNorm2d, MaxPool2d, Sequential, is_batch_innermost
+from sfl.nn.spatial import SpatialFeatureLayer
 
 compiled = pytest.mark.skipif(kernel.load() is None, reason="there is no C++ compiler here")
 
@@ -197,3 +200,45 @@ def test_threads_do_not_show_in_pairs() -> None:
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@compiled
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compilers_tracers_and_batched_gradients_see_plain_operations() -> None:
+    model = Sequential(
+        SpatialFeatureLayer((3, 8, 8), 4, 3), BatchNorm2d(4), nn.ReLU(inplace=True),
+        SpatialFeatureLayer((4, 6, 6), 4, 3, padding=1), nn.ReLU(inplace=True), MaxPool2d(2, 2),
+    )  # fmt: skip
+    x = torch.randn(5, 3, 8, 8)
+    expected = model(x)
+    compiled_model = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled_model(x), expected)
+    traced = make_fx(copy.deepcopy(model).eval())(x)
+    torch.testing.assert_close(traced(x + 1), copy.deepcopy(model).eval()(x + 1))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert model(mode.from_tensor(x)).shape == expected.shape
+    y = model(x)
+    pushes = torch.randn(3, *y.shape)
+    weights = list(model.parameters())
+    batched = torch.autograd.grad(y, weights, pushes, is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(y, weights, push, retain_graph=True) for push in pushes]
+    for together, *apart in zip(batched, *one_by_one, strict=True):
+        torch.testing.assert_close(together, torch.stack(apart), rtol=1e-4, atol=1e-4)
+
+
+@compiled
+def test_subclasses_and_global_hooks_are_respected(called: Called) -> None:
+    class Sevens(nn.ReLU):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 0 + 7
+
+    x = innermost(torch.randn(4, 3, 6, 6))
+    assert (Sequential(Sevens(), MaxPool2d(2, 2))(x) == 7).all()
+    seen: list[nn.Module] = []
+    handle = nn.modules.module.register_module_forward_hook(lambda m, i, o: seen.append(m))
+    try:
+        Sequential(nn.ReLU(), MaxPool2d(2, 2))(x)
+    finally:
+        handle.remove()
+    assert len(seen) == 3 and called == []

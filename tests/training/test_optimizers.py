@@ -131,26 +131,30 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("weight", ORDERS)
 @pytest.mark.parametrize("gradient", ORDERS)
 def test_the_order_in_memory_does_not_matter(name: str, weight: str, gradient: str) -> None:
     drawn, pushes = torch.randn(2, 3, 4, 5), torch.randn(3, 2, 3, 4, 5)
     theirs = nn.Parameter(drawn.clone())
     layer = nn.ParameterList([ORDERS[weight](drawn.clone())])
-    torchs = torch.optim.Adam if name == "adam" else torch.optim.AdamW
+    torchs, more = {
+        "adam": (torch.optim.Adam, {}),
+        "adamw": (torch.optim.AdamW, {}),
+        "sgd": (torch.optim.SGD, {"momentum": 0.9}),
+    }[name]
+    settings = OptimizerSettings(name=name, lr=0.01, weight_decay=0.1, **more)  # type: ignore[arg-type]
     optimizers = (
-        torchs([theirs], 0.01, weight_decay=0.1, foreach=False),
-        build_optimizer(OptimizerSettings(name=name, lr=0.01, weight_decay=0.1), layer),  # type: ignore[arg-type]
+        torchs([theirs], 0.01, weight_decay=0.1, foreach=False, **more),  # type: ignore[operator]
+        build_optimizer(settings, layer),
     )
     for push in pushes:
         theirs.grad, layer[0].grad = push, ORDERS[gradient](push)
         for optimizer in optimizers:
             optimizer.step()
     torch.testing.assert_close(layer[0].detach(), theirs.detach())
-    moments = optimizers[1].state[layer[0]]
-    assert moments["exp_avg"].shape == drawn.shape
-    assert moments["exp_avg"].stride() == layer[0].stride()
+    moment = optimizers[1].state[layer[0]]["momentum_buffer" if name == "sgd" else "exp_avg"]
+    assert moment.shape == drawn.shape and moment.stride() == layer[0].stride()
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
