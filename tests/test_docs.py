@@ -138,3 +138,12 @@ def test_python_blocks_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Mon
     exec(second, namespace)
     assert namespace["y"].shape == (64, 10, 30, 30)  # type: ignore[attr-defined]
     assert namespace["distance"] == pytest.approx(0, abs=1e-6)
+
+
+def test_every_promise_names_tests_that_there_are() -> None:
+    named = re.findall(
+        r"`(tests/\S+?\.py)(?:::(\w+))?`", (ROOT / "docs" / "reliability.md").read_text()
+    )
+    assert named
+    for path, test in named:
+        assert not test or f"def {test}(" in (ROOT / path).read_text(), f"{path}::{test}"

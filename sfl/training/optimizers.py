@@ -31,14 +31,18 @@ def _lighter(form: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Opt
     """
     names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods = {name: inspect.unwrap(getattr(form, name)) for name in names}
-    step = inspect.unwrap(form.step)
+    step, load = inspect.unwrap(form.step), methods["load_state_dict"]
 
     @torch.no_grad()
     def lay_and_step(self: torch.optim.Optimizer, closure: Any = None) -> Any:
-        _lay_as_the_weights(self)
+        _lay_gradients(self)
         return step(self, closure)
 
-    methods["step"] = lay_and_step
+    def load_and_lay(self: torch.optim.Optimizer, state: Any) -> None:
+        load(self, state)
+        _lay_moments(self)
+
+    methods |= {"step": lay_and_step, "load_state_dict": load_and_lay}
     if issubclass(form, torch.optim.Adam):
         methods["_init_group"] = _init_group
     return type(form.__name__, (form,), methods)
@@ -49,6 +53,8 @@ def _init_group(self: torch.optim.Adam, group: dict[str, Any], *lists: list[Tens
     has_complex: bool = torch.optim.Adam._init_group(self, group, *lists)
     weights = lists[0]
     for i, weight in enumerate(weights):
+        if weight.is_contiguous():
+            continue
         strides = weight.stride()
         order = sorted(range(weight.dim()), key=strides.__getitem__, reverse=True)
         for tensors in lists:
@@ -57,19 +63,24 @@ def _init_group(self: torch.optim.Adam, group: dict[str, Any], *lists: list[Tens
     return has_complex
 
 
-def _lay_as_the_weights(optimizer: torch.optim.Optimizer) -> None:
-    """Gradients and moments in their weight's order in memory, through which a fused step walks.
+def _lay_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Gradients in their weight's order in memory, through which a fused step walks.
 
-    It would pair the wrong numbers; they differ where somebody set or loaded them by hand.
+    It would pair the wrong numbers; they differ where somebody set them by hand.
     """
     for group in optimizer.param_groups:
         for weight in group["params"]:
-            if weight.grad is not None and weight.grad.stride() != weight.stride():
-                weight.grad = torch.empty_like(weight).copy_(weight.grad)
-            for name, moment in optimizer.state.get(weight, {}).items():
-                same_shape = isinstance(moment, Tensor) and moment.shape == weight.shape
-                if same_shape and moment.stride() != weight.stride():
-                    optimizer.state[weight][name] = torch.empty_like(weight).copy_(moment)
+            gradient = weight.grad
+            if gradient is not None and gradient.stride() != weight.stride():
+                weight.grad = torch.empty_like(weight).copy_(gradient)
+
+
+def _lay_moments(optimizer: torch.optim.Optimizer) -> None:
+    """The same for moments that were loaded."""
+    for weight, state in optimizer.state.items():
+        for name, moment in state.items():
+            if isinstance(moment, Tensor) and moment.shape == weight.shape:
+                state[name] = torch.empty_like(weight, dtype=moment.dtype).copy_(moment)
 
 
 def learning_rate(step: int, steps_per_epoch: int, lr: float, train: TrainSettings) -> float:
