@@ -140,6 +140,11 @@ def test_python_blocks_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert namespace["distance"] == pytest.approx(0, abs=1e-6)
 
 
+def test_the_speed_table_comes_from_docs_speed() -> None:
+    made = script("speed_table")
+    assert README.split(made.BEGIN)[1].split(made.END)[0].strip() == made.table().strip()
+
+
 def test_every_promise_names_tests_that_there_are() -> None:
     named = re.findall(
         r"`(tests/\S+?\.py)(?:::(\w+))?`", (ROOT / "docs" / "reliability.md").read_text()
