@@ -86,7 +86,7 @@ def summarize(model: nn.Module, in_dimensions: tuple[int, int, int]) -> ModelSum
 
     for name, module in _leaves(model):
         module.register_forward_hook(leave(name))  # type: ignore[arg-type]
-        if type(module) in _SHAPES:
+        if type(module) in _SHAPES and not getattr(module, "ceil_mode", False):
             module.forward = partial(_shape_only, module)  # type: ignore[method-assign]
     with torch.no_grad():
         model(torch.empty(1, *in_dimensions, device="meta"))
