@@ -131,10 +131,11 @@ def evaluate(
       sfl evaluate
       sfl evaluate checkpoints/spatial-s0/best.safetensors --set data.root=/data
     """
-    from sfl import tables
+    from sfl import tables, workers
     from sfl.display import say
     from sfl.runs import find_weights
 
+    workers.refuse_several("evaluate")
     path = find_weights(runs, run)  # refuses before torch is imported
     from sfl.training.result import evaluate_weights
 
@@ -166,9 +167,10 @@ def compare(
       sfl compare conv spatial
       sfl compare spatial spatial-shared --seeds 3 --set train.epochs=20
     """
-    from sfl import experiments, tables
+    from sfl import experiments, tables, workers
     from sfl.analysis.compare import compare as compare_runs
 
+    workers.refuse_several("compare")
     if len(names) < 2:
         raise UserError(f"compare needs two configs or more, not {names[0]} alone", "see --help")
     plan = experiments.plan(names, set_ or [], seeds, runs, training=not no_train)

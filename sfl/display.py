@@ -18,10 +18,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from sfl import workers
+
 T = TypeVar("T")
 
-# emoji: or a path with ":cat:" in it would be shown as another one.
-console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+# emoji: or a path with ":cat:" in it would be shown as another one. Of several workers one speaks.
+console = Console(
+    stderr=True, highlight=False, soft_wrap=True, emoji=False, quiet=workers.rank() > 0
+)
 
 
 def say(line: str) -> None:

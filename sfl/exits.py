@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TextIO
 
 import typer
 
+from sfl import workers
 from sfl.errors import Exit, UserError
 
 
@@ -47,8 +48,11 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
         if debug:
             traceback.print_exc()
         line, exit_code = describe(error)
-        print(f"error: {line}", file=sys.stderr)
+        who = f" (worker {workers.rank()})" if workers.count() > 1 else ""
+        print(f"error{who}: {line}", file=sys.stderr)
         sys.exit(exit_code)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what is left to do is not ours
 
 
 class _Forgiving:
@@ -71,6 +75,8 @@ class _Forgiving:
 
 
 def _prepare_streams() -> None:
+    if workers.rank() > 0:  # all have the result, the first one prints it
+        sys.stdout = io.StringIO()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as we live

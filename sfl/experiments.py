@@ -3,6 +3,7 @@
 Nothing here computes on images; torch is imported when something is trained.
 """
 
+import contextlib
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,13 @@ from sfl import runs
 from sfl.config import Config, from_text, load, override
 from sfl.display import say
 from sfl.errors import PROGRAM, Exit, UserError
+from sfl.files import check_space
 from sfl.runs import Run
 from sfl.settings import MAY_CHANGE
 
 if TYPE_CHECKING:
     from sfl.data import Dataset
+    from sfl.training.distributed import World
     from sfl.training.setup import Setup
 
 
@@ -73,44 +76,68 @@ def train(
     dataset: the config's images, where they have been read already. Where training fails before an
     epoch is done, no directory is left behind.
     """
+    from sfl.training.device import pick_device
+    from sfl.training.distributed import open_world
     from sfl.training.setup import set_up
 
-    runs.check_root(root)  # before minutes of reading images
-    if exact:
-        runs.check_new(root, name)
-    setup = set_up(config, dataset)  # refuses before a directory is made
-    run = runs.create(root, name, exact=exact)
-    try:
-        with runs.lock(run):
-            return _fit(setup, run)
-    except Exception:
-        if not run.has_begun():
-            runs.remove(run)
-        raise
+    with open_world(pick_device(config.train.device)) as world:
+        if world.is_first:
+            runs.check_root(root)  # before minutes of reading images
+        if world.is_first and exact:
+            runs.check_new(root, name)
+        setup = set_up(config, dataset, world=world)  # refuses before a directory is made
+        run = Run(Path(world.from_first(lambda: str(runs.create(root, name, exact=exact).path))))
+        try:
+            with _locked(run, world):
+                return _fit(setup, run)
+        except Exception:
+            if world.is_first and not run.has_begun():
+                runs.remove(run)
+            raise
 
 
 def config_to_resume(run: Run, overrides: Sequence[str] = ()) -> Config:
     """An interrupted run's config with these settings. Raises UserError for another experiment."""
     old = from_text(run.config_text, str(run.path / runs.CONFIG))
     config = override(old, overrides)
-    if config.identity() != old.identity() or config.train.seed != old.train.seed:
+    if not config.continues(old):
         raise UserError(
             f"--resume {run.name}: these settings would make it another experiment",
-            f"only {', '.join(MAY_CHANGE)} may change",
+            f"only {', '.join(MAY_CHANGE)} may change; train.epochs upward, with schedule constant",
         )
     return config
 
 
 def resume(run: Run, config: Config, dataset: "Dataset | None" = None) -> dict[str, Any]:
     """Goes on with an interrupted run from its last checkpoint; the result that it wrote."""
+    from sfl.training.device import pick_device
+    from sfl.training.distributed import open_world
     from sfl.training.setup import set_up
 
-    with runs.lock(run):  # before the images are read, which may take minutes
-        if (run.path / runs.RESULT).exists():
-            hint = f"see it with: {PROGRAM} evaluate {run.path}"
-            raise UserError(f"{run.path}: has finished", hint, Exit.RUN)
+    # Locked before the images are read, which may take minutes.
+    with open_world(pick_device(config.train.device)) as world, _locked(run, world):
+        _refuse_finished(run, config)
         began = run.environment or {}  # `auto` may mean another precision on this machine
-        return _fit(set_up(config, dataset, precision=began.get("precision")), run)
+        setup = set_up(config, dataset, precision=began.get("precision"), world=world)
+        return _fit(setup, run)
+
+
+def _locked(run: Run, world: "World") -> contextlib.AbstractContextManager[None]:
+    """Of several workers one holds the run for all."""
+    return runs.lock(run) if world.is_first else contextlib.nullcontext()
+
+
+def _refuse_finished(run: Run, config: Config) -> None:
+    """A finished run goes on only with more epochs, from its last checkpoint."""
+    result = run.result
+    if result is None:
+        return
+    if config.train.epochs <= result["epochs"]:
+        hint = f"see it with: {PROGRAM} evaluate {run.path}; more epochs: --set train.epochs=N"
+        raise UserError(f"{run.path}: has finished", hint, Exit.RUN)
+    if not (run.path / runs.LAST).exists():
+        hint = "train.keep: weights dropped it when the run had finished"
+        raise UserError(f"{run.path}: has no {runs.LAST} to go on from", hint, Exit.RUN)
 
 
 def _fit(setup: "Setup", run: Run) -> dict[str, Any]:
@@ -191,12 +218,16 @@ def complete(experiments: Sequence[Experiment], root: Path, *, training: bool = 
 
 def _refuse_what_cannot_run(missing: Sequence[tuple[Experiment, Config]], root: Path) -> None:
     """Raises what would stop one of the runs, so that it doesn't after hours of the others."""
+    from sfl.training.memory import checkpoint_bytes
     from sfl.training.setup import set_up
 
     runs.check_root(root)
+    needed = 0
     for experiment, config in missing:
         _newest(experiment, config, root)
-        set_up(config, experiment.dataset())
+        setup = set_up(config, experiment.dataset())
+        needed += 2 * checkpoint_bytes(setup.summary, config.optimizer)
+    check_space(root, needed)
 
 
 def _newest(experiment: Experiment, config: Config, root: Path) -> Run | None:

@@ -15,8 +15,10 @@ from sfl.errors import Exit, UserError
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, needed: int | None = None) -> Iterator[Path]:
     """Gives a temporary path in the folder of `path`; on leaving, it becomes `path`.
+
+    needed: how many bytes it will have, if that is known; only told where they don't fit.
 
     The content is on the disk (fsync) before the name points to it, and the name is on the
     disk before this returns. If the body raises, `path` is as it was and nothing is left over.
@@ -35,7 +37,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _fsync(path.parent)
     except OSError as error:
-        raise write_error(path, error) from error
+        raise write_error(path, error, needed) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -43,25 +45,43 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file (UTF-8) atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    content = text.encode()
+    with atomic_path(path, len(content)) as temporary:
+        temporary.write_bytes(content)
 
 
-def write_error(path: Path, error: OSError) -> UserError:
-    """An operating system's refusal to write `path`, as a line for the user."""
+def check_space(path: Path, needed: int) -> None:
+    """Raises UserError (exit 6) where so many bytes can't be written to `path`, or below it."""
+    if needed > _free_bytes(path):
+        raise _disk_full(path, needed)
+
+
+def write_error(path: Path, error: OSError, needed: int | None = None) -> UserError:
+    """An operating system's refusal to write `path`, as a line for the user.
+
+    needed: how many bytes it would have had, if that is known.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        there = next(folder for folder in path.absolute().parents if folder.exists())
-        free = shutil.disk_usage(there).free
-        return UserError(
-            f"{path}: no space left on the disk ({free / 1e6:.0f} MB free)",
-            "free some, or choose another folder",
-            Exit.RESOURCES,
-        )
+        return _disk_full(path, needed)
     return UserError(
         f"{path}: can't be written: {error.strerror or error}",
         "make the folder writable, or choose another one",
         Exit.RUN,
     )
+
+
+def _disk_full(path: Path, needed: int | None) -> UserError:
+    wanted = "" if needed is None else f"{needed:,} bytes needed, "
+    return UserError(
+        f"{path}: no space left on the disk ({wanted}{_free_bytes(path):,} free)",
+        "free some, or choose another folder",
+        Exit.RESOURCES,
+    )
+
+
+def _free_bytes(path: Path) -> int:
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    return shutil.disk_usage(there).free
 
 
 def _umask() -> int:

@@ -205,8 +205,9 @@ def lock(run: Run) -> Iterator[None]:
     except OSError as error:
         raise write_error(run.path / LOCK, error) from None
     try:
-        for left_over in run.path.glob(".*.tmp"):  # of a process that was killed while it wrote
-            left_over.unlink(missing_ok=True)
+        for pattern in (".*.tmp", ".tmp*"):  # of a process that was killed while it wrote: ours,
+            for left_over in run.path.glob(pattern):  # and safetensors'
+                left_over.unlink(missing_ok=True)
         yield
     finally:
         if (run.path / RESULT).exists():

@@ -244,6 +244,9 @@ class TrainSettings(Settings):
         0, description="Epochs between logged test accuracies; chooses nothing. 0: only the end."
     )
     compile: bool = Field(False, description="torch.compile the model.")
+    sync_batchnorm: bool = Field(
+        False, description="Under torchrun, on GPUs: BatchNorm over the images of all workers."
+    )
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> "TrainSettings":
@@ -268,10 +271,7 @@ class Config(Settings):
         That is an absolute data root, and where the archive was fetched from.
         """
         values = self.model_dump(exclude_none=True)
-        if self.data.source != "shapes":
-            del values["data"]["shapes"]
-        else:
-            del values["data"]["root"]
+        del values["data"]["root" if self.data.source == "shapes" else "shapes"]
         if share:
             values["data"].pop("mirror", None)
             if Path(self.data.root).is_absolute():
@@ -289,3 +289,10 @@ class Config(Settings):
             section, name = key.split(".")
             values[section].pop(name, None)
         return values
+
+    def continues(self, began: "Config") -> bool:
+        """Whether a run begun so may go on so: the same, or for longer at a constant rate."""
+        now, then = self.identity(), began.identity()
+        if self.train.schedule == "constant" and self.train.epochs > began.train.epochs:
+            then["train"]["epochs"] = self.train.epochs
+        return now == then and self.train.seed == began.train.seed

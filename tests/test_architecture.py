@@ -12,7 +12,10 @@ import pytest
 SFL = Path(__file__).parent.parent / "sfl"
 ROOMS = {"nn", "data", "training", "analysis", "bench"}
 # The hall without those that call rooms: cli, exits, experiments, tables (for types alone), sfl.
-GROUND = {"errors", "files", "display", "ram", "yamlfile", "settings", "mistakes", "config", "runs"}
+GROUND = {
+    "errors", "files", "workers", "display", "ram", "yamlfile", "settings", "mistakes", "config",
+    "runs",
+}  # fmt: skip
 COMMANDS = {"cli", "cli_options", "cli_runs"}
 HEAVY = {"torch", "torchvision", "scipy", "matplotlib", "PIL", "safetensors", "tensorboard"}
 MAX_FUNCTION, MAX_FILE = 60, 300

@@ -309,7 +309,10 @@ def test_a_finished_run_is_not_gone_on_with(sfl: Sfl, trained: Path) -> None:
     before = tree(trained)
     done = sfl("train", "--resume", trained.name, "--runs", trained.parent)
     assert done.returncode == 4
-    assert the_error(done) == f"{trained}: has finished (see it with: sfl evaluate {trained})"
+    assert the_error(done) == (
+        f"{trained}: has finished (see it with: sfl evaluate {trained}; more epochs: "
+        "--set train.epochs=N)"
+    )
     assert tree(trained) == before
 
 
@@ -318,7 +321,7 @@ def test_resume_does_not_change_the_experiment(sfl: Sfl, here: Path, trained: Pa
     shutil.copytree(trained, run)
     (run / "result.json").unlink()
     before = tree(run)
-    done = sfl("train", "--resume", "a", "--set", "train.epochs=2")
+    done = sfl("train", "--resume", "a", "--set", "optimizer.lr=0.1")
     assert done.returncode == 2
     assert "--resume a: these settings would make it another experiment (only" in the_error(done)
     assert tree(run) == before

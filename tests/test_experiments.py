@@ -34,6 +34,11 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def stand_in(config: Config) -> Any:
+    """Stands for a Setup."""
+    return SimpleNamespace(config=config, summary=SimpleNamespace(bytes=4))
+
+
 class Images:
     """Stand-ins for data sets, told apart by their root; `read` counts what was read."""
 
@@ -71,9 +76,7 @@ def trained(
         return {"run": run.name}
 
     monkeypatch.setattr("sfl.training.fit.fit", fit)
-    monkeypatch.setattr(
-        "sfl.training.setup.set_up", lambda config, *_, **__: SimpleNamespace(config=config)
-    )
+    monkeypatch.setattr("sfl.training.setup.set_up", lambda config, *_, **__: stand_in(config))
     return done
 
 
@@ -352,7 +355,7 @@ def test_a_run_that_failed_before_its_first_epoch_leaves_nothing(
         raise error
 
     monkeypatch.setattr("sfl.training.fit.fit", fit)
-    monkeypatch.setattr("sfl.training.setup.set_up", lambda c, *_, **__: SimpleNamespace(config=c))
+    monkeypatch.setattr("sfl.training.setup.set_up", lambda c, *_, **__: stand_in(c))
     with pytest.raises(type(error)):
         experiments.train(load("one"), runs_dir, "a")
     assert (runs_dir / "a").exists() is stays
@@ -376,7 +379,7 @@ def test_what_was_stopped_says_how_to_go_on(
         raise error
 
     monkeypatch.setattr("sfl.training.fit.fit", fit)
-    monkeypatch.setattr("sfl.training.setup.set_up", lambda c, *_, **__: SimpleNamespace(config=c))
+    monkeypatch.setattr("sfl.training.setup.set_up", lambda c, *_, **__: stand_in(c))
     config = load("one", ["data.source=folder", f"data.root={root}"])
     with pytest.raises(type(error)):
         experiments.train(config, runs_dir, "a")
@@ -388,13 +391,13 @@ def test_resume_keeps_the_experiment(
     configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
 ) -> None:
     run = made(made_run, runs_dir / "a", "one", "train.seed=4", finished=False)
-    for override in ("train.epochs=9", "train.seed=5", "optimizer.lr=1"):
+    for override in ("train.epochs=1", "train.seed=5", "optimizer.lr=1"):
         with pytest.raises(UserError) as caught:
             experiments.config_to_resume(run, [override])
         assert str(caught.value) == (
             "--resume a: these settings would make it another experiment "
             "(only data.root, data.mirror, train.device, train.keep, train.checkpoint_every may "
-            "change)"
+            "change; train.epochs upward, with schedule constant)"
         )
     assert trained == []
     changed = ["train.device=auto", "train.checkpoint_every=2"]
@@ -407,9 +410,13 @@ def test_resume_of_a_finished_run_is_refused(
     configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
 ) -> None:
     run = made(made_run, runs_dir / "a", "one")
+    run.write_json("result.json", {"epochs": 2})
     with pytest.raises(UserError) as caught:
-        experiments.resume(run, load("one"))
-    assert str(caught.value) == f"{run.path}: has finished (see it with: sfl evaluate {run.path})"
+        experiments.resume(Run(run.path), load("one"))
+    assert str(caught.value) == (
+        f"{run.path}: has finished (see it with: sfl evaluate {run.path}; more epochs: "
+        "--set train.epochs=N)"
+    )
     assert caught.value.exit_code is Exit.RUN
     assert trained == []
 
@@ -423,9 +430,9 @@ def test_a_run_keeps_the_precision_in_which_it_began(
 ) -> None:
     given = []
 
-    def set_up(config: Config, dataset: object, *, precision: str) -> SimpleNamespace:
+    def set_up(config: Config, dataset: object, *, precision: str, world: object) -> Any:
         given.append(precision)
-        return SimpleNamespace(config=config)
+        return stand_in(config)
 
     monkeypatch.setattr("sfl.training.setup.set_up", set_up)
     run = made(made_run, runs_dir / "a", "one", finished=False)

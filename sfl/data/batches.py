@@ -53,7 +53,9 @@ def crop_and_flip(
         images = F.pad(images, [crop_padding] * 4)
         rows, columns = rows + offsets[:, :1], columns + offsets[:, 1:]
     # One gather over flattened pixels: twice as fast as indexing with rows and columns.
-    pixels = (rows[:, :, None] * images.shape[3] + columns[:, None, :]).reshape(batch, 1, -1)
+    pixels = (rows[:, :, None] * images.shape[3] + columns[:, None, :]).reshape(
+        batch, 1, height * width
+    )
     chosen = images.flatten(2).gather(2, pixels.expand(-1, channels, -1))
     return chosen.view(batch, channels, height, width)
 
@@ -82,6 +84,7 @@ def train_batches(
     order: torch.Generator,
     crops: torch.Generator,
     first: int = 0,
+    share: slice = slice(0, None, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch: shuffled, augmented batches (B, C, H, W) float32 with labels (B,) int64.
 
@@ -89,6 +92,7 @@ def train_batches(
     generators, so the batches are the same on every device. Offsets and flips are drawn even
     where they are not used: switching one off leaves everything else as it was.
     The last batch may be smaller, as in a DataLoader. first: how many batches to pass over.
+    share: which places of each batch to give, of several workers' one; may be none of the last.
     """
     device = split.images.device
     mean, std = mean.to(device), std.to(device)
@@ -96,11 +100,12 @@ def train_batches(
     offsets = draw_crops(len(split), crop_padding, crops).to(device)
     flips = draw_flips(len(split), crops).to(device)
     for start in range(first * batch_size, len(split), batch_size):
-        chosen = permutation[start : start + batch_size]
+        batch = slice(start, start + batch_size)
+        chosen = permutation[batch][share]
         images = crop_and_flip(
             split.images[chosen],
-            offsets[start : start + batch_size] if crop_padding else None,
-            flips[start : start + batch_size] if flip else None,
+            offsets[batch][share] if crop_padding else None,
+            flips[batch][share] if flip else None,
             crop_padding,
         )
         yield normalize(images, mean, std), split.labels[chosen]

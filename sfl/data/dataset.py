@@ -27,6 +27,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitem__(self, places: slice) -> "Split":
+        return Split(self.images[places], self.labels[places])
+
     def to(self, device: torch.device) -> "Split":
         """The same split on `device`."""
         return Split(self.images.to(device), self.labels.to(device))

@@ -6,6 +6,8 @@ of all that it says, which is looked at when its tensors are read. Knows nothing
 
 import hashlib
 import json
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,8 +139,15 @@ def _write(path: Path, tensors: dict[str, Tensor], config: str, progress: dict[s
     metadata = {"format": FORMAT, "config": config, "progress": json.dumps(progress)}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata["sha256"] = _hash(contiguous, metadata)
-    with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, metadata)
+    needed = sum(map(len, metadata.values())) + sum(t.nbytes for t in contiguous.values())
+    with atomic_path(path, needed) as temporary:
+        try:
+            save_file(contiguous, temporary, metadata)
+        except SafetensorError as error:  # its writer tells an OSError in words alone
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _hash(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:

@@ -6,15 +6,22 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from sfl import workers
 from sfl.errors import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """auto: CUDA, else MPS, else the CPU. Raises UserError (exit 2) where `name` isn't there."""
+    """auto: CUDA, else MPS, else the CPU. Raises UserError (exit 2) where `name` isn't there.
+
+    Of several workers on a machine each gets a GPU of its own.
+    """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    device = torch.device(name)
+        name = "cuda" if cuda else "mps" if mps else "cpu"
+    several = workers.count() > 1
+    if several and name.startswith("cuda:"):
+        raise UserError(f"train.device: {name}: torchrun gives each worker a GPU", "use cuda")
+    device = torch.device(f"cuda:{workers.local_rank()}" if several and name == "cuda" else name)
     if device.type == "cuda" and not cuda:
         raise UserError(f"train.device: {name}: this machine has no CUDA device", "use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

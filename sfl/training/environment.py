@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sfl import workers
 from sfl.nn import kernel
 
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "pillow")
@@ -21,6 +22,7 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "packages": {name: version(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
         "device": device_name(device),
+        "workers": workers.count(),
         "threads": torch.get_num_threads(),
         "precision": precision,
         "compiled_kernel": kernel.serves(device, torch.float32),  # see sfl.nn.kernel

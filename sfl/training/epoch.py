@@ -18,7 +18,7 @@ from sfl.training.divergence import Guard
 from sfl.training.optimizers import learning_rate
 from sfl.training.seeding import generator, seed_global
 from sfl.training.setup import Setup
-from sfl.training.stopping import stop_if_asked
+from sfl.training.stopping import asked, stop
 
 SECONDS_PER_LOOK = 0.5  # the display reads the device's sums this often, not at every step
 
@@ -81,9 +81,10 @@ def train_epoch(
     finite numbers.
     """
     config, seed, epoch = setup.config, setup.config.train.seed, so_far.number
+    world, batch_size = setup.world, config.data.batch_size
     batches = train_batches(
         setup.train,
-        batch_size=config.data.batch_size,
+        batch_size=batch_size,
         crop_padding=config.data.augment.crop_padding,
         flip=config.data.augment.flip,
         mean=setup.mean,
@@ -91,6 +92,7 @@ def train_epoch(
         order=generator(seed, "order", epoch),
         crops=generator(seed, "augmentation", epoch),
         first=so_far.steps,
+        share=world.mine(),
     )
     model.train()
     start = time.perf_counter() - so_far.seconds
@@ -100,16 +102,19 @@ def train_epoch(
         lr = learning_rate(steps_before, setup.steps_per_epoch, config.optimizer.lr, config.train)
         for group in optimizer.param_groups:
             group["lr"] = so_far.lr = lr
-        seed_global(seed, "dropout", epoch, step)  # so that any step can be repeated by itself
+        # So that any step can be repeated by itself; each worker drops other units.
+        seed_global(seed, "dropout", epoch, step, *([world.rank] if world.rank else []))
+        count = min(batch_size, len(setup.train) - step * batch_size)
 
-        loss, hits = train_step(setup, model, optimizer, images, labels, guard, step)
+        loss, hits = train_step(setup, model, optimizer, images, labels, guard, step, count)
 
         so_far.loss_sum += loss
-        so_far.correct += hits
-        so_far.seen += len(labels)
+        so_far.correct += hits.long()
+        so_far.seen += count
         so_far.steps, so_far.seconds = step + 1, time.perf_counter() - start
-        stop_if_asked()
-        if time.perf_counter() >= next_look:
+        signal, look = world.largest(asked(), time.perf_counter() >= next_look)
+        stop(signal)
+        if look:
             guard.refuse(epoch, lr)
             loss_so_far = float(so_far.loss_sum) / so_far.steps
             accuracy, speed = int(so_far.correct) / so_far.seen, so_far.seen / so_far.seconds
@@ -127,20 +132,28 @@ def train_step(
     labels: Tensor,
     guard: Guard | None = None,
     step: int = 0,
+    count: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One step on images (B, C, H, W) and labels (B,); its loss () and correct predictions ().
 
-    Both stay on the device: a step never waits for it.
+    Both stay on the device: a step never waits for it. Of several workers each gives its part of
+    the batch, which may be none of it, and count, the images of the whole.
     """
     optimizer.zero_grad()  # first, so that the last step's gradients don't lie beside activations
+    share = len(labels) / (count or len(labels))
+    if not share:  # what goes through in its stead weighs nothing
+        images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
     loss, logits = forward(setup, model, images, labels)
-    loss.backward()
+    (loss * (share * setup.world.size)).backward()  # the gradients' mean over workers is taken
+    loss, hits = loss.detach() * share, (logits.argmax(dim=1) == labels).sum() * bool(share)
+    if setup.world.size > 1:
+        loss, hits = setup.world.sum(torch.stack([loss, hits]))
     if setup.config.optimizer.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), setup.config.optimizer.clip_norm)
     if guard is not None:
         guard.note(loss, step)
     optimizer.step()
-    return loss.detach(), (logits.argmax(dim=1) == labels).sum()
+    return loss, hits
 
 
 def forward(

@@ -12,7 +12,8 @@ from sfl.data import Split, batch_count, test_batches
 from sfl.display import track
 from sfl.errors import Exit, UserError
 from sfl.training.device import autocast
-from sfl.training.stopping import stop_if_asked
+from sfl.training.distributed import ALONE, World
+from sfl.training.stopping import asked, stop
 
 BATCH_SIZE = 500  # of evaluation; no result depends on it
 
@@ -48,13 +49,20 @@ def evaluate(
     std: Tensor,
     precision: str,
     description: str = "",
+    world: World = ALONE,
 ) -> Evaluation:
-    """Runs the model over a split, in evaluation mode, under a progress bar if described."""
-    batches = test_batches(split, batch_size=BATCH_SIZE, mean=mean, std=std)
+    """Runs the model over a split, in evaluation mode, under a progress bar if described.
+
+    Workers take a part of the images each. Raises Stopped after the batch in which a signal came.
+    """
+    mine = split[world.mine()]
+    batches = test_batches(mine, batch_size=BATCH_SIZE, mean=mean, std=std)
     if description:
-        batches = track(batches, description, batch_count(len(split), BATCH_SIZE))
+        batches = track(batches, description, batch_count(len(mine), BATCH_SIZE))
     predictions, loss = predict(model, batches, split.images.device, precision)
-    return Evaluation(predictions.cpu(), split.labels.cpu(), float(loss) / len(split))
+    stop(*world.largest(asked()))
+    predictions = world.gather(predictions, len(split))
+    return Evaluation(predictions.cpu(), split.labels.cpu(), float(world.sum(loss)) / len(split))
 
 
 @torch.no_grad()
@@ -71,13 +79,14 @@ def predict(
     was_training = model.training
     model.eval()
     loss = torch.zeros((), device=device, dtype=torch.float64 if device.type != "mps" else None)
-    predictions = []
+    predictions = [torch.zeros(0, dtype=torch.int64, device=device)]
     with autocast(device, precision):
         for images, labels in batches:
             logits = model(images).float()
             loss += F.cross_entropy(logits, labels, reduction="sum")
             predictions.append(logits.argmax(dim=1))
-            stop_if_asked()
+            if asked():
+                break
     model.train(was_training)
     return torch.cat(predictions), loss
 

@@ -12,10 +12,11 @@ from torch import nn
 from sfl.config import from_text
 from sfl.display import TrainingDisplay, say
 from sfl.errors import Exit, UserError
-from sfl.files import write_text
+from sfl.files import check_space, write_text
 from sfl.nn import kernel
-from sfl.runs import BEST, CONFIG, ENVIRONMENT, LAST, Run
+from sfl.runs import BEST, CONFIG, ENVIRONMENT, LAST, RESULT, Run
 from sfl.training.checkpoint import (
+    Checkpoint,
     load_optimizer,
     load_weights,
     read_checkpoint,
@@ -25,7 +26,8 @@ from sfl.training.checkpoint import (
 from sfl.training.divergence import Guard, refuse_weights
 from sfl.training.environment import environment
 from sfl.training.epoch import EpochSoFar, Metrics, train_epoch
-from sfl.training.evaluate import evaluate, refuse_divergence
+from sfl.training.evaluate import Evaluation, evaluate, refuse_divergence
+from sfl.training.memory import checkpoint_bytes
 from sfl.training.optimizers import build_optimizer
 from sfl.training.result import test_model, write_result
 from sfl.training.seeding import seed_global
@@ -36,23 +38,28 @@ from sfl.training.stopping import Stopped, signals_noted
 def fit(setup: Setup, run: Run) -> dict[str, Any]:
     """Trains and tests; goes on from the run's last checkpoint if it has one.
 
-    Returns the result that it wrote. The caller holds the run's lock. Raises UserError for a
-    checkpoint of another model (exit 4) or other images (exit 3), for a loss that is no number any
-    more (exit 5), and for what can't be written; Stopped after a signal, when all is saved.
+    Returns the result that it wrote. The caller holds the run's lock. Several workers (setup.world)
+    all call it, and the first one writes. Raises UserError for a checkpoint of another model
+    (exit 4) or other images (exit 3), for a loss that is no number any more (exit 5), for what
+    can't be written, and a disk without room for two checkpoints (exit 6); Stopped after a signal,
+    when all is saved.
     """
-    config, device = setup.config, setup.device
+    config, device, world = setup.config, setup.device, setup.world
 
-    describe_run(setup, run)  # first of all, so that it is a run if we are stopped from here on
+    checkpoint = last_checkpoint(setup, run)
+    begin(
+        setup, run, checkpoint
+    )  # before the model is built, so that it is a run if we are stopped meanwhile
     seed_global(config.train.seed, "initialisation")
     model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes)).to(device)
     optimizer = build_optimizer(config.optimizer, model)
 
     if config.model.storage == "local":
         say(f"spatial layers: {kernel.report(device)}")
-    metrics, so_far = restore(setup, run, model, optimizer)
-    run.write_metrics(metrics)
+    metrics, so_far = restore(checkpoint, setup, model, optimizer)
     if config.train.compile:
         model.compile()
+    learner = world.parallel(model, sync_batchnorm=config.train.sync_batchnorm)
 
     with signals_noted():
         with TrainingDisplay(run.name, config.train.epochs, setup.steps_per_epoch) as display:
@@ -60,19 +67,21 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
                 so_far = so_far or EpochSoFar.begin(epoch, device)
                 guard = Guard(optimizer, last_good(run))
                 try:
-                    train_epoch(setup, model, optimizer, guard, so_far, display)
+                    train_epoch(setup, learner, optimizer, guard, so_far, display)
                     line = so_far.line() | look(setup, model, epoch)
                 except Stopped:
                     guard.refuse(epoch, so_far.lr)
                     save_stopped(setup, run, model, optimizer, metrics, so_far)
+                    world.largest()  # who leaves before it is saved has torchrun end the others
                     raise
                 metrics.append(line)
                 save(setup, run, model, optimizer, metrics)
-                run.write_metrics(metrics)
                 display.epoch(line)
                 so_far = None
 
-        load_weights(read_checkpoint(run.path / BEST), model)
+        if world.is_first:
+            load_weights(read_checkpoint(run.path / BEST), model)
+        world.copy_first(model)
         evaluation, result = test_model(setup, model)
     seconds = [line["seconds"] for line in metrics]
     result = {
@@ -83,34 +92,17 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
         "seconds": sum(seconds),
         "seconds_per_epoch": sum(seconds) / len(seconds),
     }
-    write_result(run, evaluation, result)
-    if config.train.keep == "weights":
-        (run.path / LAST).unlink(missing_ok=True)
+    finish(setup, run, evaluation, result)
     return result
 
 
-def describe_run(setup: Setup, run: Run) -> None:
-    """Writes the config and the environment; one in which a run goes on stands behind the first."""
-    write_text(run.path / CONFIG, setup.config.to_yaml(share=True))
-    now = environment(setup.device, setup.precision)
-    first = run.environment or now | {"data": setup.dataset.provenance()}
-    if any(first.get(key) != value for key, value in now.items()):
-        first = {**first, "resumed": [*first.get("resumed", []), now]}
-    run.write_json(ENVIRONMENT, first)
-
-
-def restore(
-    setup: Setup, run: Run, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[list[Metrics], EpochSoFar | None]:
-    """Puts the run's last checkpoint into model and optimizer.
-
-    Returns the metrics of its epochs, and of the epoch in which it was stopped what is done.
-    """
+def last_checkpoint(setup: Setup, run: Run) -> Checkpoint | None:
+    """What the run goes on from; None: it begins. Raises UserError where it can't go on."""
     if not (run.path / LAST).exists():
         if (run.path / BEST).exists():  # they are written together: one was taken away
             hint = f"put it back, or train anew under another name; {BEST} is whole"
             raise UserError(f"{run.path}: has no {LAST} to go on from", hint, Exit.RUN)
-        return [], None
+        return None
     checkpoint = read_checkpoint(run.path / LAST)
     if checkpoint.metrics is None:
         raise UserError(
@@ -122,29 +114,61 @@ def restore(
             f"{run.path}: was trained on other images than {setup.config.data.source} holds now",
             exit_code=Exit.DATA,
         )
-    began = from_text(checkpoint.config, str(checkpoint.path))
-    if (began.identity(), began.train.seed) != (
-        setup.config.identity(),
-        setup.config.train.seed,
-    ):
+    if not setup.config.continues(from_text(checkpoint.config, str(checkpoint.path))):
         raise UserError(
             f"{run.path / CONFIG}: says other settings than the run was begun with",
             f"put back what stands in {LAST}, or train anew under another name",
             Exit.RUN,
         )
+    return checkpoint
+
+
+def begin(setup: Setup, run: Run, checkpoint: Checkpoint | None) -> None:
+    """Writes config, environment (one in which a run goes on stands behind the first), metrics.
+
+    A result of fewer epochs goes: what is trained on has not finished.
+    """
+    if not setup.world.is_first:
+        return
+    there = (run.path / LAST).stat().st_size if (run.path / LAST).exists() else 0
+    check_space(run.path, 2 * checkpoint_bytes(setup.summary, setup.config.optimizer) - there)
+    write_text(run.path / CONFIG, setup.config.to_yaml(share=True))
+    now = environment(setup.device, setup.precision)
+    first = run.environment or now | {"data": setup.dataset.provenance()}
+    if any(first.get(key) != value for key, value in now.items()):
+        first = {**first, "resumed": [*first.get("resumed", []), now]}
+    run.write_json(ENVIRONMENT, first)
+    (run.path / RESULT).unlink(missing_ok=True)
+    run.write_metrics((checkpoint and checkpoint.metrics) or [])
+
+
+def restore(
+    checkpoint: Checkpoint | None, setup: Setup, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[list[Metrics], EpochSoFar | None]:
+    """Puts the checkpoint into model and optimizer.
+
+    Returns the metrics of its epochs, and of the epoch in which it was stopped what is done.
+    """
+    if checkpoint is None:
+        return [], None
+    assert checkpoint.metrics is not None
     load_weights(checkpoint, model)
     load_optimizer(checkpoint, optimizer)
     so_far, where = None, f"after epoch {len(checkpoint.metrics)}"
     if checkpoint.so_far is not None:
         so_far = EpochSoFar.restored(checkpoint.so_far, setup.device)
         where = f"in epoch {so_far.number}, after step {so_far.steps}"
-    say(f"{run.name}: going on {where}")
+    say(f"{checkpoint.path.parent.name}: going on {where}")
     return checkpoint.metrics, so_far
 
 
 def look(setup: Setup, model: nn.Module, epoch: int) -> Metrics:
     """Accuracy after an epoch: on the validation images, and on the test images if asked for."""
-    test = partial(evaluate, model, mean=setup.mean, std=setup.std, precision=setup.precision)
+    setup.world.copy_first(model)  # whose statistics of batch normalisation are those saved
+    test = partial(
+        evaluate, model, mean=setup.mean, std=setup.std, precision=setup.precision,
+        world=setup.world,
+    )  # fmt: skip
     found: Metrics = {}
     if setup.validation is not None:
         evaluation = test(setup.validation)
@@ -166,7 +190,9 @@ def save(
     optimizer: torch.optim.Optimizer,
     metrics: list[Metrics],
 ) -> None:
-    """Writes the checkpoints that are due after the newest epoch of `metrics`."""
+    """Writes `metrics`, and the checkpoints that are due after the newest epoch of it."""
+    if not setup.world.is_first:
+        return
     train, text = setup.config.train, setup.config.to_yaml(share=True)
     images = setup.dataset.describe()
     due = len(metrics) % train.checkpoint_every == 0 or len(metrics) == train.epochs
@@ -177,6 +203,7 @@ def save(
         save_weights(run.path / BEST, model, text, images)
     if due or best:  # or a run that is gone on with wouldn't know the epoch of its best weights
         save_checkpoint(run.path / LAST, model, optimizer, text, images, metrics)
+    run.write_metrics(metrics)
 
 
 def save_stopped(
@@ -188,9 +215,20 @@ def save_stopped(
     so_far: EpochSoFar,
 ) -> None:
     """Writes all that going on in mid-epoch needs."""
+    if not setup.world.is_first:
+        return
     refuse_weights(model, so_far.number, last_good(run))
     text, images = setup.config.to_yaml(share=True), setup.dataset.describe()
     save_checkpoint(run.path / LAST, model, optimizer, text, images, metrics, so_far.saved())
+
+
+def finish(setup: Setup, run: Run, evaluation: Evaluation, result: dict[str, Any]) -> None:
+    """Writes the result; drops what only going on would need, if the config says so."""
+    if not setup.world.is_first:
+        return
+    write_result(run, evaluation, result)
+    if setup.config.train.keep == "weights":
+        (run.path / LAST).unlink(missing_ok=True)
 
 
 def last_good(run: Run) -> str:

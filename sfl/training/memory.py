@@ -1,4 +1,7 @@
-"""Whether a training run fits into memory, before it is tried; and knowing it when it didn't."""
+"""Whether a training run fits into memory and onto the disk, before it is tried.
+
+And knowing it when it didn't fit into memory.
+"""
 
 import torch
 
@@ -18,10 +21,15 @@ def training_bytes(
     Always the weights and the optimizer's moments; at the end of the forward pass the
     activations that wait for the backward pass, at the end of that the gradients.
     """
-    moments = 2 if optimizer.name.startswith("adam") else 1 if optimizer.momentum else 0
     activation_bytes = 2 if precision == "bfloat16" else 4
     activations = activation_bytes * summary.activations * batch_size
-    return summary.bytes * (1 + moments) + max(summary.bytes, activations)
+    return checkpoint_bytes(summary, optimizer) + max(summary.bytes, activations)
+
+
+def checkpoint_bytes(summary: ModelSummary, optimizer: OptimizerSettings) -> int:
+    """What last.safetensors holds: the weights and the optimizer's moments of them."""
+    moments = 2 if optimizer.name.startswith("adam") else 1 if optimizer.momentum else 0
+    return summary.bytes * (1 + moments)
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -29,6 +29,7 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
         std=setup.std,
         precision=setup.precision,
         description="testing",
+        world=setup.world,
     )
     refuse_divergence(evaluation.loss, "test loss of the trained model")
     classes = setup.dataset.classes

@@ -16,6 +16,7 @@ from sfl.nn import build_model
 from sfl.nn.summary import ModelSummary, summarize
 from sfl.training.checkpoint import read_checkpoint
 from sfl.training.device import pick_device, pick_precision
+from sfl.training.distributed import ALONE, World
 from sfl.training.memory import check_memory, is_out_of_memory
 
 
@@ -33,6 +34,7 @@ class Setup:
     mean: Tensor
     std: Tensor
     summary: ModelSummary
+    world: World = ALONE
 
     @property
     def steps_per_epoch(self) -> int:
@@ -45,14 +47,17 @@ def set_up(
     *,
     precision: str | None = None,
     training: bool = True,
+    world: World = ALONE,
 ) -> Setup:
     """Raises UserError for a device, data, sizes or a model that can't be had here.
 
     dataset: the config's images, where they have been read already.
     precision: in which a run began; None takes what the config says.
     training: whether there must be memory to train the model, too.
+    world: the workers among which each batch is divided.
     """
     device = pick_device(config.train.device)
+    _check_workers(config, device, world)
     precision = precision or pick_precision(config.train.precision, device)
     if dataset is None and config.data.source != "folder":
         check(config, device, precision, *image_shape(config), training=training)  # no download yet
@@ -73,7 +78,21 @@ def set_up(
         mean=torch.tensor(config.data.normalize.mean, device=device),
         std=torch.tensor(config.data.normalize.std, device=device),
         summary=summary,
+        world=world,
     )
+
+
+def _check_workers(config: Config, device: torch.device, world: World) -> None:
+    """Raises UserError (exit 2) for what several workers, or the only one, can't do."""
+    if config.data.batch_size < world.size:
+        raise UserError(
+            f"data.batch_size: {config.data.batch_size} images can't be divided among "
+            f"{world.size} workers"
+        )
+    if config.train.sync_batchnorm and device.type != "cuda":
+        raise UserError(
+            f"train.sync_batchnorm: PyTorch has it for CUDA devices, not for {device.type}"
+        )
 
 
 def check(

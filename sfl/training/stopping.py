@@ -24,7 +24,7 @@ class Stopped(SystemExit):
 
 @contextlib.contextmanager
 def signals_noted() -> Iterator[None]:
-    """While inside, the first signal is noted for `stop_if_asked`; the second leaves at once.
+    """While inside, the first signal is noted for `asked`; the second leaves at once.
 
     A signal that whoever started us has ignored stays so (nohup).
     """
@@ -45,10 +45,15 @@ def signals_noted() -> Iterator[None]:
         _asked = None
 
 
-def stop_if_asked() -> None:
-    """Raises Stopped if a signal has come."""
-    if _asked is not None:
-        raise Stopped(_asked)
+def asked() -> int:
+    """The number of the signal that has come; 0: none has."""
+    return _asked or 0
+
+
+def stop(number: int) -> None:
+    """Raises Stopped if that is a signal's number."""
+    if number:
+        raise Stopped(signal.Signals(number))
 
 
 def _note(number: int, frame: FrameType | None) -> None:

@@ -40,7 +40,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_versions_device_and_precision() -> None:
     found = environment(CPU, "bfloat16")
     assert set(found) == {
-        "sfl", "python", "packages", "system", "device", "threads", "precision",
+        "sfl", "python", "packages", "system", "device", "workers", "threads", "precision",
         "compiled_kernel", "git",
     }  # fmt: skip
     assert found["python"] == platform.python_version()

@@ -222,6 +222,41 @@ def test_a_run_that_is_stopped_before_its_first_step_can_be_found(
     assert find(tmp_path, run.name) == run
 
 
+def test_more_epochs_of_a_finished_run_are_those_of_a_longer_one(tmp_path: Path) -> None:
+    changes = ("train.schedule=constant", "train.warmup=0.5", "train.checkpoint_every=2")
+    straight, run = new_run(tmp_path, "straight"), new_run(tmp_path, "longer")
+    fit(tiny_setup(*changes, "train.epochs=4", base=SPATIAL), straight)
+    fit(tiny_setup(*changes, "train.epochs=1", base=SPATIAL), run)
+    fit(tiny_setup(*changes, "train.epochs=4", base=SPATIAL), Run(run.path))
+    for file in (LAST, BEST):
+        assert same(tensors(straight, file), tensors(run, file))
+    assert metrics(straight) == metrics(run) and result(straight) == result(run)
+    assert (straight.path / CONFIG).read_text() == (run.path / CONFIG).read_text()
+
+
+def test_a_run_that_is_made_longer_has_no_result_meanwhile(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    fit(tiny_setup("train.epochs=1"), run)
+    with interrupted_after(1):
+        fit(tiny_setup("train.epochs=3"), Run(run.path))
+    assert run.status == "interrupted" and not (run.path / RESULT).exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [("train.schedule=cosine", "train.epochs=4"), ("train.epochs=2",)], ids=str
+)
+def test_a_schedule_over_the_whole_run_and_fewer_epochs_are_refused(
+    changes: tuple[str, ...], tmp_path: Path
+) -> None:
+    run, schedule = new_run(tmp_path), changes[0] if len(changes) > 1 else "train.epochs=3"
+    with interrupted_after(1):
+        fit(tiny_setup(schedule), run)
+    before = {path: path.read_bytes() for path in run.path.iterdir()}
+    with pytest.raises(UserError, match="says other settings than the run was begun with"):
+        fit(tiny_setup(*changes), Run(run.path))
+    assert before == {path: path.read_bytes() for path in run.path.iterdir()}
+
+
 def test_resumed_in_another_process_it_is_the_same_run(tmp_path: Path) -> None:
     straight, run = new_run(tmp_path, "straight"), new_run(tmp_path, "stopped")
     fit(tiny_setup(base=SPATIAL), straight)

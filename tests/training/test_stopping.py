@@ -12,7 +12,7 @@ from sfl.runs import BEST, LAST, RESULT, Run
 from sfl.training import epoch as epochs
 from sfl.training import evaluate as evaluating
 from sfl.training.fit import fit
-from sfl.training.stopping import Stopped, signals_noted, stop_if_asked
+from sfl.training.stopping import Stopped, asked, signals_noted, stop
 from tests.training.tiny import SPATIAL, metrics, new_run, result, same, tensors, tiny_setup
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -105,8 +105,8 @@ def test_handlers_are_put_back_and_what_is_ignored_stays_so() -> None:
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # as under nohup
             os.kill(os.getpid(), signal.SIGINT)
             with pytest.raises(Stopped):
-                stop_if_asked()
+                stop(asked())
         assert signal.getsignal(signal.SIGINT) is own
-        stop_if_asked()  # nobody asks any more
+        stop(asked())  # nobody asks any more
     finally:
         signal.signal(signal.SIGTERM, before)
