@@ -1,6 +1,6 @@
 """The one atomic file writer: a reader sees the old file or the new one, never half of one.
 
-Knows nothing of what is written.
+And work on files that one process does for all. Knows nothing of what is written.
 """
 
 import contextlib
@@ -11,6 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from sfl.display import say
 from sfl.errors import Exit, UserError
 
 
@@ -48,6 +51,27 @@ def write_text(path: Path, text: str) -> None:
     content = text.encode()
     with atomic_path(path, len(content)) as temporary:
         temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Holds the lock file `path`, which goes again, for work that others may find done then.
+
+    Waits for the process that holds it; where no lock can be had, each does the work.
+    """
+    lock = FileLock(path)
+    with contextlib.suppress(OSError):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"waiting for another process that works on {path.parent} ...")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            path.unlink(missing_ok=True)
+            lock.release()
 
 
 def check_space(path: Path, needed: int) -> None:

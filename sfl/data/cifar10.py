@@ -30,7 +30,7 @@ from torchvision.datasets import CIFAR10
 from sfl.data.dataset import Dataset, Split
 from sfl.display import say, track
 from sfl.errors import Exit, UserError
-from sfl.files import atomic_path
+from sfl.files import atomic_path, one_at_a_time
 
 MEGABYTE = 1_000_000
 PATIENCE = 30  # seconds without a byte before a server is given up
@@ -141,6 +141,12 @@ def _address(mirror: str | None) -> str:
 def _download(url: str, archive: Path) -> None:
     """Fetches the archive. Only a whole and verified one gets its name."""
     _make_writable(archive.parent)
+    with one_at_a_time(archive.with_name(f".{archive.name}.lock")):
+        if not archive.exists():  # else another process has fetched it meanwhile
+            _download_now(url, archive)
+
+
+def _download_now(url: str, archive: Path) -> None:
     with atomic_path(archive) as temporary:
         digest, size = hashlib.md5(usedforsecurity=False), 0
         with temporary.open("wb") as file:

@@ -22,7 +22,7 @@ from sfl.data.dataset import Dataset, Split
 from sfl.data.decoding import decode_all, digest, image_suffixes, unreadable
 from sfl.display import say, track
 from sfl.errors import Exit, UserError
-from sfl.files import atomic_path
+from sfl.files import atomic_path, one_at_a_time
 
 FORMAT = "sfl folder cache 1"  # change it when the same files would give other tensors
 KEPT_CACHES = 4  # in one cache folder: enough to go to and fro between a few sizes
@@ -52,11 +52,12 @@ def load_folder(root: Path, resize: int | None = None) -> Dataset:
     listing = _list_images(root)
     digests = [digest(path) for path in track(listing.paths, "Checking the images")]
     key = _key(listing, digests, resize)
-    dataset = _read_cache(listing, key)
-    if dataset is None:
-        images = decode_all(listing.paths, digests, resize)
-        dataset = _dataset(listing, images)
-        _write_cache(images, dataset.fingerprints, root, key)
+    with one_at_a_time(root / ".sfl.lock"):
+        dataset = _read_cache(listing, key)
+        if dataset is None:
+            images = decode_all(listing.paths, digests, resize)
+            dataset = _dataset(listing, images)
+            _write_cache(images, dataset.fingerprints, root, key)
     return dataset
 
 
