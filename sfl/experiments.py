@@ -110,15 +110,23 @@ def config_to_resume(run: Run, overrides: Sequence[str] = ()) -> Config:
 
 def resume(run: Run, config: Config, dataset: "Dataset | None" = None) -> dict[str, Any]:
     """Goes on with an interrupted run from its last checkpoint; the result that it wrote."""
+    from sfl.training.checkpoint import read_checkpoint
     from sfl.training.device import pick_device
     from sfl.training.distributed import open_world
+    from sfl.training.fit import refuse_other_settings
     from sfl.training.setup import set_up
 
     # Locked before the images are read, which may take minutes.
     with open_world(pick_device(config.train.device)) as world, _locked(run, world):
         _refuse_finished(run, config)
-        began = run.environment or {}  # `auto` may mean another precision on this machine
-        setup = set_up(config, dataset, precision=began.get("precision"), world=world)
+        if (run.path / runs.LAST).exists():  # before images are fetched that it never asked for
+            checkpoint = read_checkpoint(run.path / runs.LAST, with_tensors=False)
+            refuse_other_settings(config, checkpoint)
+        # `auto` may mean another precision on this machine.
+        precision = (run.environment or {}).get("precision")
+        if precision not in (None, "float32", "bfloat16"):
+            raise run.damaged(runs.ENVIRONMENT)
+        setup = set_up(config, dataset, precision=precision, world=world)
         return _fit(setup, run)
 
 
@@ -129,10 +137,12 @@ def _locked(run: Run, world: "World") -> contextlib.AbstractContextManager[None]
 
 def _refuse_finished(run: Run, config: Config) -> None:
     """A finished run goes on only with more epochs, from its last checkpoint."""
-    result = run.result
-    if result is None:
+    if run.result is None:
         return
-    if config.train.epochs <= result["epochs"]:
+    done = run.result.get("epochs")
+    if type(done) is not int:
+        raise run.damaged(runs.RESULT)
+    if config.train.epochs <= done:
         hint = f"see it with: {PROGRAM} evaluate {run.path}; more epochs: --set train.epochs=N"
         raise UserError(f"{run.path}: has finished", hint, Exit.RUN)
     if not (run.path / runs.LAST).exists():

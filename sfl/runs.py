@@ -93,9 +93,13 @@ class Run:
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
-            hint = f"put it back, or delete the run: {PROGRAM} runs rm {self.name}"
-            raise UserError(f"{self.path / name}: damaged", hint, Exit.RUN)
+            raise self.damaged(name)
         return values
+
+    def damaged(self, name: str) -> UserError:
+        """What to raise for one of its files that doesn't say what it should."""
+        hint = f"put it back, or delete the run: {PROGRAM} runs rm {self.name}"
+        return UserError(f"{self.path / name}: damaged", hint, Exit.RUN)
 
     @property
     def status(self) -> Status:

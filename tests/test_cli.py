@@ -1,7 +1,6 @@
 """The real command line, in this process: what it prints where, its exit codes, what it leaves."""
 
 import errno
-import getpass
 import io
 import json
 import os
@@ -9,7 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -475,29 +473,6 @@ def test_the_config_of_a_run_repeats_it(sfl: Sfl, trained: Path, runs_dir: Path)
     assert without_times(old) == without_times(new)
     (result,) = without_times(json.dumps(json.loads((trained / "result.json").read_text())))
     assert without_times(json.dumps(json.loads(done.stdout))) == [result]
-
-
-def test_no_file_of_a_run_names_this_machine(
-    sfl: Sfl, here: Path, runs_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for path in ("train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png"):
-        (here / "images" / path).parent.mkdir(parents=True)
-        (here / "images" / path).write_bytes(png())
-    monkeypatch.setenv("USER", "some-user-name")
-    monkeypatch.setattr(socket, "gethostname", lambda: "some-host-name")
-    root = here / "images"
-    done = sfl(
-        *("train", "--config", here / "tiny.yaml", "--runs", runs_dir, "--name", "a"),
-        *("--set", "data.source=folder", "--set", f"data.root={root}"),
-    )
-    assert done.returncode == 0, done.stderr
-    secrets = {str(here), str(Path.home()), str(Path(__file__).parent.parent), "some-user-name"}
-    secrets |= {"some-host-name", os.uname().nodename}
-    secrets |= {getpass.getuser()} - {"root"}  # `root` is a word of ours as well
-    for name, content in tree(runs_dir / "a").items():
-        assert content is not None
-        found = [secret for secret in secrets if len(secret) > 3 and secret.encode() in content]
-        assert not found, f"{name} holds {found}"
 
 
 # --- being stopped

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sfl.config import from_text
+from sfl.config import Config, from_text
 from sfl.display import TrainingDisplay, say
 from sfl.errors import Exit, UserError
 from sfl.files import check_space, write_text
@@ -114,13 +114,18 @@ def last_checkpoint(setup: Setup, run: Run) -> Checkpoint | None:
             f"{run.path}: was trained on other images than {setup.config.data.source} holds now",
             exit_code=Exit.DATA,
         )
-    if not setup.config.continues(from_text(checkpoint.config, str(checkpoint.path))):
+    refuse_other_settings(setup.config, checkpoint)
+    return checkpoint
+
+
+def refuse_other_settings(config: Config, checkpoint: Checkpoint) -> None:
+    """Raises UserError (exit 4) where a run can't go on from the checkpoint with these settings."""
+    if not config.continues(from_text(checkpoint.config, str(checkpoint.path))):
         raise UserError(
-            f"{run.path / CONFIG}: says other settings than the run was begun with",
+            f"{checkpoint.path.with_name(CONFIG)}: says other settings than the run was begun with",
             f"put back what stands in {LAST}, or train anew under another name",
             Exit.RUN,
         )
-    return checkpoint
 
 
 def begin(setup: Setup, run: Run, checkpoint: Checkpoint | None) -> None:
