@@ -121,15 +121,11 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
 def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
     """Puts the saved moments and step counts into an optimizer built from the same config.
 
-    Moments take their weight's order in memory (channels_last): a fused step walks through both
-    side by side, and would pair the wrong numbers.
+    It lays moments as their weights lie (channels_last), see sfl.training.optimizers.
     """
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _without_prefix("optimizer", checkpoint.tensors).items():
         index, key = name.split(".")
-        if tensor.shape == weights[int(index)].shape:
-            tensor = torch.empty_like(weights[int(index)]).copy_(tensor)
         state.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

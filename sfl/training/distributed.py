@@ -79,7 +79,9 @@ class World:
         """Gives all the weights and statistics of the first. Collective."""
         if self.size > 1:
             for tensor in model.state_dict().values():
-                dist.broadcast(tensor, 0)
+                told = tensor.contiguous()  # NCCL takes no other order in memory
+                dist.broadcast(told, 0)
+                tensor.copy_(told)
 
     def parallel(self, model: nn.Module, *, sync_batchnorm: bool = False) -> nn.Module:
         """The same model, whose gradients are means over the workers. Collective."""

@@ -11,6 +11,7 @@ import pytest
 from sfl.runs import BEST, LAST, RESULT, Run
 from sfl.training import epoch as epochs
 from sfl.training import evaluate as evaluating
+from sfl.training.checkpoint import read_checkpoint
 from sfl.training.fit import fit
 from sfl.training.stopping import Stopped, asked, signals_noted, stop
 from tests.training.tiny import SPATIAL, metrics, new_run, result, same, tensors, tiny_setup
@@ -79,11 +80,13 @@ def test_stopped_at_every_step_it_is_the_same_run(
     setup = tiny_setup("train.epochs=2", base=SPATIAL)
     straight, run = new_run(tmp_path, "straight"), new_run(tmp_path, "stopped")
     fit(setup, straight)
-    for _ in range(2 * setup.steps_per_epoch):
+    for step in range(2 * setup.steps_per_epoch):
         with monkeypatch.context() as patch:
             patch.setattr(epochs, "train_step", signals_at(0, signal.SIGINT, epochs.train_step))
             with pytest.raises(Stopped):
                 fit(setup, Run(run.path))
+        done = read_checkpoint(run.path / LAST).so_far
+        assert done is not None and done["steps"] == step % setup.steps_per_epoch + 1
     fit(setup, Run(run.path))
     assert same(tensors(straight), tensors(run)) and metrics(straight) == metrics(Run(run.path))
 
