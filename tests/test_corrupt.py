@@ -145,6 +145,24 @@ def test_cut_off_or_changed_anywhere(
     expect_one_line(sfl(*command), codes)
 
 
+def test_a_config_that_lost_its_end_fetches_no_images(place: Path, sfl: Sfl) -> None:
+    """What is left of it is a whole config: of a run on CIFAR-10."""
+    config = place / "checkpoints" / "stopped" / "config.yaml"
+    text = config.read_text()
+    config.write_text(text[: text.index("data:")])
+    done = sfl("train", "--resume", "stopped")
+    assert done.returncode == 4
+    assert f"{config.relative_to(place)}: says other settings than the run was begun" in done.stderr
+
+
+def test_a_precision_that_there_is_not(place: Path, sfl: Sfl) -> None:
+    told = place / "checkpoints" / "stopped" / "environment.json"
+    told.write_text(told.read_text().replace('"float32"', '"float33"'))
+    done = sfl("train", "--resume", "stopped")
+    assert done.returncode == 4
+    assert done.stderr.startswith(f"error: {told.relative_to(place)}: damaged (put it back")
+
+
 @settings(
     max_examples=EXAMPLES,
     deadline=None,

@@ -1,6 +1,7 @@
 """The experiment: it learns, it repeats itself bit for bit, it goes on where it was stopped."""
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,6 +28,7 @@ from sfl.training.fit import fit, is_best
 from sfl.training.optimizers import build_optimizer, learning_rate
 from sfl.training.seeding import seed_global
 from sfl.training.setup import Setup, build
+from sfl.training.stopping import Stopped
 from tests.training.tiny import (
     SPATIAL,
     interrupted_after,
@@ -440,6 +442,30 @@ def test_divergence_is_told_and_nothing_good_is_lost(
     assert not (run.path / RESULT).exists()
     if "train.epochs=2" in changes:
         assert (run.path / LAST).read_bytes() == before
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["at an epoch's end", "by a signal"])
+def test_weights_that_are_no_numbers_replace_no_checkpoint(
+    stopped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a last step leaves them whose gradients were still finite."""
+    run, look = new_run(tmp_path), fitting.look
+    with interrupted_after(1):
+        fit(tiny_setup(), run)
+    before = (run.path / LAST).read_bytes()
+
+    def looking(setup: Setup, model: nn.Module, epoch: int) -> Any:
+        with torch.no_grad():
+            next(model.parameters()).fill_(torch.inf)
+        if stopped:
+            raise Stopped(signal.SIGTERM)
+        return look(setup, model, epoch)
+
+    monkeypatch.setattr(fitting, "look", looking)
+    with pytest.raises(UserError, match="the weights after epoch 2 are no finite numbers") as error:
+        fit(tiny_setup(), Run(run.path))
+    assert error.value.exit_code == Exit.DIVERGED
+    assert (run.path / LAST).read_bytes() == before
 
 
 # --- an epoch
