@@ -3,6 +3,7 @@
 The archive here is a small one of the real layout; torchvision's checksums are exchanged for its.
 """
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -12,6 +13,7 @@ import tarfile
 import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +24,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-from sfl.data import Dataset, load_dataset
+from sfl.data import Dataset, cifar10, load_dataset
 from sfl.errors import Exit, UserError
 
 NAMES = [name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)]
@@ -180,6 +182,26 @@ def test_fetched_through_a_mirror_and_then_used_offline(
     assert output.out == "" and "\r" not in output.err and f"{url}/{ARCHIVE}" in output.err
     request.getfixturevalue("offline")
     check(load(root))
+
+
+def test_two_at_once_fetch_it_once(
+    served: tuple[Path, str], archive: bytes, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, url = served
+    (folder / ARCHIVE).write_bytes(archive)
+    slow, fetch, fetched = threading.Barrier(2), cifar10._download_now, []
+
+    def fetching_slowly(*given: Any) -> None:
+        fetched.append(given)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            slow.wait(timeout=0.5)  # until the other one fetches, too, if nothing keeps it
+        fetch(*given)
+
+    monkeypatch.setattr(cifar10, "_download_now", fetching_slowly)
+    with ThreadPoolExecutor(2) as threads:
+        for dataset in threads.map(lambda _: load(root, url), range(2)):
+            check(dataset)
+    assert len(fetched) == 1 and [path.name for path in root.iterdir()] == [ARCHIVE]
 
 
 def test_without_a_mirror_it_comes_from_its_authors(

@@ -1,9 +1,13 @@
 """A folder of images: what is read, what is refused, and a cache that can't be stale."""
 
+import contextlib
 import os
 import tempfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -245,6 +249,23 @@ def test_an_image_that_changes_its_class_changes_its_label(
     (root / "train" / "cat" / "b.png").rename(root / "train" / "dog" / "0.png")
     assert load(root).train.labels.tolist() == [0, 1, 1]
     assert "damaged" not in capsys.readouterr().err  # another key, not another content under it
+
+
+def test_read_by_two_at_once_it_is_decoded_once(
+    root: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, decode_all = threading.Barrier(2), folder.decode_all
+
+    def decoding_slowly(*given: Any) -> Any:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            slow.wait(timeout=0.5)  # until the other one decodes, too, if nothing keeps it
+        return decode_all(*given)
+
+    monkeypatch.setattr(folder, "decode_all", decoding_slowly)
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(load, [root, root])
+    assert len(decoded) == 6  # the first of the five twice: its size is asked for
+    assert one.fingerprints == other.fingerprints
 
 
 def test_resized_and_not_are_cached_apart(root: Path, decoded: list[Path]) -> None:
