@@ -22,7 +22,7 @@ from sfl.nn.window import Window
 
 # Bytes of the fields that are laid out at a time: as much as stays in a CPU's cache; a GPU wants
 # few large products.
-CPU_BAND, GPU_BAND = 2 << 20, 256 << 20
+CPU_BAND, GPU_BAND = 4 << 20, 256 << 20
 
 
 def positions_outermost(x: Tensor) -> Tensor:
