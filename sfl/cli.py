@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from sfl import exits
+from sfl import exits, workers
 from sfl.cli_options import RUNS, Json, Runs, Set
 from sfl.cli_runs import runs_app
 from sfl.errors import PROGRAM, UserError
@@ -40,6 +40,8 @@ def sfl_command(
 
         print(f"sfl {sfl.__version__}")
         raise typer.Exit
+    if context.invoked_subcommand not in (None, "train"):
+        workers.refuse_several(context.invoked_subcommand)
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -131,11 +133,10 @@ def evaluate(
       sfl evaluate
       sfl evaluate checkpoints/spatial-s0/best.safetensors --set data.root=/data
     """
-    from sfl import tables, workers
+    from sfl import tables
     from sfl.display import say
     from sfl.runs import find_weights
 
-    workers.refuse_several("evaluate")
     path = find_weights(runs, run)  # refuses before torch is imported
     from sfl.training.result import evaluate_weights
 
@@ -167,10 +168,9 @@ def compare(
       sfl compare conv spatial
       sfl compare spatial spatial-shared --seeds 3 --set train.epochs=20
     """
-    from sfl import experiments, tables, workers
+    from sfl import experiments, tables
     from sfl.analysis.compare import compare as compare_runs
 
-    workers.refuse_several("compare")
     if len(names) < 2:
         raise UserError(f"compare needs two configs or more, not {names[0]} alone", "see --help")
     plan = experiments.plan(names, set_ or [], seeds, runs, training=not no_train)

@@ -49,7 +49,8 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
             traceback.print_exc()
         line, exit_code = describe(error)
         who = f" (worker {workers.rank()})" if workers.count() > 1 else ""
-        print(f"error{who}: {line}", file=sys.stderr)
+        if not (workers.rank() and exit_code is Exit.USAGE):  # the same mistake for all
+            print(f"error{who}: {line}", file=sys.stderr)
         sys.exit(exit_code)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what is left to do is not ours

@@ -5,7 +5,7 @@ Nothing here computes on images; torch is imported when something is trained.
 
 import contextlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,10 +81,8 @@ def train(
     from sfl.training.setup import set_up
 
     with open_world(pick_device(config.train.device)) as world:
-        if world.is_first:
-            runs.check_root(root)  # before minutes of reading images
-        if world.is_first and exact:
-            runs.check_new(root, name)
+        # Before minutes of reading images.
+        world.from_first(lambda: _check_place(root, name, exact=exact))
         setup = set_up(config, dataset, world=world)  # refuses before a directory is made
         run = Run(Path(world.from_first(lambda: str(runs.create(root, name, exact=exact).path))))
         try:
@@ -130,9 +128,19 @@ def resume(run: Run, config: Config, dataset: "Dataset | None" = None) -> dict[s
         return _fit(setup, run)
 
 
-def _locked(run: Run, world: "World") -> contextlib.AbstractContextManager[None]:
-    """Of several workers one holds the run for all."""
-    return runs.lock(run) if world.is_first else contextlib.nullcontext()
+def _check_place(root: Path, name: str, *, exact: bool) -> str:
+    runs.check_root(root)
+    if exact:
+        runs.check_new(root, name)
+    return name
+
+
+@contextlib.contextmanager
+def _locked(run: Run, world: "World") -> Iterator[None]:
+    """Of several workers the first holds the run for all."""
+    with contextlib.ExitStack() as held:
+        world.from_first(lambda: str(held.enter_context(runs.lock(run))))
+        yield
 
 
 def _refuse_finished(run: Run, config: Config) -> None:
@@ -228,15 +236,17 @@ def complete(experiments: Sequence[Experiment], root: Path, *, training: bool = 
 
 def _refuse_what_cannot_run(missing: Sequence[tuple[Experiment, Config]], root: Path) -> None:
     """Raises what would stop one of the runs, so that it doesn't after hours of the others."""
-    from sfl.training.memory import checkpoint_bytes
+    from sfl.training.memory import disk_bytes
     from sfl.training.setup import set_up
 
     runs.check_root(root)
-    needed = 0
+    needed = kept = 0  # at most at one time; by the runs before
     for experiment, config in missing:
-        _newest(experiment, config, root)
+        run = _newest(experiment, config, root)
         setup = set_up(config, experiment.dataset())
-        needed += 2 * checkpoint_bytes(setup.summary, config.optimizer)
+        stays, most = disk_bytes(setup.summary, config.optimizer, config.train.keep)
+        there = run.checkpoint_bytes if run else 0
+        needed, kept = max(needed, kept + most - there), kept + stays - there
     check_space(root, needed)
 
 

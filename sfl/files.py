@@ -87,11 +87,9 @@ def write_error(path: Path, error: OSError, needed: int | None = None) -> UserEr
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _disk_full(path, needed)
-    return UserError(
-        f"{path}: can't be written: {error.strerror or error}",
-        "make the folder writable, or choose another one",
-        Exit.RUN,
-    )
+    gone = error.errno == errno.ENOENT
+    hint = "its folder is gone" if gone else "make the folder writable, or choose another one"
+    return UserError(f"{path}: can't be written: {error.strerror or error}", hint, Exit.RUN)
 
 
 def _disk_full(path: Path, needed: int | None) -> UserError:

@@ -89,7 +89,7 @@ class Run:
     def _object(self, name: str, text: str) -> dict[str, Any]:
         """A JSON object of one of its files. Raises UserError (exit 4)."""
         try:
-            values = json.loads(text)
+            values = json.loads(text, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
@@ -117,6 +117,12 @@ class Run:
     def bytes(self) -> int:
         """Size of all its files."""
         return sum(stat.st_size for stat in self._stats())
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Size of its checkpoints."""
+        there = [self.path / name for name in (LAST, BEST) if (self.path / name).exists()]
+        return sum(path.stat().st_size for path in there)
 
     def _stats(self) -> list[os.stat_result]:
         """Of every file; a running run's temporary ones may go while we look."""
@@ -151,6 +157,10 @@ class Run:
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         """Replaces a JSON file of the run."""
         write_text(self.path / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def create(root: Path, name: str, *, exact: bool = False) -> Run:

@@ -3,12 +3,14 @@
 Every reader of every file that SFL keeps or is given, through the command line.
 """
 
+import json
 import os
 import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -161,6 +163,30 @@ def test_a_precision_that_there_is_not(place: Path, sfl: Sfl) -> None:
     done = sfl("train", "--resume", "stopped")
     assert done.returncode == 4
     assert done.stderr.startswith(f"error: {told.relative_to(place)}: damaged (put it back")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"accuracy_interval": [1]}, {"accuracy_interval": ["a", "b"]}, {"data": {}},
+        {"accuracy": float("nan")}, {"epochs": "1"}, {"loss": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_result_that_says_something_else(wrong: dict[str, Any], place: Path, sfl: Sfl) -> None:
+    path = place / "checkpoints" / "tiny-s0" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    expect_one_line(sfl("compare", "tiny.yaml", "other.yaml", "--no-train"), {4})
+    expect_one_line(sfl("runs"), {0})
+
+
+def test_an_environment_that_says_something_else(place: Path, sfl: Sfl) -> None:
+    run = place / "checkpoints" / "tiny-s0"
+    told = json.loads((run / "environment.json").read_text()) | {"resumed": 5, "threads": 99}
+    (run / "environment.json").write_text(json.dumps(told))
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.name != ".lock"}
+    expect_one_line(sfl("train", "--resume", "tiny-s0", "--set", "train.epochs=2"), {4})
+    assert before == {p.name: p.read_bytes() for p in run.iterdir() if p.name != ".lock"}
 
 
 @settings(

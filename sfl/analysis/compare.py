@@ -84,6 +84,11 @@ def _result(run: Run) -> dict[str, Any]:
     if run.result is None:
         raise UserError(f"{run.path}: has not finished", exit_code=Exit.RUN)
     lacking = [key for key, kind in NEEDED.items() if not isinstance(run.result.get(key), kind)]
+    interval, data = run.result.get("accuracy_interval"), run.result.get("data")
+    if isinstance(interval, list) and [isinstance(n, NUMBER) for n in interval] != [True, True]:
+        lacking.append("accuracy_interval")
+    if isinstance(data, dict) and not {"train", "test"} <= data.keys():
+        lacking.append("data")
     if lacking:
         raise UserError(
             f"{run.path / RESULT}: lacks {', '.join(lacking)}",

@@ -52,7 +52,7 @@ def load_folder(root: Path, resize: int | None = None) -> Dataset:
     listing = _list_images(root)
     digests = [digest(path) for path in track(listing.paths, "Checking the images")]
     key = _key(listing, digests, resize)
-    with one_at_a_time(root / ".sfl.lock"):
+    with one_at_a_time(_lock_path(root)):
         dataset = _read_cache(listing, key)
         if dataset is None:
             images = decode_all(listing.paths, digests, resize)
@@ -161,6 +161,16 @@ def _cache_folders(root: Path) -> list[Path]:
         user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folders.append(Path(user) / "sfl")
     return folders
+
+
+def _lock_path(root: Path) -> Path:
+    """Where the cache will be, or beside it: one process decodes for all that would read it."""
+    if os.access(root, os.W_OK):
+        return root / ".sfl.lock"
+    folder = _cache_folders(root)[-1]
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder / ".sfl.lock"
 
 
 def _read_cache(listing: Listing, key: str) -> Dataset | None:

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -61,6 +62,17 @@ class World:
         told = torch.tensor(numbers)
         dist.all_reduce(told, dist.ReduceOp.MAX)
         return [int(number) for number in told]
+
+    def wait(self) -> None:
+        """Until all have come here. Collective."""
+        self.largest(0)
+
+    def all_of(self, mine: dict[str, Any]) -> list[dict[str, Any]]:
+        """What each worker gave, plain values. Collective."""
+        told = [mine] * self.size
+        if self.size > 1:
+            dist.all_gather_object(told, mine, group=None)
+        return told
 
     def from_first(self, make: Callable[[], str]) -> str:
         """What the first worker made; where it can't, all leave. Collective."""
@@ -115,9 +127,11 @@ def open_world(device: torch.device) -> Iterator[World]:
     )
     try:
         yield world
-    except Stopped as leaving:  # all of them do
-        traceback.clear_frames(leaving.__traceback__)
-        _close()
+    except (UserError, SystemExit) as leaving:
+        # On a GPU closing waits for the others, who leave, too, after Stopped alone.
+        if device.type == "cpu" or isinstance(leaving, Stopped):
+            traceback.clear_frames(leaving.__traceback__)
+            _close()
         raise
     except RuntimeError as error:
         text = str(error)
@@ -127,7 +141,7 @@ def open_world(device: torch.device) -> Iterator[World]:
             raise
         raise UserError(
             f"worker {world.rank} lost the others: {textwrap.shorten(text, 120)}",
-            "go on with --resume under torchrun, from the last checkpoint",
+            "they say why; a run that was under way can be gone on with",
             Exit.RUN,
         ) from error
     _close()

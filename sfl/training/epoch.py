@@ -144,10 +144,13 @@ def train_step(
     if not share:  # what goes through in its stead weighs nothing
         images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
     loss, logits = forward(setup, model, images, labels)
-    (loss * (share * setup.world.size)).backward()  # the gradients' mean over workers is taken
-    loss, hits = loss.detach() * share, (logits.argmax(dim=1) == labels).sum() * bool(share)
-    if setup.world.size > 1:
-        loss, hits = setup.world.sum(torch.stack([loss, hits]))
+    hits = (logits.argmax(dim=1) == labels).sum()
+    if setup.world.size == 1:
+        loss.backward()
+        loss = loss.detach()
+    else:  # the gradients' mean over the workers is taken, each weighs as its part
+        (loss * (share * setup.world.size)).backward()
+        loss, hits = setup.world.sum(torch.stack([loss.detach() * share, hits * bool(share)]))
     if setup.config.optimizer.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), setup.config.optimizer.clip_norm)
     if guard is not None:

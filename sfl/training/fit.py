@@ -14,7 +14,7 @@ from sfl.display import TrainingDisplay, say
 from sfl.errors import Exit, UserError
 from sfl.files import check_space, write_text
 from sfl.nn import kernel
-from sfl.runs import BEST, CONFIG, ENVIRONMENT, LAST, RESULT, Run
+from sfl.runs import BEST, CONFIG, ENVIRONMENT, LAST, PREDICTIONS, RESULT, Run
 from sfl.training.checkpoint import (
     Checkpoint,
     load_optimizer,
@@ -27,7 +27,7 @@ from sfl.training.divergence import Guard, refuse_weights
 from sfl.training.environment import environment
 from sfl.training.epoch import EpochSoFar, Metrics, train_epoch
 from sfl.training.evaluate import Evaluation, evaluate, refuse_divergence
-from sfl.training.memory import checkpoint_bytes
+from sfl.training.memory import disk_bytes
 from sfl.training.optimizers import build_optimizer
 from sfl.training.result import test_model, write_result
 from sfl.training.seeding import seed_global
@@ -72,7 +72,7 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
                 except Stopped:
                     guard.refuse(epoch, so_far.lr)
                     save_stopped(setup, run, model, optimizer, metrics, so_far)
-                    world.largest()  # who leaves before it is saved has torchrun end the others
+                    world.wait()  # who leaves before it is saved has torchrun end the others
                     raise
                 metrics.append(line)
                 save(setup, run, model, optimizer, metrics)
@@ -115,6 +115,8 @@ def last_checkpoint(setup: Setup, run: Run) -> Checkpoint | None:
             exit_code=Exit.DATA,
         )
     refuse_other_settings(setup.config, checkpoint)
+    if checkpoint.metrics and setup.validation is not None:  # no later epoch may be better
+        read_checkpoint(run.path / BEST, with_tensors=False)
     return checkpoint
 
 
@@ -135,15 +137,20 @@ def begin(setup: Setup, run: Run, checkpoint: Checkpoint | None) -> None:
     """
     if not setup.world.is_first:
         return
-    there = (run.path / LAST).stat().st_size if (run.path / LAST).exists() else 0
-    check_space(run.path, 2 * checkpoint_bytes(setup.summary, setup.config.optimizer) - there)
-    write_text(run.path / CONFIG, setup.config.to_yaml(share=True))
+    train = setup.config.train
+    _, most = disk_bytes(setup.summary, setup.config.optimizer, train.keep)
+    check_space(run.path, most - run.checkpoint_bytes)
     now = environment(setup.device, setup.precision)
     first = run.environment or now | {"data": setup.dataset.provenance()}
+    resumed = first.get("resumed", [])
+    if not isinstance(resumed, list):
+        raise run.damaged(ENVIRONMENT)
     if any(first.get(key) != value for key, value in now.items()):
-        first = {**first, "resumed": [*first.get("resumed", []), now]}
+        first = {**first, "resumed": [*resumed, now]}
+    for name in (RESULT, PREDICTIONS):
+        (run.path / name).unlink(missing_ok=True)
+    write_text(run.path / CONFIG, setup.config.to_yaml(share=True))
     run.write_json(ENVIRONMENT, first)
-    (run.path / RESULT).unlink(missing_ok=True)
     run.write_metrics((checkpoint and checkpoint.metrics) or [])
 
 

@@ -32,6 +32,15 @@ def checkpoint_bytes(summary: ModelSummary, optimizer: OptimizerSettings) -> int
     return summary.bytes * (1 + moments)
 
 
+def disk_bytes(summary: ModelSummary, optimizer: OptimizerSettings, keep: str) -> tuple[int, int]:
+    """What a run leaves on the disk, and the most that it takes: a new checkpoint beside the old.
+
+    keep: train.keep.
+    """
+    last = checkpoint_bytes(summary, optimizer)
+    return summary.bytes + (last if keep == "all" else 0), summary.bytes + 2 * last
+
+
 def available_bytes(device: torch.device) -> int | None:
     """Memory that is free on the device; None where it can't be known."""
     if device.type == "cuda":

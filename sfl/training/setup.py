@@ -4,6 +4,7 @@ All that can be refused is refused here, before a run directory exists.
 """
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -67,7 +68,7 @@ def set_up(
     train, validation = dataset.train, None
     if config.data.validation:
         train, validation = hold_out(train, config.data.validation, len(dataset.classes))
-    return Setup(
+    setup = Setup(
         config=config,
         device=device,
         precision=precision,
@@ -80,6 +81,8 @@ def set_up(
         summary=summary,
         world=world,
     )
+    _refuse_other_workers(setup)
+    return setup
 
 
 def _check_workers(config: Config, device: torch.device, world: World) -> None:
@@ -93,6 +96,21 @@ def _check_workers(config: Config, device: torch.device, world: World) -> None:
         raise UserError(
             f"train.sync_batchnorm: PyTorch has it for CUDA devices, not for {device.type}"
         )
+
+
+def _refuse_other_workers(setup: Setup) -> None:
+    """Raises UserError (exit 3) where workers would not train the same thing."""
+    config, images = setup.config.to_dict(share=True), setup.dataset.describe()
+    told = {"settings": config, "images": images, "precision": setup.precision}
+    told |= {"version of sfl": version("sfl")}
+    for rank, other in enumerate(setup.world.all_of(told)):
+        different = [key for key, value in told.items() if other[key] != value]
+        if different:
+            raise UserError(
+                f"worker {rank} has other {' and '.join(different)} than worker {setup.world.rank}",
+                "all machines need the same config, images and train.precision",
+                Exit.DATA,
+            )
 
 
 def check(

@@ -7,12 +7,17 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
+from sfl import workers
 from sfl.display import say
 
+# Seconds in which torchrun passes on what its workers may have got themselves: the same request.
+FORWARDED = 5.0
 _asked: signal.Signals | None = None
+_asked_at = 0.0
 
 
 class Stopped(SystemExit):
@@ -57,8 +62,10 @@ def stop(number: int) -> None:
 
 
 def _note(number: int, frame: FrameType | None) -> None:
-    global _asked
+    global _asked, _asked_at
     if _asked is not None:
+        if workers.count() > 1 and time.monotonic() - _asked_at < FORWARDED:
+            return
         sys.exit(128 + number)  # not Stopped: in mid-step there is nothing to save
-    _asked = signal.Signals(number)
+    _asked, _asked_at = signal.Signals(number), time.monotonic()
     say("stopping after this step, to save it (once more: at once) ...")

@@ -254,7 +254,7 @@ def test_an_image_that_changes_its_class_changes_its_label(
 def test_read_by_two_at_once_it_is_decoded_once(
     root: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow, decode_all = threading.Barrier(2), folder.decode_all
+    slow, decode_all = threading.Barrier(2), decoding.decode_all
 
     def decoding_slowly(*given: Any) -> Any:
         with contextlib.suppress(threading.BrokenBarrierError):

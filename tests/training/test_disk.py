@@ -19,8 +19,10 @@ from sfl.training import checkpoint as checkpoints
 from sfl.training import fit as fitting
 from sfl.training.checkpoint import read_checkpoint
 from sfl.training.fit import fit
-from sfl.training.memory import checkpoint_bytes
+from sfl.training.memory import checkpoint_bytes, disk_bytes
+from sfl.training.setup import set_up
 from tests.training.tiny import (
+    SIMPLE,
     SPATIAL,
     interrupted_after,
     metrics,
@@ -155,7 +157,7 @@ def test_two_checkpoints_must_fit_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, setup = tiny_config(), tiny_setup()
-    needed = 2 * checkpoint_bytes(setup.summary, config.optimizer)
+    _, needed = disk_bytes(setup.summary, config.optimizer, "all")
     free(needed - 1, monkeypatch)
     monkeypatch.setattr(fitting, "train_epoch", full)  # not reached
     with pytest.raises(UserError) as caught:
@@ -168,12 +170,51 @@ def test_two_checkpoints_must_fit_before_anything_is_trained(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_never_takes_more_than_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, run, replace, taken = (
+        tiny_setup("model.channels=[40]"),
+        new_run(tmp_path),
+        os.replace,
+        [],
+    )
+
+    def counting(*given: Any) -> None:
+        taken.append(sum(path.stat().st_size for path in run.path.iterdir()))
+        replace(*given)
+
+    monkeypatch.setattr(os, "replace", counting)
+    fit(setup, run)
+    stays, most = disk_bytes(setup.summary, setup.config.optimizer, "all")
+    assert most <= max(taken) < most + 60_000 and stays <= run.bytes < stays + 60_000
+    assert run.checkpoint_bytes < run.bytes
+
+
+def test_a_comparison_counts_what_its_runs_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, channels in (("a", 2), ("b", 3)):
+        text = SIMPLE.replace("channels: [2]", f"channels: [{channels}]")
+        Path(f"{name}.yaml").write_text(text)
+    found = experiments.plan(["a.yaml", "b.yaml"], ["train.keep=weights"], 2, tmp_path / "runs")
+    sizes = []
+    for experiment in found:
+        setup = set_up(experiment.config)
+        sizes += [disk_bytes(setup.summary, setup.config.optimizer, "weights")] * 2
+    needed = sum(stays for stays, _ in sizes[:3]) + sizes[3][1]
+    monkeypatch.setattr(experiments, "train", full)  # not reached
+    free(needed - 1, monkeypatch)
+    with pytest.raises(UserError, match=rf"\({needed:,} bytes needed"):
+        experiments.complete(found, tmp_path / "runs")
+
+
 def test_going_on_the_last_checkpoint_is_there_already(
     begun: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup = tiny_setup(base=SPATIAL)
-    one = checkpoint_bytes(setup.summary, setup.config.optimizer)
-    free(one, monkeypatch)
+    free(checkpoint_bytes(setup.summary, setup.config.optimizer), monkeypatch)
     fit(setup, begun)
 
 

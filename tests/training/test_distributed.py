@@ -98,7 +98,10 @@ def test_two_workers_make_the_run_that_one_makes(config: Path, tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "config.yaml", "two"]
 
 
-def test_all_stop_when_one_is_told_to_and_one_alone_goes_on(config: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", ["first", "second", "all"])
+def test_all_stop_when_one_is_told_to_and_one_alone_goes_on(
+    told: str, config: Path, tmp_path: Path
+) -> None:
     changes = ["train.epochs=150", "optimizer.lr=1e-4"]
     given = [part for change in changes for part in ("--set", change)]
     process, run = (
@@ -106,13 +109,18 @@ def test_all_stop_when_one_is_told_to_and_one_alone_goes_on(config: Path, tmp_pa
         tmp_path / "two",
     )
     wait_for_epoch(process, Run(run))
-    os.kill(workers_of(process)[-1], signal.SIGTERM)
+    first, second = workers_of(process)
+    # All: as Slurm does; torchrun passes its own on, too.
+    for number in {"first": [first], "second": [second], "all": [process.pid, first, second]}[told]:
+        os.kill(number, signal.SIGTERM)
     err = process.communicate(timeout=120)[1]
-    assert process.returncode == 1 and "exitcode  : 143" in err, err
+    assert process.returncode == 1, err
+    assert told == "all" or "exitcode  : 143" in err, err
     assert f"stopped; go on with: sfl train --resume {run}" in err
     assert Run(run).status == "interrupted"
     reached = read_checkpoint(run / "last.safetensors")
     assert reached.metrics == Run(run).metrics
+    assert reached.so_far is not None  # the step in which the signal came is not lost
     experiments.resume(Run(run), experiments.config_to_resume(Run(run)))
     straight = alone(config, tmp_path, "alone", *changes)
     expect_the_same_losses(straight, Run(run), 1e-4)
@@ -137,6 +145,26 @@ def test_a_killed_worker_ends_all_and_leaves_a_run_to_go_on_with(
     assert Run(run).status == "interrupted"
     done = len(read_checkpoint(run / "last.safetensors").metrics or [])
     assert done >= 1
+
+
+def test_workers_that_would_train_other_things_are_refused(config: Path, tmp_path: Path) -> None:
+    command = f"exec {sys.executable} -m sfl train --config {config} --runs {tmp_path / 'runs'}"
+    process = subprocess.run(
+        [*TORCHRUN, "--no-python", "sh", "-c", f"{command} --seed $RANK"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "worker 1 has other settings than worker 0 (all machines need" in process.stderr
+    assert "exitcode  : 3" in process.stderr and not (tmp_path / "runs").exists()
+
+
+def test_what_the_first_one_refuses_the_others_leave_silently(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    process = start(tmp_path, "--config", str(config), "--name", "taken")
+    err = process.communicate(timeout=120)[1]
+    assert err.count("error (worker") == 1 and "a run of this name exists" in err
+    assert "lost the others" not in err and "SIGABRT" not in err
 
 
 # --- one process
@@ -176,12 +204,19 @@ def test_who_it_is_comes_from_torchrun_alone(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("second_of_two")
-@pytest.mark.parametrize("command", [("evaluate",), ("compare", "conv", "spatial")])
-def test_several_workers_only_train(command: tuple[str, ...], sfl: Any) -> None:
+@pytest.mark.parametrize(
+    "command", [("evaluate",), ("compare", "conv", "spatial"), ("runs",), ("data",)]
+)
+def test_several_workers_only_train(
+    command: tuple[str, ...], sfl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = sfl(*command)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")  # the first one says it
+    monkeypatch.setenv("RANK", "0")
     done = sfl(*command)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (
-        f"error (worker 1): torchrun is for sfl train alone, not for sfl {command[0]}\n"
+        f"error (worker 0): torchrun is for sfl train alone, not for sfl {command[0]}\n"
     )
 
 
