@@ -88,8 +88,11 @@ def train(
         try:
             with _locked(run, world):
                 return _fit(setup, run)
-        except Exception:
-            if world.is_first and not run.has_begun():
+        except BaseException as error:
+            # A signal leaves a run that says what it is; a failure one that has learnt something.
+            failed = isinstance(error, Exception)
+            kept = run.has_begun() if failed else (run.path / runs.CONFIG).exists()
+            if world.is_first and not kept:
                 runs.remove(run)
             raise
 
@@ -165,7 +168,10 @@ def _fit(setup: "Setup", run: Run) -> dict[str, Any]:
         return fit(setup, run)
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C; told to end
         again = [PROGRAM, "train", "--resume", str(run.path), *data_root_option(setup.config)]
-        say(f"stopped; go on with: {shlex.join(again)}")
+        if (run.path / runs.RESULT).exists():
+            say(f"stopped; {run.path} has finished")
+        elif (run.path / runs.CONFIG).exists():  # else it is an empty directory, which goes
+            say(f"stopped; go on with: {shlex.join(again)}")
         raise
 
 

@@ -366,6 +366,7 @@ def test_a_run_that_failed_before_its_first_epoch_leaves_nothing(
     ("root", "ending"),
     [("here", ""), ("/my images", " --set 'data.root=/my images'")],
 )
+@pytest.mark.parametrize("begun", [True, False])
 def test_what_was_stopped_says_how_to_go_on(
     configs: Path,
     runs_dir: Path,
@@ -374,8 +375,11 @@ def test_what_was_stopped_says_how_to_go_on(
     error: BaseException,
     root: str,
     ending: str,
+    begun: bool,
 ) -> None:
     def fit(setup: Any, run: Run) -> None:
+        if begun:
+            (run.path / "config.yaml").write_text("")
         raise error
 
     monkeypatch.setattr("sfl.training.fit.fit", fit)
@@ -384,7 +388,9 @@ def test_what_was_stopped_says_how_to_go_on(
     with pytest.raises(type(error)):
         experiments.train(config, runs_dir, "a")
     err = capsys.readouterr().err
-    assert err == f"stopped; go on with: sfl train --resume {runs_dir / 'a'}{ending}\n"
+    again = f"stopped; go on with: sfl train --resume {runs_dir / 'a'}{ending}\n"
+    assert err == (again if begun else "")
+    assert (runs_dir / "a").exists() is begun
 
 
 def test_resume_keeps_the_experiment(

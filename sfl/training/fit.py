@@ -32,7 +32,7 @@ from sfl.training.optimizers import build_optimizer
 from sfl.training.result import test_model, write_result
 from sfl.training.seeding import seed_global
 from sfl.training.setup import Setup, build
-from sfl.training.stopping import Stopped, signals_noted
+from sfl.training.stopping import Stopped, asked, signals_noted, stop
 
 
 def fit(setup: Setup, run: Run) -> dict[str, Any]:
@@ -83,16 +83,17 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
             load_weights(read_checkpoint(run.path / BEST), model)
         world.copy_first(model)
         evaluation, result = test_model(setup, model)
-    seconds = [line["seconds"] for line in metrics]
-    result = {
-        "run": run.name,
-        "model": config.model.name,
-        **result,
-        "epochs": len(metrics),
-        "seconds": sum(seconds),
-        "seconds_per_epoch": sum(seconds) / len(seconds),
-    }
-    finish(setup, run, evaluation, result)
+        seconds = [line["seconds"] for line in metrics]
+        result = {
+            "run": run.name,
+            "model": config.model.name,
+            **result,
+            "epochs": len(metrics),
+            "seconds": sum(seconds),
+            "seconds_per_epoch": sum(seconds) / len(seconds),
+        }
+        finish(setup, run, evaluation, result)
+        stop(*world.largest(asked()))  # it came meanwhile: a comparison goes no further
     return result
 
 

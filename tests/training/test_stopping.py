@@ -13,6 +13,7 @@ from sfl.training import epoch as epochs
 from sfl.training import evaluate as evaluating
 from sfl.training.checkpoint import read_checkpoint
 from sfl.training.fit import fit
+from sfl.training.result import write_result
 from sfl.training.stopping import Stopped, asked, signals_noted, stop
 from tests.training.tiny import SPATIAL, metrics, new_run, result, same, tensors, tiny_setup
 
@@ -89,6 +90,17 @@ def test_stopped_at_every_step_it_is_the_same_run(
         assert done is not None and done["steps"] == step % setup.steps_per_epoch + 1
     fit(setup, Run(run.path))
     assert same(tensors(straight), tensors(run)) and metrics(straight) == metrics(Run(run.path))
+
+
+def test_a_signal_while_the_result_is_written_ends_what_comes_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path)
+    told = signals_at(0, signal.SIGTERM, write_result)
+    monkeypatch.setattr("sfl.training.fit.write_result", told)
+    with pytest.raises(Stopped):
+        fit(tiny_setup(), run)
+    assert run.status == "finished"
 
 
 def test_the_second_signal_leaves_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
