@@ -147,6 +147,36 @@ def test_a_killed_worker_ends_all_and_leaves_a_run_to_go_on_with(
     assert done >= 1
 
 
+SLOW_DISK = """
+import os, time
+real = os.fsync
+def fsync(descriptor):
+    if os.environ.get("RANK") == "0" and os.path.exists(os.environ["SLOW"]):
+        time.sleep(6)
+    real(descriptor)
+os.fsync = fsync
+"""
+
+
+@pytest.mark.slow
+def test_nobody_leaves_before_the_first_one_has_saved(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or torchrun would end it, for longer than what is taken for the same signal."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_DISK)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.getcwd()}")
+    monkeypatch.setenv("SLOW", str(tmp_path / "slow"))
+    given = ("--config", str(config), "--name", "two", "--set", "train.epochs=100000")
+    process, run = start(tmp_path, *given), tmp_path / "two"
+    wait_for_epoch(process, Run(run))
+    first, _ = workers_of(process)
+    (tmp_path / "slow").touch()
+    os.kill(first, signal.SIGTERM)
+    err = process.communicate(timeout=120)[1]
+    assert "exitcode  : 143" in err, err
+    assert read_checkpoint(run / "last.safetensors").so_far is not None
+
+
 def test_workers_that_would_train_other_things_are_refused(config: Path, tmp_path: Path) -> None:
     command = f"exec {sys.executable} -m sfl train --config {config} --runs {tmp_path / 'runs'}"
     process = subprocess.run(

@@ -112,6 +112,20 @@ def test_the_second_signal_leaves_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert not (run.path / LAST).exists()  # in mid-step there was nothing to save
 
 
+def test_what_torchrun_passes_on_is_the_same_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sfl.workers.count", lambda: 2)
+    with signals_noted():
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert asked() == signal.SIGTERM
+        monkeypatch.setattr("sfl.training.stopping.FORWARDED", 0.0)  # later
+        with pytest.raises(SystemExit) as left:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert not isinstance(left.value, Stopped)
+
+
 def test_handlers_are_put_back_and_what_is_ignored_stays_so() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     own = signal.getsignal(signal.SIGINT)
