@@ -105,6 +105,21 @@ def expect_one_line(done: "CompletedProcess[str]", codes: set[int]) -> None:
     assert not Path("opened-a-pickle").exists()
 
 
+def anywhere(test: Callable[..., None]) -> Callable[..., None]:
+    """Runs it with places in a file (0: the first byte) and changes, see `damaged`."""
+    places = given(where=st.floats(0, 1, exclude_max=True), change=st.integers(0, 255))
+    fixtures = [HealthCheck.function_scoped_fixture]
+    return settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=fixtures)(
+        places(test)
+    )
+
+
+def damaged(content: bytes, where: float, change: int) -> bytes:
+    """change: what a byte is XORed with; 0: the file ends there."""
+    at = int(where * len(content))
+    return content[:at] + (bytes([content[at] ^ change]) + content[at + 1 :] if change else b"")
+
+
 @read
 @pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)
 def test_another_file_in_its_place(
@@ -115,12 +130,7 @@ def test_another_file_in_its_place(
 
 
 @read
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(where=st.floats(0, 1, exclude_max=True), change=st.integers(0, 255))
+@anywhere
 def test_cut_off_or_changed_anywhere(
     name: str,
     command: tuple[str, ...],
@@ -130,20 +140,13 @@ def test_cut_off_or_changed_anywhere(
     place: Path,
     sfl: Sfl,
 ) -> None:
-    """change: what a byte is XORed with; 0: the file ends there."""
     kept = place / "kept"
     if not kept.exists():
         shutil.copytree(place, kept, ignore=shutil.ignore_patterns("kept"))
     for folder in ("checkpoints", "images"):  # as they were before the last example
         shutil.rmtree(place / folder)
         shutil.copytree(kept / folder, place / folder)
-    content = bytearray((kept / name).read_bytes())
-    at = int(where * len(content))
-    if change:
-        content[at] ^= change
-    else:
-        del content[at:]
-    (place / name).write_bytes(content)
+    (place / name).write_bytes(damaged((kept / name).read_bytes(), where, change))
     expect_one_line(sfl(*command), codes)
 
 
@@ -189,24 +192,13 @@ def test_an_environment_that_says_something_else(place: Path, sfl: Sfl) -> None:
     assert before == {p.name: p.read_bytes() for p in run.iterdir() if p.name != ".lock"}
 
 
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(where=st.floats(0, 1, exclude_max=True), change=st.integers(0, 255))
+@anywhere
 def test_a_damaged_cache_of_images_changes_nothing(
     where: float, change: int, place: Path, sfl: Sfl
 ) -> None:
     right = sfl(*IMAGES, "--json")
     (cache,) = (place / "images" / ".sfl-cache").glob("*.safetensors")
-    content = bytearray(cache.read_bytes())
-    at = int(where * len(content))
-    if change:
-        content[at] ^= change
-    else:
-        del content[at:]
-    cache.write_bytes(content)
+    cache.write_bytes(damaged(cache.read_bytes(), where, change))
     again = sfl(*IMAGES, "--json")
     expect_one_line(again, {0})
     assert again.stdout == right.stdout

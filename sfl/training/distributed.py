@@ -37,9 +37,9 @@ class World:
         """Whether this one writes what all have made."""
         return self.rank == 0
 
-    def mine(self, start: int = 0, stop: int | None = None) -> slice:
-        """The places of this worker among [start, stop): every `size`-th."""
-        return slice(start + self.rank, stop, self.size)
+    def mine(self) -> slice:
+        """The places of this worker among all of something: every `size`-th."""
+        return slice(self.rank, None, self.size)
 
     def sum(self, numbers: Tensor) -> Tensor:
         """Their sum over the workers, in place and on their device. Collective."""
@@ -71,7 +71,7 @@ class World:
         """What each worker gave, plain values. Collective."""
         told = [mine] * self.size
         if self.size > 1:
-            dist.all_gather_object(told, mine, group=None)
+            dist.all_gather_object(told, mine)
         return told
 
     def from_first(self, make: Callable[[], str]) -> str:

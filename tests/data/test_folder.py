@@ -268,6 +268,14 @@ def test_read_by_two_at_once_it_is_decoded_once(
     assert one.fingerprints == other.fingerprints
 
 
+def test_who_waits_waits_where_the_cache_will_be(
+    root: Path, user_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert folder._lock_path(root).parent == root
+    monkeypatch.setattr(os, "access", lambda *_: False)  # a data folder that is read-only
+    assert folder._lock_path(root).parent == user_cache and user_cache.is_dir()
+
+
 def test_resized_and_not_are_cached_apart(root: Path, decoded: list[Path]) -> None:
     assert [load(root, resize).in_dimensions[1] for resize in (None, 3, 4)] == [2, 3, 4]
     decoded.clear()

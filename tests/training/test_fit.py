@@ -236,6 +236,18 @@ def test_more_epochs_of_a_finished_run_are_those_of_a_longer_one(tmp_path: Path)
     assert (straight.path / CONFIG).read_text() == (run.path / CONFIG).read_text()
 
 
+def test_a_missing_best_checkpoint_is_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path)
+    with interrupted_after(1):
+        fit(tiny_setup(base=SPATIAL), run)
+    (run.path / BEST).unlink()
+    monkeypatch.delattr(fitting, "train_epoch")  # not reached
+    with pytest.raises(UserError, match=rf"{BEST}: no such checkpoint"):
+        fit(tiny_setup(base=SPATIAL), Run(run.path))
+
+
 def test_a_run_that_is_made_longer_has_no_result_meanwhile(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     fit(tiny_setup("train.epochs=1"), run)
