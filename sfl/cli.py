@@ -168,13 +168,13 @@ def compare(
       sfl compare conv spatial
       sfl compare spatial spatial-shared --seeds 3 --set train.epochs=20
     """
-    from sfl import experiments, tables
+    from sfl import comparisons, tables
     from sfl.analysis.compare import compare as compare_runs
 
     if len(names) < 2:
         raise UserError(f"compare needs two configs or more, not {names[0]} alone", "see --help")
-    plan = experiments.plan(names, set_ or [], seeds, runs, training=not no_train)
-    experiments.complete(plan, runs, training=not no_train)
+    plan = comparisons.plan(names, set_ or [], seeds, runs, training=not no_train)
+    comparisons.complete(plan, runs, training=not no_train)
     comparison = compare_runs([(e.name, e.config, e.finished) for e in plan])
     if as_json:
         tables.print_json(comparison)
@@ -199,7 +199,8 @@ def show(
       sfl show conv --set model.layer=spatial
     """
     from sfl.config import load
-    from sfl.runs import BEST, CONFIG, search
+    from sfl.rundir import BEST, CONFIG
+    from sfl.runs import search
 
     folder = run.path if (run := search(runs, what)) else None
     config = load(folder / CONFIG if folder else what, set_ or [])

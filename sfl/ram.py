@@ -1,17 +1,20 @@
-"""How much main memory this process may still take, and keeping what it has.
+"""How much main memory this process may still take, keeping what it has, and its peak.
 
 Linux gives memory that it doesn't have, and kills who uses it: what is too large must be refused
 before.
 """
 
+import contextlib
 import ctypes
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # PyTorch's own switch for them
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def available_bytes() -> int | None:
@@ -30,18 +33,52 @@ def reuse_memory() -> None:
     kept, but taken in huge pages: that halves a step of dense weights.
     """
     os.environ.setdefault(HUGE_PAGES, "1")
-    mallopt = None if sys.platform == "win32" else getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # the C library is glibc
+    mallopt = _glibc("mallopt")
+    if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
 
 
+def peak_bytes() -> int | None:
+    """The most main memory that this process has had at a time since `forget_peak`.
+
+    Where that can't be called, since it began; None where even that can't be known.
+    """
+    with contextlib.suppress(OSError, KeyError):  # Linux's getrusage counts who started us, too
+        return int(_sizes(STATUS)["VmHWM"].split()[0]) * 1024
+    if sys.platform != "darwin":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def forget_peak() -> bool:
+    """Gives back what is kept and begins a new peak; False where Linux doesn't let us."""
+    trim = _glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+    try:
+        CLEAR_REFS.write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _glibc(name: str) -> Any:
+    """A function of the C library; None where that isn't glibc."""
+    return None if sys.platform == "win32" else getattr(ctypes.CDLL(None), name, None)
+
+
+def _sizes(path: Path) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in path.read_text().splitlines())
+
+
 def _linux_available() -> int | None:
     try:
-        lines = MEMINFO.read_text().splitlines()
+        sizes = _sizes(MEMINFO)
     except OSError:
         return None
-    sizes = dict(line.split(":", 1) for line in lines)
     return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
 
 

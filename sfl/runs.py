@@ -1,166 +1,20 @@
-"""A run directory: make it exclusively, lock it, find it, list it, read it.
+"""All run directories below a folder: make one exclusively, lock it, find them, list them, delete.
 
-Reads and writes text files only, so that listing runs needs no torch. What a run directory holds
-is described in docs/run-directory.md. Knows nothing of training.
+Knows nothing of training, and of a run only what sfl.rundir reads.
 """
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from sfl.errors import PROGRAM, Exit, UserError
-from sfl.files import write_error, write_text
-from sfl.yamlfile import parse
-
-Status = Literal["running", "finished", "interrupted", "damaged"]
-
-CONFIG, METRICS, RESULT = "config.yaml", "metrics.jsonl", "result.json"
-ENVIRONMENT, PREDICTIONS = "environment.json", "predictions.npy"
-LAST, BEST = "last.safetensors", "best.safetensors"
-LOCK = ".lock"
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run directory; its files are read when asked for."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @cached_property
-    def config_text(self) -> str:
-        """config.yaml as it stands."""
-        return self._read(CONFIG) or ""
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """config.yaml as plain values. Raises UserError (exit 4)."""
-        try:
-            return dict(parse(self.config_text, str(self.path / CONFIG)).values)
-        except UserError as error:
-            raise UserError(str(error), exit_code=Exit.RUN) from None
-
-    @cached_property
-    def metrics(self) -> list[dict[str, Any]]:
-        """One object an epoch; [] before the first."""
-        return [self._object(METRICS, line) for line in (self._read(METRICS) or "").splitlines()]
-
-    @cached_property
-    def result(self) -> dict[str, Any] | None:
-        """result.json; None before the run has finished."""
-        return self._json(RESULT)
-
-    @property
-    def environment(self) -> dict[str, Any] | None:
-        """environment.json; None before training has begun."""
-        return self._json(ENVIRONMENT)
-
-    @property
-    def provenance(self) -> dict[str, str] | None:
-        """Source and fingerprints of the images that it is trained on; None: it doesn't say."""
-        return (self.result or self.environment or {}).get("data")
-
-    def _json(self, name: str) -> dict[str, Any] | None:
-        text = self._read(name)
-        return None if text is None else self._object(name, text)
-
-    def _read(self, name: str) -> str | None:
-        """A file's text; None where there is none. Raises UserError (exit 4)."""
-        try:
-            return (self.path / name).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a text file"
-            raise UserError(f"{self.path / name}: can't be read: {reason}", "", Exit.RUN) from None
-
-    def _object(self, name: str, text: str) -> dict[str, Any]:
-        """A JSON object of one of its files. Raises UserError (exit 4)."""
-        try:
-            values = json.loads(text, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError):
-            values = None
-        if not isinstance(values, dict):
-            raise self.damaged(name)
-        return values
-
-    def damaged(self, name: str) -> UserError:
-        """What to raise for one of its files that doesn't say what it should."""
-        hint = f"put it back, or delete the run: {PROGRAM} runs rm {self.name}"
-        return UserError(f"{self.path / name}: damaged", hint, Exit.RUN)
-
-    @property
-    def status(self) -> Status:
-        """running: a process holds its lock; finished: it has a result; else interrupted."""
-        if self.is_locked():
-            return "running"
-        return "finished" if (self.path / RESULT).exists() else "interrupted"
-
-    @property
-    def modified(self) -> float:
-        """When something was last written, in seconds since 1970."""
-        return max((stat.st_mtime for stat in self._stats()), default=0.0)
-
-    @property
-    def bytes(self) -> int:
-        """Size of all its files."""
-        return sum(stat.st_size for stat in self._stats())
-
-    @property
-    def checkpoint_bytes(self) -> int:
-        """Size of its checkpoints."""
-        there = [self.path / name for name in (LAST, BEST) if (self.path / name).exists()]
-        return sum(path.stat().st_size for path in there)
-
-    def _stats(self) -> list[os.stat_result]:
-        """Of every file; a running run's temporary ones may go while we look."""
-        stats = []
-        with contextlib.suppress(FileNotFoundError):
-            for file in self.path.iterdir():
-                with contextlib.suppress(FileNotFoundError):
-                    stats.append(file.stat())
-        return stats
-
-    def has_begun(self) -> bool:
-        """Whether there is anything in it that training has made."""
-        return bool(self.metrics) or (self.path / LAST).exists() or (self.path / BEST).exists()
-
-    def is_locked(self) -> bool:
-        """Whether a process is training this run."""
-        path = self.path / LOCK
-        if not path.exists():
-            return False
-        try:
-            with FileLock(path, timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # a folder that we may not write to: nobody trains there as us
-            return False
-
-    def write_metrics(self, metrics: list[dict[str, Any]]) -> None:
-        """Replaces metrics.jsonl."""
-        write_text(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in metrics))
-
-    def write_json(self, name: str, values: dict[str, Any]) -> None:
-        """Replaces a JSON file of the run."""
-        write_text(self.path / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+from sfl.files import write_error
+from sfl.rundir import BEST, CONFIG, ENVIRONMENT, LOCK, RESULT, Run
 
 
 def create(root: Path, name: str, *, exact: bool = False) -> Run:
@@ -188,8 +42,7 @@ def check_new(root: Path, name: str) -> None:
     odd = not name.isprintable() or name.startswith((".", "-")) or len(os.fsencode(name)) > 200
     if not name or odd or Path(name).name != name:
         raise UserError(f"--name {name[:80]!r}: expected a name, not a path; up to 200 letters")
-    path = root / name
-    if path.exists():
+    if (path := root / name).exists():
         hint = f"choose another, or go on with it: {PROGRAM} train --resume {path}"
         raise UserError(f"{path}: a run of this name exists", hint, Exit.RUN)
 
@@ -237,8 +90,7 @@ def list_runs(root: Path) -> list[Run]:
         return []
     except OSError as error:
         raise UserError(f"{root}: can't be read: {error.strerror}", "", Exit.RUN) from None
-    runs = [Run(path) for path in paths if _is_run(path)]
-    return sorted(runs, key=lambda run: (run.modified, run.name))
+    return sorted(map(Run, filter(_is_run, paths)), key=lambda run: (run.modified, run.name))
 
 
 def search(root: Path, name: str) -> Run | None:
@@ -250,8 +102,8 @@ def find(root: Path, name: str) -> Run:
     """As `search`, but raises UserError (exit 4) where there is no such run."""
     if run := search(root, name):
         return run
-    names = [run.name for run in list_runs(root)]
-    hint = f"there are {', '.join(names[-8:])}" if names else "there are none yet"
+    names = [run.name for run in list_runs(root)][-8:]
+    hint = f"there are {', '.join(names)}" if names else "there are none yet"
     raise UserError(f"{name}: no such run in {root}", hint, Exit.RUN)
 
 

@@ -27,7 +27,10 @@ KernelSize = Annotated[Count | Pair, BeforeValidator(_number_or_pair)]
 PerChannel = Annotated[list[float], Field(min_length=1)]
 
 # What a run goes on with may differ in these and still be the same experiment.
-MAY_CHANGE = ("data.root", "data.mirror", "train.device", "train.keep", "train.checkpoint_every")
+MAY_CHANGE = (
+    "data.root", "data.mirror", "train.device", "train.keep", "train.checkpoint_every",
+    "train.tensorboard",
+)  # fmt: skip
 
 # The notebook's graphs, so that a resolved config says all it means. They are the defaults of
 # sfl.nn.models, too, which knows no config; tests/nn/test_models.py compares the two.
@@ -69,8 +72,7 @@ class Settings(BaseModel):
     def _null_is_the_default(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        known = cls.model_fields
-        return {k: value for k, value in given.items() if value is not None or k not in known}
+        return {k: v for k, v in given.items() if v is not None or k not in cls.model_fields}
 
 
 class ModelSettings(Settings):
@@ -117,8 +119,7 @@ class ModelSettings(Settings):
         name = given.get("name") if isinstance(given, dict) else None
         if not isinstance(name, str) or name not in GRAPHS:
             return given  # a mistake that is reported elsewhere
-        own = {key: value for key, value in GRAPHS[name].items() if given.get(key) is None}
-        filled = given | own
+        filled = given | {k: v for k, v in GRAPHS[name].items() if given.get(k) is None}
         if filled["layer"] == "spatial" and filled.get("storage") is None:
             filled["storage"] = "local"
         return filled
@@ -243,6 +244,7 @@ class TrainSettings(Settings):
     test_every: Annotated[int, Field(ge=0)] = Field(
         0, description="Epochs between logged test accuracies; chooses nothing. 0: only the end."
     )
+    tensorboard: bool = Field(False, description="Write metrics for TensorBoard (an extra), too.")
     compile: bool = Field(False, description="torch.compile the model.")
     sync_batchnorm: bool = Field(
         False, description="Under torchrun, on GPUs: BatchNorm over the images of all workers."

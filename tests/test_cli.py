@@ -36,6 +36,7 @@ FILES = {
     "best.safetensors",
     "result.json",
     "predictions.npy",
+    "labels.npy",
 }
 
 
@@ -416,6 +417,7 @@ def test_a_run_directory_holds_what_the_design_says(trained: Path) -> None:
         "lr",
         "seconds",
         "images_per_second",
+        "peak_memory_bytes",
     }
     result = json.loads((trained / "result.json").read_text())
     assert set(result) == {
@@ -431,6 +433,9 @@ def test_a_run_directory_holds_what_the_design_says(trained: Path) -> None:
         "weights",
         "weight_bytes",
         "flops_per_image",
+        "training_flops_per_image",
+        "train_images",
+        "peak_memory_bytes",
         "epochs",
         "seconds",
         "seconds_per_epoch",
@@ -446,7 +451,7 @@ def test_a_run_directory_holds_what_the_design_says(trained: Path) -> None:
 
 
 def without_times(lines: str) -> list[dict[str, Any]]:
-    times = ("seconds", "images_per_second", "seconds_per_epoch", "run")
+    times = ("seconds", "images_per_second", "seconds_per_epoch", "peak_memory_bytes", "run")
     return [
         {key: value for key, value in json.loads(line).items() if key not in times}
         for line in lines.splitlines()

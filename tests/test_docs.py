@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sfl import config
-from sfl.runs import Run
+from sfl.rundir import Run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from sfl import experiments, runs
+from sfl.comparisons import Experiment, complete, plan
 from sfl.config import Config, load
 from sfl.errors import Exit, UserError
-from sfl.experiments import complete, plan, run_name
-from sfl.runs import Run
+from sfl.experiments import run_name
+from sfl.rundir import Run
 
 MadeRun = Callable[..., Path]
 TINY = """
@@ -88,11 +89,11 @@ def made(made_run: MadeRun, path: Path, config: str, *overrides: str, finished: 
     return run
 
 
-def finished_names(found: list[experiments.Experiment]) -> list[list[str]]:
+def finished_names(found: list[Experiment]) -> list[list[str]]:
     return [[run.name for run in experiment.finished] for experiment in found]
 
 
-def missing_seeds(found: list[experiments.Experiment]) -> list[list[int]]:
+def missing_seeds(found: list[Experiment]) -> list[list[int]]:
     return [[config.train.seed for config in experiment.missing] for experiment in found]
 
 
@@ -402,8 +403,8 @@ def test_resume_keeps_the_experiment(
             experiments.config_to_resume(run, [override])
         assert str(caught.value) == (
             "--resume a: these settings would make it another experiment "
-            "(only data.root, data.mirror, train.device, train.keep, train.checkpoint_every may "
-            "change; train.epochs upward, with schedule constant)"
+            "(only data.root, data.mirror, train.device, train.keep, train.checkpoint_every, "
+            "train.tensorboard may change; train.epochs upward, with schedule constant)"
         )
     assert trained == []
     changed = ["train.device=auto", "train.checkpoint_every=2"]

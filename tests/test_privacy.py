@@ -65,7 +65,7 @@ def test_a_run_directory_names_no_host_no_user_and_no_absolute_path(
     more = ("--set", "train.epochs=2", "--set", f"data.root={secret / 'images'}")
     assert sfl("train", "--resume", "tiny-s0", *runs, *more).returncode == 0
     files = [path for path in (secret / "runs" / "tiny-s0").iterdir() if path.is_file()]
-    assert len(files) == 7
+    assert len(files) == 8
     # A real host's name may be a word that stands there anyway; `localhost` is no secret.
     real = [name for name in (os.uname().nodename,) if len(name) > 8 and name != "localhost"]
     for path in files:

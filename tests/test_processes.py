@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sfl.runs import Run, list_runs
+from sfl.rundir import Run
+from sfl.runs import list_runs
 from tests.training.tiny import metrics, result, same, tensors
 
 Sfl = Callable[..., "CompletedProcess[str]"]

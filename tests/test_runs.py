@@ -14,7 +14,7 @@ import pytest
 
 from sfl import runs
 from sfl.errors import Exit, UserError
-from sfl.runs import Run
+from sfl.rundir import Run
 
 MadeRun = Callable[..., Path]
 
@@ -30,8 +30,8 @@ def failure(call: Callable[..., object], *arguments: object, **keywords: object)
 def trained_elsewhere(path: Path) -> Iterator[None]:
     """Another process holds the run's lock."""
     code = (
-        "import sys; from pathlib import Path; from sfl import runs\n"
-        "with runs.lock(runs.Run(Path(sys.argv[1]))):\n"
+        "import sys; from pathlib import Path; from sfl import runs; from sfl.rundir import Run\n"
+        "with runs.lock(Run(Path(sys.argv[1]))):\n"
         "    print('locked', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -129,8 +129,9 @@ def test_the_lock_of_a_process_that_died_does_not_hold(runs_dir: Path, made_run:
     path = made_run(runs_dir / "a")
     (path / "result.json").unlink()
     code = (
-        "import os, sys; from pathlib import Path; from sfl import runs\n"
-        "with runs.lock(runs.Run(Path(sys.argv[1]))):\n"
+        "import os, sys; from pathlib import Path\n"
+        "from sfl import runs; from sfl.rundir import Run\n"
+        "with runs.lock(Run(Path(sys.argv[1]))):\n"
         "    os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == 9

@@ -7,7 +7,7 @@ from typing import Any
 
 from sfl.config import Config
 from sfl.errors import Exit, UserError
-from sfl.runs import RESULT, Run
+from sfl.rundir import RESULT, Run
 
 NUMBER = (int, float)
 NEEDED: dict[str, type | tuple[type, ...]] = {

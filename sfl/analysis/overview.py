@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from sfl.errors import UserError
-from sfl.runs import Run
+from sfl.rundir import Run
 
 
 def describe(run: Run) -> dict[str, Any]:

@@ -8,14 +8,12 @@ the end it prints the bytes above `import torch`.
 """
 
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-from sfl.ram import HUGE_PAGES, reuse_memory
+from sfl.ram import HUGE_PAGES, peak_bytes, reuse_memory
 
 TURN_SECONDS = 0.1
 
@@ -54,16 +52,6 @@ class Worker:
         return float(self._process.stdout.readline())
 
 
-def _peak() -> int:
-    """The largest resident size of this program so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux's getrusage counts the program that started this one, too
-        sizes = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return 1024 * int(sizes["VmHWM"].split()[0])
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else 1024 * size
-
-
 def main(name: str) -> None:
     """Takes the steps that its input asks for."""
     model, _, kind = name.partition(", ")
@@ -71,7 +59,7 @@ def main(name: str) -> None:
         reuse_memory()  # as `sfl train` does
     import torch  # noqa: F401 - what is measured is above it
 
-    before = _peak()
+    before = peak_bytes() or 0
     from sfl.bench.steps import notebook_step, our_step
 
     step = notebook_step(model) if kind == "notebook" else our_step(name)
@@ -79,7 +67,7 @@ def main(name: str) -> None:
         start = time.perf_counter()
         step()
         print(time.perf_counter() - start, flush=True)
-    print(_peak() - before)
+    print((peak_bytes() or 0) - before)
 
 
 if __name__ == "__main__":

@@ -219,6 +219,18 @@ class SpatialFeatureLayer(nn.Module):
         return sharing_distance(self.weight, self.field_mask().to(self.weight.device))
 
     @torch.no_grad()
+    def outside_share(self) -> float:
+        """The share of Σ‖w‖² outside the receptive fields: 0 at birth, 0 in local storage.
+
+        How far dense storage has left what it was born as (the notebook's leak).
+        """
+        if self.storage == "local":
+            return 0.0
+        inside = dense_to_local(self.weight, self.window, self.groups).double().square().sum()
+        total = torch.linalg.vector_norm(self.weight, dtype=torch.float64).square()
+        return max(0.0, float(1 - inside / total)) if total else 0.0
+
+    @torch.no_grad()
     def with_storage(self, storage: Storage) -> tuple["SpatialFeatureLayer", float]:
         """A copy in that storage, and the share of Σ‖w‖² that it leaves behind.
 
@@ -234,9 +246,7 @@ class SpatialFeatureLayer(nn.Module):
         else:
             weight = dense_to_local(self.weight, self.window, self.groups)
         other.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
-        total = self.weight.square().sum()
-        lost = float(1 - weight.square().sum() / total) if total else 0.0
-        return other, max(0.0, lost) if storage == "local" else 0.0
+        return other, self.outside_share()
 
     def extra_repr(self) -> str:
         shown = {

@@ -58,6 +58,15 @@ class ModelSummary:
     def flops(self) -> int:
         return sum(layer.flops for layer in self.layers)
 
+    @property
+    def training_flops(self) -> int:
+        """Of a step, an image: each product again for its weights and again for its input.
+
+        The first layer's input are the images, which need no gradient.
+        """
+        first = next((layer.flops for layer in self.layers if layer.flops), 0)
+        return 3 * self.flops - first
+
     def to_dict(self) -> dict[str, object]:
         """Sums and layers as plain values."""
         layers = [dict(layer.__dict__) for layer in self.layers]
@@ -65,6 +74,7 @@ class ModelSummary:
             "weights": self.weights,
             "weight_bytes": self.bytes,
             "flops_per_image": self.flops,
+            "training_flops_per_image": self.training_flops,
             "layers": layers,
         }
 

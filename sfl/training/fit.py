@@ -3,6 +3,8 @@
 Everything a run leaves behind is written here, into a run directory that already exists.
 """
 
+import contextlib
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -13,8 +15,8 @@ from sfl.config import Config, from_text
 from sfl.display import TrainingDisplay, say
 from sfl.errors import Exit, UserError
 from sfl.files import check_space, write_text
-from sfl.nn import kernel
-from sfl.runs import BEST, CONFIG, ENVIRONMENT, LAST, PREDICTIONS, RESULT, Run
+from sfl.nn import SpatialFeatureLayer, kernel
+from sfl.rundir import BEST, CONFIG, ENVIRONMENT, FAILURE, LABELS, LAST, PREDICTIONS, RESULT, Run
 from sfl.training.checkpoint import (
     Checkpoint,
     load_optimizer,
@@ -23,16 +25,18 @@ from sfl.training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
+from sfl.training.distributed import World
 from sfl.training.divergence import Guard, refuse_weights
 from sfl.training.environment import environment
 from sfl.training.epoch import EpochSoFar, Metrics, train_epoch
 from sfl.training.evaluate import Evaluation, evaluate, refuse_divergence
-from sfl.training.memory import disk_bytes
+from sfl.training.memory import Peak, disk_bytes
 from sfl.training.optimizers import build_optimizer
 from sfl.training.result import test_model, write_result
 from sfl.training.seeding import seed_global
 from sfl.training.setup import Setup, build
 from sfl.training.stopping import Stopped, asked, signals_noted, stop
+from sfl.training.tensorboard import write_events
 
 
 def fit(setup: Setup, run: Run) -> dict[str, Any]:
@@ -47,9 +51,9 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
     config, device, world = setup.config, setup.device, setup.world
 
     checkpoint = last_checkpoint(setup, run)
-    begin(
-        setup, run, checkpoint
-    )  # before the model is built, so that it is a run if we are stopped meanwhile
+    # Before the model is built, so that it is a run if we are stopped meanwhile.
+    begin(setup, run, checkpoint)
+    peak = Peak(device)
     seed_global(config.train.seed, "initialisation")
     model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes)).to(device)
     optimizer = build_optimizer(config.optimizer, model)
@@ -61,14 +65,16 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
         model.compile()
     learner = world.parallel(model, sync_batchnorm=config.train.sync_batchnorm)
 
-    with signals_noted():
+    with signals_noted(), failure_noted(run, world):
         with TrainingDisplay(run.name, config.train.epochs, setup.steps_per_epoch) as display:
             for epoch in range(len(metrics) + 1, config.train.epochs + 1):
                 so_far = so_far or EpochSoFar.begin(epoch, device)
                 guard = Guard(optimizer, last_good(run))
+                peak.begin()
                 try:
                     train_epoch(setup, learner, optimizer, guard, so_far, display)
-                    line = so_far.line() | look(setup, model, epoch)
+                    line = so_far.line() | {"peak_memory_bytes": peak.bytes()}
+                    line |= outside_shares(model) | look(setup, model, epoch)
                 except Stopped:
                     guard.refuse(epoch, so_far.lr)
                     save_stopped(setup, run, model, optimizer, metrics, so_far)
@@ -83,18 +89,21 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
             load_weights(read_checkpoint(run.path / BEST), model)
         world.copy_first(model)
         evaluation, result = test_model(setup, model)
-        seconds = [line["seconds"] for line in metrics]
-        result = {
-            "run": run.name,
-            "model": config.model.name,
-            **result,
-            "epochs": len(metrics),
-            "seconds": sum(seconds),
-            "seconds_per_epoch": sum(seconds) / len(seconds),
-        }
+        result = {"run": run.name, "model": config.model.name, **result, **cost(setup, metrics)}
         finish(setup, run, evaluation, result)
         stop(*world.largest(asked()))  # it came meanwhile: a comparison goes no further
     return result
+
+
+@contextlib.contextmanager
+def failure_noted(run: Run, world: World) -> Iterator[None]:
+    """Leaves in the run why training ended, if it wasn't stopped."""
+    try:
+        yield
+    except Exception as error:
+        if world.is_first:
+            run.write_failure(error)
+        raise
 
 
 def last_checkpoint(setup: Setup, run: Run) -> Checkpoint | None:
@@ -148,11 +157,18 @@ def begin(setup: Setup, run: Run, checkpoint: Checkpoint | None) -> None:
         raise run.damaged(ENVIRONMENT)
     if any(first.get(key) != value for key, value in now.items()):
         first = {**first, "resumed": [*resumed, now]}
-    for name in (RESULT, PREDICTIONS):
+    for name in (RESULT, PREDICTIONS, LABELS, FAILURE):
         (run.path / name).unlink(missing_ok=True)
     write_text(run.path / CONFIG, setup.config.to_yaml(share=True))
     run.write_json(ENVIRONMENT, first)
-    run.write_metrics((checkpoint and checkpoint.metrics) or [])
+    write_metrics(setup, run, (checkpoint and checkpoint.metrics) or [])
+
+
+def write_metrics(setup: Setup, run: Run, metrics: list[Metrics], new: int | None = None) -> None:
+    """metrics.jsonl and, if asked for, TensorBoard's file, of which `new` lines are new."""
+    run.write_metrics(metrics)
+    if setup.config.train.tensorboard:
+        write_events(run, metrics, 0 if new is None else len(metrics) - new)
 
 
 def restore(
@@ -196,6 +212,29 @@ def look(setup: Setup, model: nn.Module, epoch: int) -> Metrics:
     return found
 
 
+def outside_shares(model: nn.Module) -> Metrics:
+    """For dense storage, how much of each layer's weights lies outside its receptive fields."""
+    dense = {
+        name: layer.outside_share()
+        for name, layer in model.named_modules()
+        if isinstance(layer, SpatialFeatureLayer) and layer.storage == "dense"
+    }
+    return {"outside_share": dense} if dense else {}
+
+
+def cost(setup: Setup, metrics: list[Metrics]) -> Metrics:
+    """What result.json says of training: images an epoch, epochs, seconds, memory at its peak."""
+    seconds = [line["seconds"] for line in metrics]
+    peaks: list[Any] = [line.get("peak_memory_bytes") for line in metrics]
+    return {
+        "train_images": len(setup.train),
+        "epochs": len(metrics),
+        "seconds": sum(seconds),
+        "seconds_per_epoch": sum(seconds) / len(seconds),
+        "peak_memory_bytes": None if None in peaks else max(peaks),
+    }
+
+
 def save(
     setup: Setup,
     run: Run,
@@ -216,7 +255,7 @@ def save(
         save_weights(run.path / BEST, model, text, images)
     if due or best:  # or a run that is gone on with wouldn't know the epoch of its best weights
         save_checkpoint(run.path / LAST, model, optimizer, text, images, metrics)
-    run.write_metrics(metrics)
+    write_metrics(setup, run, metrics, new=1)
 
 
 def save_stopped(

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from sfl.config import Config, from_text
-from sfl.runs import BEST, Run
+from sfl.rundir import BEST, Run
 from sfl.training.checkpoint import load_weights, read_checkpoint
 from sfl.training.setup import build
 

@@ -1,6 +1,6 @@
 """Whether a training run fits into memory and onto the disk, before it is tried.
 
-And knowing it when it didn't fit into memory.
+And what it took, and knowing it when it didn't fit into memory.
 """
 
 import torch
@@ -39,6 +39,37 @@ def disk_bytes(summary: ModelSummary, optimizer: OptimizerSettings, keep: str) -
     """
     last = checkpoint_bytes(summary, optimizer)
     return summary.bytes + (last if keep == "all" else 0), summary.bytes + 2 * last
+
+
+class Peak:
+    """The most memory that training took at a time, beside what there was when this was made.
+
+    So the images and PyTorch itself are not counted: weights, gradients, the optimizer's moments,
+    activations and what the operators need for themselves are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.begin()
+        self._before = self._most()
+
+    def begin(self) -> None:
+        """What was taken until now doesn't count any more, unless it is still held."""
+        self._known = True
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            self._known = self._device.type == "cpu" and ram.forget_peak()
+
+    def bytes(self) -> int | None:
+        """The peak since `begin`; None where it can't be known."""
+        most = self._most()
+        return None if most is None or self._before is None else max(0, most - self._before)
+
+    def _most(self) -> int | None:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        return ram.peak_bytes() if self._known else None
 
 
 def available_bytes(device: torch.device) -> int | None:

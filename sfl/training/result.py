@@ -1,6 +1,7 @@
 """What a run ends with: the test set, read once, on the best checkpoint.
 
-result.json and predictions.npy of a run directory; the same again from a file of weights.
+result.json, predictions.npy and labels.npy of a run directory; the result again from a file of
+weights.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from sfl.config import from_text, override
 from sfl.display import say
 from sfl.errors import Exit, UserError
 from sfl.files import atomic_path
-from sfl.runs import PREDICTIONS, RESULT, Run
+from sfl.rundir import LABELS, PREDICTIONS, RESULT, Run
 from sfl.training.checkpoint import load_weights, read_checkpoint
 from sfl.training.evaluate import Evaluation, evaluate, refuse_divergence, wilson_interval
 from sfl.training.setup import Setup, build, set_up
@@ -49,13 +50,15 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
         "weights": setup.summary.weights,
         "weight_bytes": setup.summary.bytes,
         "flops_per_image": setup.summary.flops,
+        "training_flops_per_image": setup.summary.training_flops,
     }
 
 
 def write_result(run: Run, evaluation: Evaluation, result: dict[str, Any]) -> None:
-    """predictions.npy, then result.json: a run with a result has everything."""
-    with atomic_path(run.path / PREDICTIONS) as temporary, temporary.open("wb") as file:
-        np.save(file, evaluation.predictions.numpy())
+    """predictions.npy and labels.npy, then result.json: a run with a result has everything."""
+    for name, classes in ((PREDICTIONS, evaluation.predictions), (LABELS, evaluation.labels)):
+        with atomic_path(run.path / name) as temporary, temporary.open("wb") as file:
+            np.save(file, classes.numpy())
     run.write_json(RESULT, result)
 
 

@@ -19,6 +19,7 @@ from sfl.training.checkpoint import read_checkpoint
 from sfl.training.device import pick_device, pick_precision
 from sfl.training.distributed import ALONE, World
 from sfl.training.memory import check_memory, is_out_of_memory
+from sfl.training.tensorboard import check_tensorboard
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,8 @@ def set_up(
     world: the workers among which each batch is divided.
     """
     device = pick_device(config.train.device)
+    if config.train.tensorboard and training:
+        check_tensorboard()
     _check_workers(config, device, world)
     precision = precision or pick_precision(config.train.precision, device)
     if dataset is None and config.data.source != "folder":

@@ -9,7 +9,7 @@ from scipy import stats
 from sfl.analysis.compare import compare
 from sfl.config import Config, from_text
 from sfl.errors import Exit, UserError
-from sfl.runs import Run
+from sfl.rundir import Run
 
 MadeRun = Callable[..., Path]
 

@@ -7,7 +7,7 @@ import pytest
 
 from sfl import runs
 from sfl.analysis.overview import best_accuracy, describe
-from sfl.runs import Run
+from sfl.rundir import Run
 
 MadeRun = Callable[..., Path]
 

@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 import pytest
 from safetensors import SafetensorError
 
-from sfl import experiments
+from sfl import comparisons, experiments
 from sfl.errors import Exit, UserError
-from sfl.runs import BEST, LAST, Run
+from sfl.rundir import BEST, LAST, Run
 from sfl.training import checkpoint as checkpoints
 from sfl.training import fit as fitting
 from sfl.training.checkpoint import read_checkpoint
@@ -198,7 +198,7 @@ def test_a_comparison_counts_what_its_runs_leave(
     for name, channels in (("a", 2), ("b", 3)):
         text = SIMPLE.replace("channels: [2]", f"channels: [{channels}]")
         Path(f"{name}.yaml").write_text(text)
-    found = experiments.plan(["a.yaml", "b.yaml"], ["train.keep=weights"], 2, tmp_path / "runs")
+    found = comparisons.plan(["a.yaml", "b.yaml"], ["train.keep=weights"], 2, tmp_path / "runs")
     sizes = []
     for experiment in found:
         setup = set_up(experiment.config)
@@ -207,7 +207,7 @@ def test_a_comparison_counts_what_its_runs_leave(
     monkeypatch.setattr(experiments, "train", full)  # not reached
     free(needed - 1, monkeypatch)
     with pytest.raises(UserError, match=rf"\({needed:,} bytes needed"):
-        experiments.complete(found, tmp_path / "runs")
+        comparisons.complete(found, tmp_path / "runs")
 
 
 def test_going_on_the_last_checkpoint_is_there_already(

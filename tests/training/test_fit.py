@@ -18,7 +18,8 @@ from sfl import config as configs
 from sfl.data import Split
 from sfl.data import test_batches as batches_of
 from sfl.errors import Exit, UserError
-from sfl.runs import BEST, CONFIG, ENVIRONMENT, LAST, METRICS, PREDICTIONS, RESULT, Run, find
+from sfl.rundir import BEST, CONFIG, ENVIRONMENT, LABELS, LAST, METRICS, PREDICTIONS, RESULT, Run
+from sfl.runs import find
 from sfl.training import epoch as epochs
 from sfl.training import fit as fitting
 from sfl.training import result as results
@@ -74,14 +75,14 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
     run = new_run(tmp_path, "tiny-s0")
     returned = fit(setup, run)
     written = {path.name for path in run.path.iterdir()}
-    assert written == {CONFIG, ENVIRONMENT, METRICS, LAST, BEST, RESULT, PREDICTIONS}
+    assert written == {CONFIG, ENVIRONMENT, METRICS, LAST, BEST, RESULT, PREDICTIONS, LABELS}
     assert configs.load(run.path / CONFIG) == setup.config
     environment = json.loads((run.path / ENVIRONMENT).read_text())
     assert environment["precision"] == "float32"
     assert [set(line) for line in run.metrics] == [
         {
             "epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy",
-            "lr", "seconds", "images_per_second",
+            "lr", "seconds", "images_per_second", "peak_memory_bytes",
         }
     ] * 3  # fmt: skip
     assert [line["epoch"] for line in run.metrics] == [1, 2, 3]
@@ -97,7 +98,7 @@ def test_keep_weights_drops_what_only_resuming_needs(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     fit(tiny_setup("train.keep=weights", "train.epochs=1"), run)
     written = {path.name for path in run.path.iterdir()}
-    assert written == {CONFIG, ENVIRONMENT, METRICS, BEST, RESULT, PREDICTIONS}
+    assert written == {CONFIG, ENVIRONMENT, METRICS, BEST, RESULT, PREDICTIONS, LABELS}
 
 
 def test_checkpoints_come_when_they_are_due(
@@ -280,7 +281,7 @@ def test_resumed_in_another_process_it_is_the_same_run(tmp_path: Path) -> None:
 import torch
 from pathlib import Path
 from sfl.config import load
-from sfl.runs import Run
+from sfl.rundir import Run
 from sfl.training.fit import fit
 from sfl.training.setup import set_up
 torch.set_num_threads({torch.get_num_threads()})

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from sfl.runs import BEST, LAST, Run
+from sfl.rundir import BEST, LAST, Run
 from sfl.training.checkpoint import read_checkpoint
 from sfl.training.fit import fit
 from tests.training.tiny import SPATIAL, metrics, new_run, same, tensors, tiny_setup
@@ -54,7 +54,7 @@ def test_killed_while_it_saves_all_the_time(tmp_path: Path) -> None:
     setup = tiny_setup(*CHANGES, f"train.epochs={len(reached)}", base=SPATIAL)
     fit(setup, straight)
     assert same(tensors(straight), tensors(Run(path)))
-    clock = ("seconds", "images_per_second")
+    clock = ("seconds", "images_per_second", "peak_memory_bytes")
     assert metrics(straight) == [
         {key: value for key, value in line.items() if key not in clock} for line in reached
     ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sfl.data import Dataset, Split
 from sfl.errors import Exit, UserError
-from sfl.runs import BEST, PREDICTIONS, RESULT
+from sfl.rundir import BEST, PREDICTIONS, RESULT
 from sfl.training import memory
 from sfl.training import result as results
 from sfl.training import setup as setups

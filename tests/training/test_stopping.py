@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sfl.runs import BEST, LAST, RESULT, Run
+from sfl.rundir import BEST, LAST, RESULT, Run
 from sfl.training import epoch as epochs
 from sfl.training import evaluate as evaluating
 from sfl.training.checkpoint import read_checkpoint

@@ -15,7 +15,7 @@ from sfl import config as configs
 from sfl import runs
 from sfl.config import Config
 from sfl.data import Dataset, Split
-from sfl.runs import Run
+from sfl.rundir import LAST, Run
 from sfl.training import fit as fitting
 from sfl.training.setup import Setup, set_up
 
@@ -73,22 +73,22 @@ def new_run(folder: Path, name: str = "run") -> Run:
     return runs.create(folder, name)
 
 
-def tensors(run: Run, name: str = runs.LAST) -> dict[str, Tensor]:
+def tensors(run: Run, name: str = LAST) -> dict[str, Tensor]:
     return load_file(run.path / name)
 
 
 def metrics(run: Run) -> list[dict[str, Any]]:
-    """A run's metrics without what a clock said."""
-    clock = ("seconds", "images_per_second")
+    """A run's metrics without what the machine said."""
+    clock = ("seconds", "images_per_second", "peak_memory_bytes")
     lines = Run(run.path).metrics
     return [{key: value for key, value in line.items() if key not in clock} for line in lines]
 
 
 def result(run: Run) -> dict[str, Any]:
-    """A run's result without what a clock said, and without its name."""
+    """A run's result without what the machine said, and without its name."""
     found = Run(run.path).result
     assert found is not None
-    clock = ("run", "seconds", "seconds_per_epoch")
+    clock = ("run", "seconds", "seconds_per_epoch", "peak_memory_bytes")
     return {key: value for key, value in found.items() if key not in clock}
 
 
