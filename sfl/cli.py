@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from sfl import exits, workers
+from sfl.cli_compare import compare, plot
 from sfl.cli_options import RUNS, Json, Runs, Set
 from sfl.cli_runs import runs_app
 from sfl.errors import PROGRAM, UserError
@@ -149,39 +150,8 @@ def evaluate(
     tables.stdout().print(tables.evaluation_table(result))
 
 
-@app.command()
-def compare(
-    names: Annotated[list[str], typer.Argument(metavar="CONFIG", help="Two or more.")],
-    set_: Set = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Runs per model: its seed and the N - 1 after it."),
-    ] = None,
-    no_train: Annotated[bool, typer.Option("--no-train", help="Only what is there.")] = False,
-    runs: Runs = RUNS,
-    as_json: Json = False,
-) -> None:
-    """Models side by side; trains what is missing, saying so first.
-
-    \b
-    Examples:
-      sfl compare conv spatial
-      sfl compare spatial spatial-shared --seeds 3 --set train.epochs=20
-    """
-    from sfl import comparisons, tables
-    from sfl.analysis.compare import compare as compare_runs
-
-    if len(names) < 2:
-        raise UserError(f"compare needs two configs or more, not {names[0]} alone", "see --help")
-    plan = comparisons.plan(names, set_ or [], seeds, runs, training=not no_train)
-    comparisons.complete(plan, runs, training=not no_train)
-    comparison = compare_runs([(e.name, e.config, e.finished) for e in plan])
-    if as_json:
-        tables.print_json(comparison)
-        return
-    tables.stdout().print(tables.comparison_table(comparison))
-    for remark in comparison["remarks"]:
-        print(remark)
+app.command()(compare)
+app.command()(plot)
 
 
 @app.command()

@@ -47,14 +47,14 @@ def remove_runs(
 
     Example: sfl runs rm spatial-s0
     """
-    from sfl import tables
+    from sfl import units
     from sfl.display import say
     from sfl.runs import find, remove
 
     # `sfl runs --runs DIR rm RUN` means the same directory as `sfl runs rm --runs DIR RUN`.
     found = [find(runs or context.obj, name) for name in dict.fromkeys(names)]
     for run in found:
-        say(f"{run.path}  {run.status}  {tables.bytes_text(run.bytes)}")
+        say(f"{run.path}  {run.status}  {units.bytes_text(run.bytes)}")
     if not yes:
         typer.confirm(f"Delete {len(found)} run{'s' * (len(found) > 1)}?", abort=True, err=True)
     for run in found:

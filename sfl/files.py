@@ -74,6 +74,18 @@ def one_at_a_time(path: Path) -> Iterator[None]:
             lock.release()
 
 
+def check_folder(folder: Path, option: str) -> None:
+    """Raises UserError (exit 4) where `folder`, made or not, can't be written to.
+
+    option: with which another one can be chosen.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: not a folder", f"choose another with {option}", Exit.RUN)
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise write_error(there, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
 def check_space(path: Path, needed: int) -> None:
     """Raises UserError (exit 6) where so many bytes can't be written to `path`, or below it."""
     if needed > _free_bytes(path):

@@ -4,7 +4,6 @@ Knows nothing of training, and of a run only what sfl.rundir reads.
 """
 
 import contextlib
-import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sfl.errors import PROGRAM, Exit, UserError
-from sfl.files import write_error
+from sfl.files import check_folder, write_error
 from sfl.rundir import BEST, CONFIG, ENVIRONMENT, LOCK, RESULT, Run
 
 
@@ -49,11 +48,7 @@ def check_new(root: Path, name: str) -> None:
 
 def check_root(root: Path) -> None:
     """Raises UserError (exit 4) where no run can be made below `root`, before minutes of work."""
-    if root.exists() and not root.is_dir():
-        raise UserError(f"{root}: not a folder", "choose another with --runs", Exit.RUN)
-    there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise write_error(there, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    check_folder(root, "--runs")
 
 
 @contextlib.contextmanager

@@ -2,11 +2,13 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+from sfl.units import age_text, bytes_text, count_text
 
 if TYPE_CHECKING:
     from sfl.nn.summary import ModelSummary
@@ -64,27 +66,12 @@ def data_table(described: dict[str, Any]) -> Table:
     return made
 
 
-def comparison_table(comparison: dict[str, Any]) -> Table:
+def print_comparison(names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> None:
     """One column a model, so that it fits a terminal of any width."""
-    rows = comparison["models"]
-    made = table("", *(row["name"] for row in rows))
-    for name, text in COMPARED.items():
-        made.add_row(name, *(text(row) for row in rows))
-    return made
-
-
-COMPARED: dict[str, Callable[[dict[str, Any]], str]] = {
-    "runs": lambda row: str(row["n"]),
-    "test accuracy": lambda row: f"{row['accuracy']:.2%}",
-    "95 % interval": lambda row: " – ".join(f"{end:.2%}" for end in row["accuracy_interval"]),
-    "difference": lambda row: f"{100 * row['difference']:+.2f}",
-    "loss": lambda row: f"{row['loss']:.3f}",
-    "weights": lambda row: f"{row['weights']:,}",
-    "bytes of weights": lambda row: bytes_text(row["weight_bytes"]),
-    "FLOPs/image": lambda row: count_text(row["flops_per_image"]),
-    "seconds/epoch": lambda row: f"{row['seconds_per_epoch']:.1f}",
-    "epochs": lambda row: str(row["epochs"]),
-}
+    made = table("", *names)
+    for label, cells in rows:
+        made.add_row(label, *cells)
+    stdout().print(made)
 
 
 def summary_table(summary: "ModelSummary") -> Table:
@@ -188,30 +175,3 @@ def _milliseconds(timing: dict[str, float]) -> tuple[str, str]:
     """The median, and the range of what was measured."""
     median, low, high = (1e3 * timing[key] for key in ("seconds", "smallest", "largest"))
     return f"{median:.1f}", f"{low:.1f} – {high:.1f}"
-
-
-def bytes_text(count: float) -> str:
-    """4,096 → "4.1 kB"."""
-    return _scaled(count, ("B", "kB", "MB", "GB", "TB"))
-
-
-def count_text(count: float) -> str:
-    """14,431,088 → "14.4 M"."""
-    return _scaled(count, ("", "k", "M", "G", "T")).strip()
-
-
-def _scaled(count: float, units: Sequence[str]) -> str:
-    *smaller, largest = units
-    for unit in smaller:
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == smaller[0] else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} {largest}"
-
-
-def age_text(seconds: float) -> str:
-    """90 → "1 min"."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size:.0f} {unit}"
-    return f"{seconds:.0f} s"

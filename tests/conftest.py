@@ -5,7 +5,7 @@ import io
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -96,8 +96,15 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "tiny-s0"
 
 
-def make_run(path: Path, config: str = TINY, **result: object) -> Path:
-    """A finished run directory, made up without training: its text files, no tensors."""
+def make_run(
+    path: Path, config: str = TINY, right: "Sequence[bool] | None" = None, **result: object
+) -> Path:
+    """A finished run directory, made up without training: its small files, no tensors.
+
+    right: which of the test images it gets right; None: as many of the first as its accuracy says.
+    """
+    import numpy as np
+
     from sfl.config import from_text
 
     values: dict[str, Any] = {
@@ -113,16 +120,29 @@ def make_run(path: Path, config: str = TINY, **result: object) -> Path:
         "weights": 1000,
         "weight_bytes": 4000,
         "flops_per_image": 2000,
+        "training_flops_per_image": 5000,
+        "train_images": 64,
+        "peak_memory_bytes": 1_000_000,
         "epochs": 1,
         "seconds": 2.0,
         "seconds_per_epoch": 2.0,
     }
+    values |= result
+    if right is None and isinstance(values["accuracy"], float):
+        count = round(values["accuracy"] * values["n"])
+        right = [place < count for place in range(values["n"])]
+    elif right is not None:
+        values |= {"n": len(right), "accuracy": sum(right) / len(right)}
+    labels = np.arange(values["n"]) % 2
     path.mkdir(parents=True)
+    np.save(path / "labels.npy", labels)
+    np.save(path / "predictions.npy", np.where(right if right else False, labels, 1 - labels))
     (path / "config.yaml").write_text(from_text(config, path.name).to_yaml(share=True))
     (path / "environment.json").write_text("{}\n")
     line = {"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.5, "lr": 3e-4, "seconds": 2.0}
+    line |= {"images_per_second": 32.0, "peak_memory_bytes": 1_000_000}
     (path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    (path / "result.json").write_text(json.dumps(values | result))
+    (path / "result.json").write_text(json.dumps(values))
     return path
 
 

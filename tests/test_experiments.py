@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sfl import experiments, runs
-from sfl.comparisons import Experiment, complete, plan
+from sfl.comparisons import Experiment, complete, plan, results
 from sfl.config import Config, load
 from sfl.errors import Exit, UserError
 from sfl.experiments import run_name
@@ -183,7 +183,7 @@ def test_a_run_of_another_version_is_passed_over(
 def test_a_config_named_twice_is_refused(configs: Path, runs_dir: Path) -> None:
     with pytest.raises(UserError) as caught:
         plan(["one", "two", "one"], [], None, runs_dir)
-    assert str(caught.value) == "one is named twice (give each config once)"
+    assert str(caught.value) == "one is named twice (give each experiment once)"
 
 
 def test_a_storage_is_passed_over_by_a_conv_layer(
@@ -200,7 +200,7 @@ def test_a_storage_is_passed_over_by_a_conv_layer(
 
 def test_a_storage_counts_where_the_layer_is_set_too(configs: Path, runs_dir: Path) -> None:
     overrides = ["model.storage=dense", "model.layer=spatial"]
-    _, two = plan(["one", "two"], overrides, None, runs_dir)
+    two, _ = plan(["two", "simple"], overrides, None, runs_dir)
     assert two.config.model.storage == "dense"
 
 
@@ -303,14 +303,100 @@ def test_what_cannot_be_trained_is_refused_before_the_others_are(
     assert not runs_dir.exists()
 
 
-def test_two_names_of_one_experiment_are_trained_once(
-    configs: Path, runs_dir: Path, trained: list[tuple[str, Config]]
-) -> None:
+def test_two_names_of_one_experiment_are_refused(configs: Path, runs_dir: Path) -> None:
     shutil.copy(configs / "one.yaml", configs / "copy.yaml")
-    found = plan(["one", "copy"], [], None, runs_dir)
-    complete(found, runs_dir)
-    assert [name for name, _ in trained] == ["one-s0"]
-    assert finished_names(found) == [["one-s0"], ["one-s0"]]
+    with pytest.raises(UserError) as caught:
+        plan(["one", "copy"], [], None, runs_dir)
+    assert str(caught.value) == ("copy is the same experiment as one (give each experiment once)")
+
+
+# --- runs named themselves
+
+
+def test_runs_and_configs_mixed_are_grouped_by_experiment(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    for seed in (0, 1):
+        made(made_run, runs_dir / f"one-s{seed}", "one", f"train.seed={seed}")
+        made(made_run, runs_dir / f"three-s{seed}", "one", "train.epochs=9", f"train.seed={seed}")
+    elsewhere = made(made_run, configs / "there" / "two-s4", "two", "train.seed=4").path
+    names = ["three-s1", str(elsewhere), "one", str(runs_dir / "three-s0")]
+    found = plan(names, [], None, runs_dir)
+    assert [experiment.name for experiment in found] == ["three", "two", "one"]
+    assert finished_names(found) == [["three-s1", "three-s0"], ["two-s4"], ["one-s0", "one-s1"]]
+    assert missing_seeds(found) == [[], [], []]
+    groups = results(found, [])
+    assert [one.run.name for one in groups[0].results] == ["three-s0", "three-s1"]  # by seed
+
+
+def test_a_run_of_a_config_that_is_named_too_is_one_of_its_runs(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    made(made_run, runs_dir / "one-s0", "one")
+    odd = made(made_run, configs / "odd", "one", "train.seed=7").path
+    made(made_run, runs_dir / "two-s0", "two")
+    for names in (["one", str(odd), "two"], [str(odd), "one", "two"]):
+        found = plan(names, [], None, runs_dir)
+        assert [experiment.name for experiment in found] == ["one", "two"]
+        assert sorted(finished_names(found)[0]) == ["odd", "one-s0"]
+
+
+def test_a_config_goes_before_a_run_of_its_name(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    made(made_run, runs_dir / "one", "one", "train.epochs=9")
+    assert missing_seeds(plan(["one", "two"], [], None, runs_dir)) == [[0], [0]]
+
+
+def test_runs_of_one_experiment_alone_are_no_comparison(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    for seed in (0, 1):
+        made(made_run, runs_dir / f"one-s{seed}", "one", f"train.seed={seed}")
+    with pytest.raises(UserError) as caught:
+        plan(["one-s0", "one-s1"], [], None, runs_dir)
+    assert caught.value.exit_code is Exit.USAGE
+    assert str(caught.value) == "compare needs two models or more, not one-s0, one-s1 alone"
+
+
+def test_settings_of_a_run_stay_but_where_its_images_are_can_be_said(
+    configs: Path, runs_dir: Path, made_run: MadeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(made_run, runs_dir / "one-s0", "one")
+    made(made_run, runs_dir / "two-s0", "two")
+    overrides = ["data.root=/there", "train.epochs=7"]
+    found = plan(["one-s0", "two-s0"], overrides, None, runs_dir)
+    assert {experiment.config.data.root for experiment in found} == {"/there"}
+    assert {experiment.config.train.epochs for experiment in found} == {2}
+    said = capsys.readouterr().err
+    assert (
+        f"{runs_dir / 'one-s0'}: --set train.epochs=7 passed over: a run has been trained" in said
+    )
+
+
+def test_unfinished_runs_are_named_and_left_out(
+    configs: Path, runs_dir: Path, made_run: MadeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1):
+        made(made_run, runs_dir / f"one-s{seed}", "one", f"train.seed={seed}", finished=not seed)
+    made(made_run, runs_dir / "two-s0", "two")
+    for names in (["one", "two"], ["one-s0", "one-s1", "two-s0"]):
+        groups = results(plan(names, [], None, runs_dir), [])
+        assert [one.run.name for one in groups[0].results] == ["one-s0"]
+        assert capsys.readouterr().err == (
+            f"{runs_dir / 'one-s1'}: has not finished (1 of its epochs are done), left out; "
+            "--unfinished takes it in\n"
+        )
+
+
+def test_a_model_whose_runs_have_all_not_finished_is_refused(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    made(made_run, runs_dir / "one-s0", "one", finished=False)
+    made(made_run, runs_dir / "two-s0", "two")
+    with pytest.raises(UserError, match=r"^one: no run has finished \(go on with it: ") as caught:
+        results(plan(["one-s0", "two"], [], None, runs_dir), [])
+    assert caught.value.exit_code is Exit.RUN
 
 
 def test_training_makes_a_directory_of_its_own(

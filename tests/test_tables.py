@@ -17,37 +17,6 @@ def text(made: Table) -> list[str]:
     return [" ".join(line.split()) for line in written.getvalue().rstrip("\n").split("\n")]
 
 
-@pytest.mark.parametrize(
-    ("count", "line"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (4096, "4.1 kB"),
-        (684_040, "684.0 kB"),
-        (2.5e9, "2.5 GB"),
-        (3.2e15, "3200.0 TB"),
-    ],
-)
-def test_bytes(count: float, line: str) -> None:
-    assert tables.bytes_text(count) == line
-
-
-@pytest.mark.parametrize(
-    ("count", "line"), [(7, "7"), (999, "999"), (14_431_088, "14.4 M"), (4.3e9, "4.3 G")]
-)
-def test_counts(count: float, line: str) -> None:
-    assert tables.count_text(count) == line
-
-
-@pytest.mark.parametrize(
-    ("seconds", "line"),
-    [(0, "0 s"), (59, "59 s"), (90, "1 min"), (7300, "2 h"), (86400 * 3.9, "3 d")],
-)
-def test_ages(seconds: float, line: str) -> None:
-    assert tables.age_text(seconds) == line
-
-
 RESULT = {
     "accuracy": 0.5273,
     "accuracy_interval": [0.5175, 0.5371],
@@ -80,36 +49,6 @@ def test_names_are_never_taken_for_markup_or_emoji(capsys: pytest.CaptureFixture
     made.add_row("[red]a[/red] :cat: x")
     tables.stdout().print(made)
     assert "[red]a[/red] :cat: x" in capsys.readouterr().out
-
-
-def test_a_comparison_has_a_column_for_each_model() -> None:
-    row = {
-        "name": "conv",
-        "n": 3,
-        "accuracy": 0.5,
-        "accuracy_interval": [0.4, 0.6],
-        "difference": 0.0,
-        "loss": 1.23456,
-        "weights": 5_852_170,
-        "weight_bytes": 23_408_680,
-        "flops_per_image": 153_000_000,
-        "seconds_per_epoch": 12.34,
-        "epochs": 5,
-    }
-    worse = row | {"name": "spatial", "accuracy": 0.475, "difference": -0.025}
-    assert text(tables.comparison_table({"models": [row, worse], "remarks": []})) == [
-        "conv spatial",
-        "runs 3 3",
-        "test accuracy 50.00% 47.50%",
-        "95 % interval 40.00% – 60.00% 40.00% – 60.00%",
-        "difference +0.00 -2.50",
-        "loss 1.235 1.235",
-        "weights 5,852,170 5,852,170",
-        "bytes of weights 23.4 MB 23.4 MB",
-        "FLOPs/image 153.0 M 153.0 M",
-        "seconds/epoch 12.3 12.3",
-        "epochs 5 5",
-    ]
 
 
 def test_the_layers_of_a_model_and_their_sum() -> None:

@@ -1,152 +1,206 @@
-"""Finished runs side by side. Reads result files; needs no torch."""
+"""Finished runs side by side: reads what they left behind, needs no torch and no images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Literal
 
+from sfl.analysis import statistics
+from sfl.analysis.comparison import (
+    SCHEMA_VERSION,
+    Bootstrap,
+    Comparison,
+    Difference,
+    Images,
+    McNemar,
+    Model,
+    Target,
+    Welch,
+)
+from sfl.analysis.remarks import conclusion, remarks
+from sfl.analysis.results import RunResult
 from sfl.config import Config
 from sfl.errors import Exit, UserError
-from sfl.rundir import RESULT, Run
 
-NUMBER = (int, float)
-NEEDED: dict[str, type | tuple[type, ...]] = {
-    "model": str, "accuracy": NUMBER, "accuracy_interval": list, "loss": NUMBER, "data": dict,
-    "weights": int, "weight_bytes": int, "flops_per_image": int, "seconds_per_epoch": NUMBER,
-    "epochs": int,
-}  # fmt: skip
+DATA_NAMES = {"cifar10": "CIFAR-10", "folder": "image folder", "shapes": "shapes"}
 
 
 @dataclass(frozen=True)
-class Row:
-    """One model of a comparison: means over its n runs. Accuracies are fractions.
-
-    accuracy_interval: 95 %; of one run Wilson's, which covers the test images alone; of several
-    Student's t over the runs, which covers seeds too.
-    """
+class Group:
+    """One model of a comparison: its name, its config, what its runs ended with."""
 
     name: str
-    model: str
-    runs: tuple[str, ...]
-    n: int
-    accuracy: float
-    accuracy_interval: tuple[float, float]
-    loss: float
-    weights: int
-    weight_bytes: int
-    flops_per_image: int
-    seconds_per_epoch: float
-    epochs: int
-    difference: float  # of accuracy, to the first model
-
-    def to_dict(self) -> dict[str, Any]:
-        interval, runs = list(self.accuracy_interval), list(self.runs)
-        return {**self.__dict__, "accuracy_interval": interval, "runs": runs}
+    config: Config
+    results: Sequence[RunResult]
 
 
-def compare(groups: Sequence[tuple[str, Config, Sequence[Run]]]) -> dict[str, Any]:
-    """Rows and remarks for (name, config, finished runs) of each model.
+def compare(
+    groups: Sequence[Group], target: float | None = None, data_name: str | None = None
+) -> Comparison:
+    """Each group against the first one.
 
-    Raises UserError (exit 3) where the runs were not tested on the same images.
+    target: an accuracy whose price is asked for, too.
+    data_name: what the images are called; None: after their source.
+
+    Raises UserError where runs were not made with the same images (exit 3) or no run logged what
+    the target needs (exit 4).
     """
-    results = [(name, runs, [_result(run) for run in runs]) for name, _, runs in groups]
-    _same_images([(run, _result(run)) for _, _, runs in groups for run in runs])
-    first = fmean([result["accuracy"] for result in results[0][2]])
-    rows = [_row(name, runs, found, first) for name, runs, found in results]
-    remarks = _differences([config for _, config, _ in groups])
-    if any(row.n == 1 for row in rows):
-        remarks.append("one seed says little: these intervals cover the test images, not the seed")
-    return {"models": [row.to_dict() for row in rows], "remarks": remarks}
-
-
-def _row(name: str, runs: Sequence[Run], results: list[dict[str, Any]], first: float) -> Row:
-    accuracies = [result["accuracy"] for result in results]
-    accuracy, newest = fmean(accuracies), results[-1]
-    low, high = newest["accuracy_interval"] if len(results) == 1 else _t_interval(accuracies)
-    return Row(
-        name=name,
-        model=newest["model"],
-        runs=tuple(run.name for run in runs),
-        n=len(results),
-        accuracy=accuracy,
-        accuracy_interval=(low, high),
-        loss=fmean([result["loss"] for result in results]),
-        weights=newest["weights"],
-        weight_bytes=newest["weight_bytes"],
-        flops_per_image=newest["flops_per_image"],
-        seconds_per_epoch=fmean([result["seconds_per_epoch"] for result in results]),
-        epochs=newest["epochs"],
-        difference=accuracy - first,
+    _refuse_other_images(groups)
+    measured_on = None if target is None else _logged(groups)
+    models = [_model(group, target, measured_on) for group in groups]
+    differences = [
+        _difference(groups[0], group, models[0], model)
+        for group, model in zip(groups[1:], models[1:], strict=True)
+    ]
+    first = groups[0].results[0].result
+    return Comparison(
+        schema_version=SCHEMA_VERSION,
+        data=Images(
+            name=data_name or DATA_NAMES.get(first.data.source, first.data.source),
+            **first.data.model_dump(),
+            train_images=[group.results[0].result.train_images for group in groups],
+            test_images=first.n,
+        ),
+        models=models,
+        differences=differences,
+        remarks=remarks([group.config for group in groups], models),
+        conclusion=[
+            conclusion(models[0], model, difference)
+            for model, difference in zip(models[1:], differences, strict=True)
+        ],
     )
 
 
-def _result(run: Run) -> dict[str, Any]:
-    if run.result is None:
-        raise UserError(f"{run.path}: has not finished", exit_code=Exit.RUN)
-    lacking = [key for key, kind in NEEDED.items() if not isinstance(run.result.get(key), kind)]
-    interval, data = run.result.get("accuracy_interval"), run.result.get("data")
-    if isinstance(interval, list) and [isinstance(n, NUMBER) for n in interval] != [True, True]:
-        lacking.append("accuracy_interval")
-    if isinstance(data, dict) and not {"train", "test"} <= data.keys():
-        lacking.append("data")
-    if lacking:
-        raise UserError(
-            f"{run.path / RESULT}: lacks {', '.join(lacking)}",
-            f"written by another version of sfl? {run.name} can be trained again",
-            Exit.RUN,
-        )
-    return run.result
-
-
-def _same_images(results: Sequence[tuple[Run, dict[str, Any]]]) -> None:
-    (first, expected), *others = results
-    for run, result in others:
+def _refuse_other_images(groups: Sequence[Group]) -> None:
+    (first, *others) = (one for group in groups for one in group.results)
+    for other in others:
         for split in ("train", "test"):
-            if result["data"][split] != expected["data"][split]:
+            if getattr(other.result.data, split) != getattr(first.result.data, split):
                 raise UserError(
-                    f"{run.name} and {first.name} were not made with the same {split} images",
+                    f"{other.run.name} and {first.run.name} were not made with the same {split} "
+                    "images",
                     "compare runs of one data set: keep others in another folder, with --runs",
                     Exit.DATA,
                 )
+        if (other.labels != first.labels).any():
+            raise other.run.damaged("labels.npy")
 
 
-def _differences(configs: Sequence[Config]) -> list[str]:
-    """What differs besides sharing: the graphs, and the settings that the models share."""
-    flat = [_flat(config.identity()) for config in configs]
-    keys = list(dict.fromkeys(key for settings in flat for key in settings))
-    differing = [key for key in keys if any(s.get(key) != flat[0].get(key) for s in flat)]
-    if not differing:
-        return ["one experiment under several names"]
-    remarks = []
-    graph = [key for key in differing if key.startswith("model.") and key not in DRAWN_OR_SHARED]
-    dense = {settings.get("model.storage") == "dense" for settings in flat}
-    if graph or len(dense) > 1:
-        remarks.append("not twins: other graphs")
-    settings = [key for key in differing if not key.startswith("model.")]
-    settings += [key for key in ("model.init",) if key in differing]
-    for key in settings:
-        values = ", ".join(str(settings.get(key, "none")) for settings in flat)
-        remarks.append(f"not the same {key}: {values}")
-    return remarks
+def _model(group: Group, target: float | None, measured_on: str | None) -> Model:
+    results = [one.result for one in group.results]
+    newest, accuracies = results[-1], [result.accuracy for result in results]
+    several = len(results) > 1
+    low, high = statistics.t_interval(accuracies) if several else newest.accuracy_interval
+    peaks = [result.peak_memory_bytes for result in results]
+    known = [peak for peak in peaks if peak is not None]
+    steps = [result.train_images * result.epochs for result in results]  # images, all epochs
+    return Model(
+        name=group.name,
+        model=newest.model,
+        layer=group.config.model.layer or "conv",
+        storage=group.config.model.storage,
+        runs=[one.run.name for one in group.results],
+        seeds=[_seed(one) for one in group.results],
+        n=len(results),
+        accuracy=fmean(accuracies),
+        accuracies=accuracies,
+        accuracy_sd=stdev(accuracies) if several else None,
+        accuracy_interval=[max(0.0, low), min(1.0, high)],
+        interval_covers="seeds" if several else "images",
+        loss=fmean([result.loss for result in results]),
+        per_class=_mean_per_class(group.results),
+        confusion=_sum_of_matrices([result.confusion for result in results]),
+        epochs=max(result.epochs for result in results),
+        weights=newest.weights,
+        weight_bytes=newest.weight_bytes,
+        peak_memory_bytes=max(known) if len(known) == len(peaks) else None,
+        flops_per_image=newest.flops_per_image,
+        training_flops_per_image=newest.training_flops_per_image,
+        images_per_second=fmean([n / r.seconds for n, r in zip(steps, results, strict=True)]),
+        seconds=fmean([result.seconds for result in results]),
+        training_flops=fmean([float(newest.training_flops_per_image * n) for n in steps]),
+        target=None if target is None else _target(group.results, target, measured_on),
+    )
 
 
-# What twins may differ in, and what draws their first weights.
-DRAWN_OR_SHARED = ("model.layer", "model.storage", "model.init")
+def _seed(one: RunResult) -> int:
+    return int(one.run.config["train"]["seed"])
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} → {"a.b": 1}"""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
-        flat |= {f"{prefix}{key}": value} if inner is None else inner
-    return flat
+def _mean_per_class(results: Sequence[RunResult]) -> dict[str, float | None]:
+    """None: no test image of this class."""
+    means: dict[str, float | None] = {}
+    for name in results[0].result.per_class:
+        each = [one.result.per_class[name] for one in results]
+        known = [accuracy for accuracy in each if accuracy is not None]
+        means[name] = fmean(known) if known else None
+    return means
 
 
-def _t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Student's 95 % interval of a mean accuracy, which lies in [0, 1]."""
-    from scipy.stats import t  # scipy takes a while to import
+def _sum_of_matrices(matrices: Sequence[list[list[int]]]) -> list[list[int]]:
+    return [
+        [sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)
+    ]
 
-    mean, n = fmean(values), len(values)
-    half = float(t.ppf(0.975, n - 1)) * stdev(values) / n**0.5
-    return max(0.0, mean - half), min(1.0, mean + half)
+
+def _difference(first: Group, second: Group, one: Model, other: Model) -> Difference:
+    import numpy as np
+
+    rights = [np.stack([r.correct for r in group.results]) for group in (first, second)]
+    mostly = [right.mean(axis=0) > 0.5 for right in rights]
+    welch = statistics.welch(one.accuracies, other.accuracies)
+    alone = one.n == other.n == 1
+    return Difference(
+        first=one.name,
+        second=other.name,
+        accuracy=other.accuracy - one.accuracy,
+        welch=welch
+        and Welch(
+            interval=list(welch.interval), degrees_of_freedom=welch.degrees_of_freedom, p=welch.p
+        ),
+        bootstrap=Bootstrap(
+            interval=list(statistics.paired_bootstrap(*rights)), resamples=statistics.RESAMPLES
+        ),
+        mcnemar=McNemar(p=statistics.mcnemar(*mostly)) if alone else None,
+        only_first=np.flatnonzero(mostly[0] & ~mostly[1]).tolist(),
+        only_second=np.flatnonzero(mostly[1] & ~mostly[0]).tolist(),
+    )
+
+
+# --- the price of a given accuracy
+
+
+def _logged(groups: Sequence[Group]) -> Literal["validation", "test"]:
+    """On which accuracy all runs can be asked for a target: validation's where they have it."""
+    runs = [one.run for group in groups for one in group.results]
+    for images in ("validation", "test"):
+        lacking = [r for r in runs if not any(f"{images}_accuracy" in m for m in r.metrics)]
+        if not lacking:
+            return "validation" if images == "validation" else "test"
+    raise UserError(
+        f"--target: {lacking[0].name} logged no accuracy on validation or test images",
+        "train with data.validation=N or train.test_every=1",
+        Exit.RUN,
+    )
+
+
+def _target(results: Sequence[RunResult], target: float, measured_on: Any) -> Target:
+    """The first epochs that reach it, and what had been spent by then."""
+    reached = []
+    for one in results:
+        lines = one.run.metrics
+        for place, line in enumerate(lines, 1):
+            if line.get(f"{measured_on}_accuracy", -1.0) >= target:
+                seconds = sum(past["seconds"] for past in lines[:place])
+                flops = one.result.training_flops_per_image * one.result.train_images * place
+                reached.append((float(place), float(seconds), float(flops)))
+                break
+    means = [fmean(each) for each in zip(*reached, strict=True)] if reached else [None] * 3
+    return Target(
+        accuracy=target,
+        measured_on=measured_on,
+        reached=len(reached),
+        epoch=means[0],
+        seconds=means[1],
+        training_flops=means[2],
+    )

@@ -36,18 +36,21 @@ MEGABYTE = 1_000_000
 PATIENCE = 30  # seconds without a byte before a server is given up
 
 
-def load_cifar10(root: Path, mirror: str | None = None) -> Dataset:
+def load_cifar10(root: Path, mirror: str | None = None, *, fetch: bool = True) -> Dataset:
     """Reads CIFAR-10: 50,000 training and 10,000 test images (3, 32, 32) in ten classes.
 
     From `root`, without any network: the unpacked folder cifar-10-batches-py or the archive
     cifar-10-python.tar.gz. Where there is neither, the archive is fetched into `root`; mirror is
-    the URL of a folder that holds it, or of the archive itself (then it ends in .tar.gz).
+    the URL of a folder that holds it, or of the archive itself (then it ends in .tar.gz). Without
+    `fetch` nothing is fetched.
 
     Raises UserError (exit 3): the archive is damaged, or it can't be fetched. (Exit 6): disk full.
     """
     files = _read_folder(root / CIFAR10.base_folder)
     if files is None:
         archive = root / CIFAR10.filename
+        if not archive.exists() and not fetch:
+            raise UserError(f"{root}: CIFAR-10 is not here", "fetch it: sfl data", Exit.DATA)
         if not archive.exists():
             _download(_address(mirror), archive)
         files = _read_archive(archive)

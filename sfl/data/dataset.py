@@ -87,6 +87,7 @@ def load_dataset(
     mirror: str | None = None,
     resize: int | None = None,
     shapes: Mapping[str, int] | None = None,
+    fetch: bool = True,
 ) -> Dataset:
     """Reads, fetches or draws a data set.
 
@@ -95,6 +96,7 @@ def load_dataset(
     mirror: where cifar10 is fetched from, instead of its authors' server.
     resize: the side in pixels to which folder scales its images; None leaves them as they are.
     shapes: keyword arguments of `draw_shapes`.
+    fetch: whether cifar10 may be fetched where it isn't here.
 
     Raises UserError: an unknown source (exit 2), or (exit 3) whatever is wrong with the data.
     """
@@ -102,7 +104,7 @@ def load_dataset(
     if source == "cifar10":
         from sfl.data.cifar10 import load_cifar10
 
-        return load_cifar10(root, mirror)
+        return load_cifar10(root, mirror, fetch=fetch)
     if source == "folder":
         from sfl.data.folder import load_folder
 

@@ -32,7 +32,7 @@ from sfl.training.epoch import EpochSoFar, Metrics, train_epoch
 from sfl.training.evaluate import Evaluation, evaluate, refuse_divergence
 from sfl.training.memory import Peak, disk_bytes
 from sfl.training.optimizers import build_optimizer
-from sfl.training.result import test_model, write_result
+from sfl.training.result import cost, test_model, write_result
 from sfl.training.seeding import seed_global
 from sfl.training.setup import Setup, build
 from sfl.training.stopping import Stopped, asked, signals_noted, stop
@@ -220,19 +220,6 @@ def outside_shares(model: nn.Module) -> Metrics:
         if isinstance(layer, SpatialFeatureLayer) and layer.storage == "dense"
     }
     return {"outside_share": dense} if dense else {}
-
-
-def cost(setup: Setup, metrics: list[Metrics]) -> Metrics:
-    """What result.json says of training: images an epoch, epochs, seconds, memory at its peak."""
-    seconds = [line["seconds"] for line in metrics]
-    peaks: list[Any] = [line.get("peak_memory_bytes") for line in metrics]
-    return {
-        "train_images": len(setup.train),
-        "epochs": len(metrics),
-        "seconds": sum(seconds),
-        "seconds_per_epoch": sum(seconds) / len(seconds),
-        "peak_memory_bytes": None if None in peaks else max(peaks),
-    }
 
 
 def save(

@@ -14,11 +14,15 @@ from sfl.training.setup import build
 
 @dataclass(frozen=True, eq=False)
 class LoadedRun:
-    """The model with its trained weights, on the CPU in evaluation mode; config; metrics."""
+    """The model with its trained weights, on the CPU in evaluation mode; config; metrics.
+
+    in_dimensions: (C, H, W) of the images that it was trained on.
+    """
 
     model: nn.Module
     config: Config
     metrics: list[dict[str, Any]]
+    in_dimensions: tuple[int, int, int]
 
 
 def load_run(path: str | Path) -> LoadedRun:
@@ -26,7 +30,8 @@ def load_run(path: str | Path) -> LoadedRun:
     run = Run(Path(path))
     checkpoint = read_checkpoint(run.path / BEST)
     config = from_text(checkpoint.config, str(run.path / BEST))
-    images = checkpoint.images
-    model = build(config, tuple(images["in_dimensions"]), len(images["classes"]))
+    channels, height, width = checkpoint.images["in_dimensions"]
+    in_dimensions = (channels, height, width)
+    model = build(config, in_dimensions, len(checkpoint.images["classes"]))
     load_weights(checkpoint, model)
-    return LoadedRun(model.eval(), config, run.metrics)
+    return LoadedRun(model.eval(), config, run.metrics, in_dimensions)

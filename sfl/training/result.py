@@ -6,7 +6,7 @@ weights.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -62,7 +62,33 @@ def write_result(run: Run, evaluation: Evaluation, result: dict[str, Any]) -> No
     run.write_json(RESULT, result)
 
 
+class Tested(NamedTuple):
+    """Weights on the test images: with what, their answers, and what result.json says of them."""
+
+    setup: Setup
+    evaluation: Evaluation
+    values: dict[str, Any]
+
+
 def evaluate_weights(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What `sfl evaluate` says of a file of weights; raises as `test_weights` does."""
+    return {"file": str(path), **test_weights(path, overrides).values}
+
+
+def cost(setup: Setup, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """What result.json says of training: images an epoch, epochs, seconds, memory at its peak."""
+    seconds = [line["seconds"] for line in metrics]
+    peaks: list[Any] = [line.get("peak_memory_bytes") for line in metrics]
+    return {
+        "train_images": len(setup.train),
+        "epochs": len(metrics),
+        "seconds": sum(seconds),
+        "seconds_per_epoch": sum(seconds) / len(seconds),
+        "peak_memory_bytes": None if None in peaks else max(peaks),
+    }
+
+
+def test_weights(path: Path, overrides: Sequence[str]) -> Tested:
     """Tests a file of weights by itself: its config is inside.
 
     overrides: `a.b=v` settings, for a data root or a device of this machine.
@@ -93,8 +119,8 @@ def evaluate_weights(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any
     load_weights(checkpoint, model)
     if trained_on["fingerprints"] != given["fingerprints"]:
         say(f"{path}: these are other images than those of its run")
-    result = test_model(setup, model.to(setup.device))[1]
-    return {"file": str(path), "model": config.model.name, **result}
+    evaluation, result = test_model(setup, model.to(setup.device))
+    return Tested(setup, evaluation, {"model": config.model.name, **result})
 
 
 def _listed(values: object) -> str:

@@ -1,12 +1,13 @@
-"""Runs side by side: means, intervals and differences by hand."""
+"""Runs side by side: means, intervals and differences by hand, costs, targets, refusals."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from scipy import stats
 
-from sfl.analysis.compare import compare
+from sfl.analysis.compare import Group, compare
+from sfl.analysis.results import read_result
 from sfl.config import Config, from_text
 from sfl.errors import Exit, UserError
 from sfl.rundir import Run
@@ -18,51 +19,89 @@ def config(model: str = "{name: SimpleModel}") -> Config:
     return from_text(f"model: {model}\n", "c.yaml")
 
 
-def test_means_differences_and_what_is_taken_from_a_run(tmp_path: Path, made_run: MadeRun) -> None:
-    first = [
-        Run(made_run(tmp_path / f"a{i}", accuracy=a, loss=loss, seconds_per_epoch=s))
-        for i, (a, loss, s) in enumerate([(0.5, 1.0, 2.0), (0.6, 2.0, 4.0), (0.7, 3.0, 6.0)])
+def group(name: str, paths: list[Path], model: str = "{name: SimpleModel}") -> Group:
+    return Group(name, config(model), [read_result(Run(path)) for path in paths])
+
+
+def log(path: Path, *lines: dict[str, Any]) -> Path:
+    common = {"train_loss": 1.0, "train_accuracy": 0.5, "seconds": 2.0}
+    Run(path).write_metrics([{"epoch": n, **common, **line} for n, line in enumerate(lines, 1)])
+    return path
+
+
+def test_means_and_what_is_taken_from_a_run(tmp_path: Path, made_run: MadeRun) -> None:
+    paths = [
+        made_run(tmp_path / f"a{i}", accuracy=a, loss=loss, seconds=s, peak_memory_bytes=peak)
+        for i, (a, loss, s, peak) in enumerate(
+            [(0.5, 1.0, 2.0, 7), (0.6, 2.0, 4.0, 9), (0.7, 3.0, 8.0, 8)]
+        )
     ]
-    second = [Run(made_run(tmp_path / "b", accuracy=0.45, accuracy_interval=[0.35, 0.55]))]
-    a, b = compare([("conv", config(), first), ("mine", config(), second)])["models"]
-    assert a["name"] == "conv" and a["model"] == "SimpleModel" and a["n"] == 3
-    assert a["accuracy"] == pytest.approx(0.6)
-    assert a["loss"] == pytest.approx(2.0)
-    assert a["seconds_per_epoch"] == pytest.approx(4.0)
-    assert (a["weights"], a["weight_bytes"], a["flops_per_image"], a["epochs"]) == (
-        1000,
-        4000,
-        2000,
-        1,
-    )
-    assert a["difference"] == 0
-    assert b["difference"] == pytest.approx(-0.15)
+    single = made_run(tmp_path / "b", accuracy=0.45, accuracy_interval=[0.35, 0.55])
+    found = compare([group("conv", paths), group("mine", [single], "{name: SpatialDenseNet}")])
+    a, b = found.models
+    assert (a.name, a.model, a.n, a.runs, a.seeds) == (
+        "conv", "SimpleModel", 3, ["a0", "a1", "a2"], [0, 0, 0],
+    )  # fmt: skip
+    assert a.accuracy == pytest.approx(0.6) and a.accuracies == [0.5, 0.6, 0.7]
+    assert a.accuracy_sd == pytest.approx(0.1)  # ddof = 1
+    # Mean 0.6, s 0.1, n 3, t(0.975; 2) = 4.30265: half is 0.24841.
+    assert a.accuracy_interval == pytest.approx([0.35159, 0.84841], abs=1e-5)
+    assert a.interval_covers == "seeds"
+    assert a.loss == pytest.approx(2.0)
+    assert (a.layer, a.storage) == ("spatial", "local")
+    assert (a.weights, a.weight_bytes, a.flops_per_image) == (1000, 4000, 2000)
+    assert a.peak_memory_bytes == 9
+    assert a.seconds == pytest.approx(14 / 3)
+    assert a.images_per_second == pytest.approx((64 / 2 + 64 / 4 + 64 / 8) / 3)
+    assert a.training_flops == 5000 * 64
+    assert a.confusion == [[9, 3], [9, 3]] and a.per_class == {"disk": 0.75, "ring": 0.25}
     # One run: Wilson's interval over the test images, as its result has it.
-    assert b["n"] == 1 and b["accuracy_interval"] == [0.35, 0.55]
-
-
-def test_several_seeds_have_students_interval(tmp_path: Path, made_run: MadeRun) -> None:
-    """By hand: mean 0.6, s 0.1, n 3, t(0.975; 2) = 4.30265: half 4.30265 · 0.1 / √3 = 0.24841."""
-    accuracies = [0.5, 0.6, 0.7]
-    found = [Run(made_run(tmp_path / str(a), accuracy=a)) for a in accuracies]
-    row = compare([("a", config(), found), ("b", config(), found[:1])])["models"][0]
-    low, high = row["accuracy_interval"]
-    assert (low, high) == pytest.approx((0.6 - 0.24841, 0.6 + 0.24841), abs=1e-5)
-    expected = stats.t.interval(0.95, 2, loc=0.6, scale=stats.sem(accuracies))
-    assert (low, high) == pytest.approx(expected)
+    assert (b.n, b.accuracy_sd, b.accuracy_interval) == (1, None, [0.35, 0.55])
+    assert b.interval_covers == "images"
+    (difference,) = found.differences
+    assert difference.accuracy == pytest.approx(-0.15)
+    assert difference.welch is None and difference.mcnemar is None
 
 
 def test_an_interval_of_accuracies_stays_between_0_and_1(tmp_path: Path, made_run: MadeRun) -> None:
     """n 2, s 0.0636: half is 12.706 · 0.0636 / √2 = 0.57, more than either accuracy."""
-    low_runs = [Run(made_run(tmp_path / str(a), accuracy=a)) for a in (0.01, 0.1)]
-    high_runs = [Run(made_run(tmp_path / str(a), accuracy=a)) for a in (0.9, 0.99)]
-    low, high = compare([("a", config(), low_runs), ("b", config(), high_runs)])["models"]
-    assert low["accuracy_interval"][0] == 0.0 and low["accuracy_interval"][1] < 1
-    assert high["accuracy_interval"][1] == 1.0 and high["accuracy_interval"][0] > 0
+    low_runs = [made_run(tmp_path / str(a), accuracy=a) for a in (0.01, 0.1)]
+    high_runs = [made_run(tmp_path / str(a), accuracy=a) for a in (0.9, 0.99)]
+    low, high = compare([group("low", low_runs), group("high", high_runs)]).models
+    assert low.accuracy_interval[0] == 0.0 and low.accuracy_interval[1] < 1
+    assert high.accuracy_interval[1] == 1.0 and high.accuracy_interval[0] > 0
+
+
+def test_two_single_runs_have_mcnemars_test_and_the_images_of_each(
+    tmp_path: Path, made_run: MadeRun
+) -> None:
+    """Only a: place 0; only b: places 4 to 8; p = 2 · (1 + 6) / 64."""
+    both = [True, True, True]
+    a = made_run(tmp_path / "a", right=[True, *both, False, False, False, False, False, False])
+    b = made_run(tmp_path / "b", right=[False, *both, True, True, True, True, True, False])
+    (difference,) = compare([group("a", [a]), group("b", [b])]).differences
+    assert difference.only_first == [0] and difference.only_second == [4, 5, 6, 7, 8]
+    assert difference.mcnemar is not None and difference.mcnemar.p == pytest.approx(14 / 64)
+    assert difference.accuracy == pytest.approx(0.4)
+    low, high = difference.bootstrap.interval
+    assert low < 0.4 < high
+    assert difference.interval == [low, high]
+
+
+def test_an_image_counts_for_a_model_where_most_of_its_runs_got_it(
+    tmp_path: Path, made_run: MadeRun
+) -> None:
+    answers = ([True, True, False], [True, False, False], [False, True, False])
+    a = [made_run(tmp_path / f"a{i}", right=right) for i, right in enumerate(answers)]
+    b = [made_run(tmp_path / f"b{i}", right=[False, True, True]) for i in range(2)]
+    (difference,) = compare([group("a", a), group("b", b)]).differences
+    assert (difference.only_first, difference.only_second) == ([0], [2])
+    assert difference.mcnemar is None and difference.welch is not None
+    assert difference.interval == difference.welch.interval
 
 
 TWINS = "not twins: other graphs"
-SEED = "one seed says little: these intervals cover the test images, not the seed"
+SEED = "one seed says little"
 
 
 @pytest.mark.parametrize(
@@ -85,39 +124,129 @@ SEED = "one seed says little: these intervals cover the test images, not the see
             "{name: SimpleModel, layer: conv}\ntrain: {epochs: 2}\noptimizer: {clip_norm: 1.0}",
             ["not the same optimizer.clip_norm: none, 1.0", "not the same train.epochs: 3, 2"],
         ),
-        ("{name: SimpleModel}", "{name: SimpleModel}", ["one experiment under several names"]),
     ],
 )
 def test_what_differs_besides_sharing_is_said(
     tmp_path: Path, made_run: MadeRun, one: str, other: str, expected: list[str]
 ) -> None:
-    run = Run(made_run(tmp_path / "a"))
-    remarks = compare([("a", config(one), [run]), ("b", config(other), [run])])["remarks"]
-    assert sorted(remarks[:-1]) == sorted(expected) and remarks[-1] == SEED
+    run = made_run(tmp_path / "a")
+    remarks = compare([group("a", [run], one), group("b", [run], other)]).remarks
+    assert sorted(remarks[:-1]) == sorted(expected) and remarks[-1].startswith(SEED)
 
 
-def test_with_several_seeds_of_each_nothing_is_remarked(tmp_path: Path, made_run: MadeRun) -> None:
-    found = [Run(made_run(tmp_path / str(a), accuracy=a)) for a in (0.5, 0.6)]
-    twin = config("{name: SimpleModel, layer: conv}")
-    compared = compare([("a", config(), found), ("b", twin, found)])
-    assert compared["remarks"] == []
-    assert compared["models"][0]["runs"] == ["0.5", "0.6"]
+def test_with_several_seeds_it_says_which_interval_covers_them(
+    tmp_path: Path, made_run: MadeRun
+) -> None:
+    found = [made_run(tmp_path / str(a), accuracy=a) for a in (0.5, 0.6)]
+    twin = "{name: SimpleModel, layer: conv}"
+    (remark,) = compare([group("a", found), group("b", found, twin)]).remarks
+    assert "Welch's interval is the one that covers seeds" in remark
 
 
-def test_a_result_of_wrong_types_is_named(tmp_path: Path, made_run: MadeRun) -> None:
-    run = Run(made_run(tmp_path / "a", accuracy="high"))
-    with pytest.raises(UserError, match="lacks accuracy") as caught:
-        compare([("a", config(), [run]), ("b", config(), [run])])
+# --- in plain words
+
+
+def conclusions(tmp_path: Path, made_run: MadeRun, *accuracies: list[float]) -> list[str]:
+    groups = []
+    for place, each in enumerate(accuracies):
+        name = "abc"[place]
+        paths = [
+            made_run(
+                tmp_path / f"{name}{i}", accuracy=a, weights=1000 * 10**place,
+                seconds=2.0 * (place + 1), training_flops_per_image=5000,
+            )
+            for i, a in enumerate(each)
+        ]  # fmt: skip
+        groups.append(group(name, paths))
+    return compare(groups).conclusion
+
+
+def test_one_seed_each(tmp_path: Path, made_run: MadeRun) -> None:
+    """Only the first gets 30 of 100 images: McNemar 2 / 2^30."""
+    (said,) = conclusions(tmp_path, made_run, [0.8], [0.5])
+    assert said.startswith(
+        "a is ahead of b by 30.00 points (80.00 % against 50.00 %); more than these test images' "
+        "chance: 95 % interval of the lead +21.00 to +39.00, p < 0.0001 (McNemar), but no "
+        "statement about other seeds (one seed each). "
+    )
+    assert said.endswith(
+        "a holds 1.0 k weights against 10.0 k, took 0.50 times the time to train and 1.00 times "
+        "the FLOPs."
+    )
+
+
+def test_several_seeds_sure_and_not_sure(tmp_path: Path, made_run: MadeRun) -> None:
+    sure, unsure = conclusions(tmp_path, made_run, [0.5, 0.51], [0.8, 0.81], [0.49, 0.56])
+    assert sure.startswith("b is ahead of a by 30.00 points (80.50 % against 50.50 %); more than ")
+    assert "more than chance: 95 % interval of the lead +26.96 to +33.04, p = 0.0006" in sure
+    assert "(Welch, 2 and 2 seeds)" in sure
+    assert "c is ahead of a by 2.00 points" in unsure and "; which may be chance: " in unsure
+
+
+def test_level(tmp_path: Path, made_run: MadeRun) -> None:
+    (said,) = conclusions(tmp_path, made_run, [0.5], [0.5])
+    assert said.startswith("a and b are level at 50.00 %; which may be chance: ")
+
+
+# --- a target
+
+
+def test_a_target_is_looked_for_on_validation_images_first(
+    tmp_path: Path, made_run: MadeRun
+) -> None:
+    a = log(
+        made_run(tmp_path / "a"),
+        {"validation_accuracy": 0.4, "test_accuracy": 0.9},
+        {"validation_accuracy": 0.5, "test_accuracy": 0.9},
+        {"validation_accuracy": 0.6, "test_accuracy": 0.9},
+    )
+    b = log(made_run(tmp_path / "b"), {"validation_accuracy": 0.4}, {"validation_accuracy": 0.45})
+    one, other = (m.target for m in compare([group("a", [a]), group("b", [b])], 0.5).models)
+    assert one is not None and other is not None
+    assert (one.measured_on, one.reached, one.epoch, one.seconds) == ("validation", 1, 2.0, 4.0)
+    assert one.training_flops == 5000 * 64 * 2
+    assert (other.reached, other.epoch, other.seconds) == (0, None, None)
+
+
+def test_else_on_logged_test_accuracy_mean_over_the_runs_that_reached_it(
+    tmp_path: Path, made_run: MadeRun
+) -> None:
+    logged = ([0.4, 0.5, 0.6], [0.5, 0.4, 0.5], [0.1, 0.2, 0.3])
+    runs = [
+        log(made_run(tmp_path / f"a{i}"), *({"test_accuracy": a} for a in each))
+        for i, each in enumerate(logged)
+    ]
+    target = compare([group("a", runs), group("b", runs[:1])], 0.5).models[0].target
+    assert target is not None
+    assert (target.measured_on, target.reached, target.epoch) == ("test", 2, 1.5)
+
+
+def test_a_target_without_anything_logged_is_refused(tmp_path: Path, made_run: MadeRun) -> None:
+    a = log(made_run(tmp_path / "a"), {"test_accuracy": 0.9})
+    b = log(made_run(tmp_path / "b"), {})
+    with pytest.raises(UserError) as caught:
+        compare([group("a", [a]), group("b", [b])], 0.5)
     assert caught.value.exit_code is Exit.RUN
+    assert str(caught.value) == (
+        "--target: b logged no accuracy on validation or test images (train with "
+        "data.validation=N or train.test_every=1)"
+    )
+
+
+# --- refusals
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_runs_on_other_images_are_refused(tmp_path: Path, made_run: MadeRun, split: str) -> None:
+@pytest.mark.parametrize("same_group", [True, False])
+def test_runs_on_other_images_are_refused(
+    tmp_path: Path, made_run: MadeRun, split: str, same_group: bool
+) -> None:
     data = {"source": "folder", "train": "aa", "test": "bb"}
-    one = Run(made_run(tmp_path / "one", data=data))
-    two = Run(made_run(tmp_path / "two", data=data | {split: "cc"}))
+    one = made_run(tmp_path / "one", data=data)
+    two = made_run(tmp_path / "two", data=data | {split: "cc"})
+    groups = [[one, two], [one]] if same_group else [[one], [two]]
     with pytest.raises(UserError) as caught:
-        compare([("a", config(), [one]), ("b", config(), [two])])
+        compare([group("a", groups[0]), group("b", groups[1])])
     assert caught.value.exit_code is Exit.DATA
     assert str(caught.value) == (
         f"two and one were not made with the same {split} images (compare runs of one data set: "
@@ -125,18 +254,11 @@ def test_runs_on_other_images_are_refused(tmp_path: Path, made_run: MadeRun, spl
     )
 
 
-def test_a_result_that_lacks_something_is_named(tmp_path: Path, made_run: MadeRun) -> None:
-    path = made_run(tmp_path / "a")
-    (path / "result.json").write_text('{"model": "SimpleModel", "accuracy": 0.5}')
-    with pytest.raises(UserError) as caught:
-        compare([("a", config(), [Run(path)]), ("b", config(), [Run(path)])])
-    assert caught.value.exit_code is Exit.RUN
-    assert str(caught.value).startswith(f"{path / 'result.json'}: lacks accuracy_interval, loss")
+def test_labels_of_other_images_are_refused(tmp_path: Path, made_run: MadeRun) -> None:
+    import numpy as np
 
-
-def test_a_run_that_has_not_finished_is_refused(tmp_path: Path, made_run: MadeRun) -> None:
-    path = made_run(tmp_path / "a")
-    (path / "result.json").unlink()
-    with pytest.raises(UserError, match="has not finished") as caught:
-        compare([("a", config(), [Run(path)]), ("b", config(), [Run(path)])])
-    assert caught.value.exit_code is Exit.RUN
+    one, two = (made_run(tmp_path / name, right=[True, False]) for name in ("one", "two"))
+    np.save(two / "labels.npy", np.array([1, 0]))
+    np.save(two / "predictions.npy", np.array([1, 1]))
+    with pytest.raises(UserError, match=r"labels\.npy: damaged"):
+        compare([group("a", [one]), group("b", [two])])

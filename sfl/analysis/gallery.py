@@ -1,0 +1,105 @@
+"""All pictures of one run, written into a folder; what can't be drawn is said."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sfl import pictures
+from sfl.analysis import learnt, run_figures
+from sfl.analysis.figures import Picture
+from sfl.analysis.images import TestImages, images_of
+from sfl.config import Config
+from sfl.display import say, track
+from sfl.errors import Exit, UserError
+from sfl.files import write_error
+from sfl.rundir import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMATS = ("svg", "png")
+SHOWN_IMAGES, SHOWN_UNITS = 6, 6  # where nobody chooses
+
+
+def write_all(shown: Sequence[Picture], out: Path) -> None:
+    """Each picture as SVG and PNG. Raises UserError (exit 4 or 6) where that can't be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(out, error) from None
+    for picture in track(shown, "Drawing"):
+        for suffix in FORMATS:
+            pictures.save(picture.draw, out / f"{picture.name}.{suffix}", picture.size)
+
+
+def of_run(
+    run: Run,
+    config: Config,
+    model: "nn.Module",
+    in_dimensions: tuple[int, int, int],
+    *,
+    layer: str | None = None,
+    units: Sequence[int] | None = None,
+    places: Sequence[int] | None = None,
+) -> list[Picture]:
+    """What there is to see of a run with its trained model (on the CPU, in evaluation mode).
+
+    layer: whose filters are shown, by name; None: the first one's. units: which of its units.
+    places: which test images.
+
+    Raises UserError (exit 2) for a layer, units or images that there aren't.
+    """
+    title = f"{run.name}: {config.model.name}, {_sharing(config)}; {config.data.source}, n = 1"
+    layers = _layers(model, in_dimensions)
+    chosen = _chosen([one.name for one in layers], layer)
+    count = layers[chosen].weight.shape[2]
+    units = list(range(min(SHOWN_UNITS, count))) if units is None else units
+    _refuse_others("--units", units, count, f"{layers[chosen].name} has units")
+    shown = run_figures.of_metrics(run.metrics, title) if run.metrics else []
+    shown += run_figures.of_filters(layers, chosen, units, title)
+    try:
+        images = images_of(config, (run.provenance or {}).get("test", ""))
+    except UserError as error:
+        say(f"no receptive fields and no activation maps: {error}")
+        return shown
+    if places is None:
+        places = run_figures.spread_over_classes(images, SHOWN_IMAGES)
+    _refuse_others("--images", places, len(images.labels), "there are test images")
+    inputs = _normalized(images, config)
+    return shown + run_figures.of_images(model, inputs, places, units[:3], images, title)
+
+
+def _sharing(config: Config) -> str:
+    return "weights shared" if config.model.layer == "conv" else f"{config.model.storage}"
+
+
+def _layers(model: "nn.Module", in_dimensions: tuple[int, int, int]) -> list[learnt.Filters]:
+    import torch
+
+    found, blank = [], torch.zeros(1, *in_dimensions)
+    for name, layer in learnt.layers(model):
+        with torch.no_grad():
+            height, width = learnt.output_of(layer, model, blank).shape[2:]
+        found.append(learnt.filters(name, layer, (height, width)))
+    return found
+
+
+def _chosen(names: Sequence[str], layer: str | None) -> int:
+    if layer is not None and layer not in names:
+        raise UserError(f"--layer {layer}: there are {', '.join(names)}", exit_code=Exit.USAGE)
+    return 0 if layer is None else names.index(layer)
+
+
+def _refuse_others(option: str, given: Sequence[int], count: int, what: str) -> None:
+    if not given or min(given) < 0 or max(given) >= count:
+        numbers = ",".join(map(str, given))
+        raise UserError(f"{option} {numbers}: {what} 0 to {count - 1}", exit_code=Exit.USAGE)
+
+
+def _normalized(images: TestImages, config: Config) -> "Tensor":
+    import torch
+
+    from sfl.data.batches import normalize
+
+    scale = config.data.normalize
+    return normalize(images.pixels, torch.tensor(scale.mean), torch.tensor(scale.std))

@@ -1,0 +1,103 @@
+"""A comparison as a folder to publish: report.md, report.html, its numbers, its pictures.
+
+report.html is one file that needs nothing else. Without matplotlib there are no pictures, without
+the test images none of single images; the report says so.
+"""
+
+import base64
+import html
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from sfl import pictures
+from sfl.analysis.compare import Group
+from sfl.analysis.comparison import Comparison
+from sfl.analysis.figures import Picture
+from sfl.analysis.figures import pictures as pictures_of
+from sfl.analysis.gallery import write_all
+from sfl.analysis.images import TestImages, images_of
+from sfl.analysis.rows import rows, to_csv, to_markdown
+from sfl.display import say
+from sfl.errors import UserError
+from sfl.files import write_text
+
+
+def write(comparison: Comparison, groups: Sequence[Group], out: Path) -> None:
+    """Makes the folder `out`, or writes into it. Raises UserError (exit 4 or 6) where it can't."""
+    shown = _drawable(comparison, groups)
+    write_all(shown, out)
+    write_text(out / "comparison.json", json.dumps(comparison.model_dump(), ensure_ascii=False))
+    write_text(out / "comparison.csv", to_csv(comparison))
+    write_text(out / "report.md", _markdown(comparison, shown))
+    write_text(out / "report.html", _page(comparison, shown))
+
+
+def _drawable(comparison: Comparison, groups: Sequence[Group]) -> list[Picture]:
+    if not pictures.has_matplotlib():
+        say("no pictures: matplotlib is not there (install it: pip install 'sfl[plots]')")
+        return []
+    images: TestImages | None = None
+    try:
+        images = images_of(groups[0].config, comparison.data.test)
+    except UserError as error:
+        say(f"no pictures of single images: {error}")
+    return pictures_of(comparison, groups, images)
+
+
+def _title(comparison: Comparison) -> str:
+    return " and ".join(model.name for model in comparison.models)
+
+
+def _images_line(comparison: Comparison) -> str:
+    data = comparison.data
+    trained = ", ".join(dict.fromkeys(f"{count:,}" for count in data.train_images))
+    return (
+        f"{data.name}: {trained} images to train on, {data.test_images:,} to test on "
+        f"(SHA-256 {data.test[:12]}…)"
+    )
+
+
+def _markdown(comparison: Comparison, shown: Sequence[Picture]) -> str:
+    parts = [f"# {_title(comparison)}", _images_line(comparison), to_markdown(comparison).strip()]
+    parts += [f"![{picture.caption}]({picture.name}.svg)\n\n{picture.caption}" for picture in shown]
+    return "\n\n".join(parts) + "\n"
+
+
+def _page(comparison: Comparison, shown: Sequence[Picture]) -> str:
+    """The same as HTML, its pictures inside, each for a light and for a dark page."""
+    text = html.escape
+    heads = "".join(f"<th scope=col>{text(model.name)}</th>" for model in comparison.models)
+    body = "\n".join(
+        f"<tr><th scope=row{' class=sub' * label.startswith(' ')}>{text(label.strip())}</th>"
+        + "".join(f"<td>{text(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for label, cells in rows(comparison)
+    )
+    template = resources.files("sfl.analysis").joinpath("report.html").read_text(encoding="utf-8")
+    filled = {
+        "title": text(_title(comparison)),
+        "images": text(_images_line(comparison)),
+        "conclusion": "\n".join(f"<p>{text(line)}</p>" for line in comparison.conclusion),
+        "head": heads,
+        "body": body,
+        "remarks": "\n".join(f"<li>{text(line)}</li>" for line in comparison.remarks),
+        "figures": "\n".join(map(_figure, shown)),
+    }
+    for name, part in filled.items():
+        template = template.replace(f"{{{{{name}}}}}", part)
+    return template
+
+
+def _figure(picture: Picture) -> str:
+    light, dark = (
+        "data:image/svg+xml;base64,"
+        + base64.b64encode(pictures.svg(picture.draw, picture.size, dark=dark)).decode()
+        for dark in (False, True)
+    )
+    caption = html.escape(picture.caption)
+    return (
+        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+        f'<img src="{light}" alt="{caption}"></picture><figcaption>{caption}</figcaption></figure>'
+    )

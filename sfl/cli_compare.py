@@ -1,0 +1,167 @@
+"""`sfl compare` and `sfl plot`: what is read off runs that have been trained."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sfl.cli_options import RUNS, Json, Runs, Set
+from sfl.errors import Exit, UserError
+
+Models = Annotated[
+    list[str], typer.Argument(metavar="CONFIG_OR_RUN", help="Two models or more, mixed.")
+]
+Seeds = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Runs per config: its seed and the N - 1 after it."),
+]
+Target = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, metavar="ACCURACY", help="What it took to reach it, too: 0.5."),
+]
+NoTrain = Annotated[bool, typer.Option("--no-train", help="Only what is there.")]
+Unfinished = Annotated[
+    bool, typer.Option("--unfinished", help="Take unfinished runs as they stand.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Write a report with pictures: report.html, report.md."),
+]
+DataName = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="What the images are called in the report.")
+]
+FailIfWorse = Annotated[
+    bool,
+    typer.Option(
+        "--fail-if-worse", help="Exit with 7 if a model is worse than the first, beyond chance."
+    ),
+]
+Csv = Annotated[bool, typer.Option("--csv", help="One row a model.")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="For a page.")]
+
+
+def compare(
+    names: Models,
+    set_: Set = None,
+    seeds: Seeds = None,
+    target: Target = None,
+    no_train: NoTrain = False,
+    unfinished: Unfinished = False,
+    out: Out = None,
+    data_name: DataName = None,
+    fail_if_worse: FailIfWorse = False,
+    as_csv: Csv = False,
+    as_markdown: Markdown = False,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Models side by side, each against the first: how sure, at what cost; trains what is missing.
+
+    \b
+    Examples:
+      sfl compare conv spatial
+      sfl compare spatial-shared spatial --seeds 3 --set train.epochs=20 --out report
+      sfl compare spatial-s0 checkpoints/other-s0 my.yaml --no-train --json
+    """
+    if as_json + as_csv + as_markdown > 1:
+        raise UserError("--json, --csv and --markdown: one of them")
+    from sfl import comparisons, tables
+    from sfl.analysis import report, rows
+    from sfl.analysis.compare import compare as compare_runs
+    from sfl.display import say
+    from sfl.files import check_folder
+
+    overrides = set_ or []
+    if out is not None:
+        check_folder(out, "--out")  # before hours of training
+    plan = comparisons.plan(
+        names, overrides, seeds, runs, training=not no_train, unfinished=unfinished
+    )
+    comparisons.complete(plan, runs, training=not no_train)
+    groups = comparisons.results(plan, overrides, unfinished=unfinished)
+    comparison = compare_runs(groups, target, data_name)
+    if out is not None:
+        report.write(comparison, groups, out)
+        say(f"report: {out / 'report.html'}")
+    if as_json:
+        tables.print_json(comparison.model_dump())
+    elif as_csv:
+        print(rows.to_csv(comparison), end="")
+    elif as_markdown:
+        print(rows.to_markdown(comparison), end="")
+    else:
+        tables.print_comparison([m.name for m in comparison.models], rows.rows(comparison))
+        for line in (*comparison.remarks, "", *comparison.conclusion):
+            print(line)
+    worse = [d.second for d in comparison.differences if d.is_worse]
+    if fail_if_worse and worse:
+        said = f"{', '.join(worse)}: worse than {comparison.models[0].name}, beyond chance"
+        raise UserError(said, exit_code=Exit.WORSE)
+
+
+def plot(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or its folder.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to; default: plots in the run.")
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose filters; default: the first one's.")
+    ] = None,
+    units: Annotated[
+        str | None, typer.Option(metavar="N,N…", help="Which of its units: 0,3,7.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(metavar="N,N…", help="Which test images: 0,12.")
+    ] = None,
+    set_: Set = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Pictures of what a run has learnt: curves, filters by position, fields, activations.
+
+    \b
+    Examples:
+      sfl plot spatial-s0
+      sfl plot spatial-s0 --layer features.3 --units 0,1 --set data.root=/data
+    """
+    from sfl import tables
+    from sfl.config import override
+    from sfl.display import say
+    from sfl.files import check_folder
+    from sfl.pictures import need_matplotlib
+    from sfl.runs import find, find_weights
+
+    need_matplotlib("plot")
+    numbers = {"--units": units, "--images": images}
+    chosen = {option: _numbers(option, given) for option, given in numbers.items()}
+    found = find(runs, run)
+    find_weights(runs, run)  # refuses before torch is imported
+    folder = out or found.path / "plots"
+    check_folder(folder, "--out")
+    from sfl.analysis import gallery
+    from sfl.training.load import load_run
+
+    loaded = load_run(found.path)
+    config = override(loaded.config, set_ or [])
+    shown = gallery.of_run(
+        found, config, loaded.model, loaded.in_dimensions,
+        layer=layer, units=chosen["--units"], places=chosen["--images"],
+    )  # fmt: skip
+    gallery.write_all(shown, folder)
+    if as_json:
+        listed = [{"name": picture.name, "caption": picture.caption} for picture in shown]
+        tables.print_json({"run": found.name, "folder": str(folder), "pictures": listed})
+        return
+    for picture in shown:
+        print(f"{folder / picture.name}.svg  {picture.caption}")
+    say(f"and the same as .png, in {folder}")
+
+
+def _numbers(option: str, given: str | None) -> list[int] | None:
+    """ "0,3,7" as numbers. Raises UserError (exit 2)."""
+    if given is None:
+        return None
+    parts = [part.strip() for part in given.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"{option} {given}: expected numbers from 0 on, as in 0,3,7")
+    return [int(part) for part in parts]

@@ -1,0 +1,95 @@
+"""Pictures: matplotlib (an optional extra), colours that everyone can tell apart, whole files.
+
+Knows nothing of what is drawn.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfl.errors import Exit, UserError
+from sfl.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe & Ito (2008), told apart by the colour-blind; on a dark ground their brighter ones.
+ON_LIGHT = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+ON_DARK = ("#56B4E9", "#E69F00", "#2BC79A", "#E7A6C8", "#FFFFFF", "#F0E442", "#8FB8FF")
+MARKERS = "osD^vPX"  # and by shape, where colours are lost
+SEQUENTIAL, DIVERGING = "cividis", "PuOr"  # colour maps for the same eyes
+INK = {"light": "#1a1a1a", "dark": "#e6e6e6"}
+DPI = 150
+
+Draw = Callable[["Figure"], None]
+
+
+def need_matplotlib(what: str) -> None:
+    """Raises UserError (exit 2) where matplotlib is not installed."""
+    if not has_matplotlib():
+        raise UserError(f"{what} needs matplotlib", "install it: pip install 'sfl[plots]'")
+
+
+def has_matplotlib() -> bool:
+    return find_spec("matplotlib") is not None
+
+
+def colours(dark: bool = False) -> tuple[str, ...]:
+    """One a model, in the order of their names."""
+    return ON_DARK if dark else ON_LIGHT
+
+
+def save(draw: Draw, path: Path, size: tuple[float, float]) -> None:
+    """Draws a figure of so many inches into a file whose format is the path's suffix.
+
+    Raises UserError for a format that there isn't (exit 2), or what can't be written (exit 4, 6).
+    """
+    with _figure(size) as figure:
+        draw(figure)
+        try:
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", **_plain(path))
+        except ValueError as error:  # a format that matplotlib doesn't know
+            raise UserError(f"{path}: {error}", exit_code=Exit.USAGE) from None
+
+
+def svg(draw: Draw, size: tuple[float, float], *, dark: bool) -> bytes:
+    """The figure as SVG on a transparent ground, for a page that is light or dark."""
+    with _figure(size, dark=dark) as figure:
+        draw(figure)
+        written = io.BytesIO()
+        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
+        return written.getvalue()
+
+
+@contextlib.contextmanager
+def _figure(size: tuple[float, float], *, dark: bool = False) -> "Iterator[Figure]":
+    import matplotlib
+    from cycler import cycler
+    from matplotlib.figure import Figure
+
+    ink = INK["dark" if dark else "light"]
+    style: dict[Any, Any] = {
+        **dict.fromkeys(
+            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink
+        ),
+        "axes.prop_cycle": cycler(color=colours(dark)),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 9.5,
+        "axes.titlelocation": "left",
+        "font.size": 9,
+        "legend.frameon": False,
+        "savefig.dpi": DPI,
+        "svg.hashsalt": "sfl",  # the same figure, the same bytes
+    }
+    with matplotlib.rc_context(style):
+        yield Figure(figsize=size, layout="constrained")
+
+
+def _plain(path: Path) -> dict[str, Any]:
+    """No date in a file: the same figure, the same bytes."""
+    return {"metadata": {"Date": None}} if path.suffix == ".svg" else {}

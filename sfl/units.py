@@ -1,0 +1,51 @@
+"""Sizes, counts and times in words that fit into a table."""
+
+from collections.abc import Sequence
+
+
+def bytes_text(count: float) -> str:
+    """4,096 → "4.1 kB"."""
+    return _scaled(count, ("B", "kB", "MB", "GB", "TB"))
+
+
+def count_text(count: float) -> str:
+    """14,431,088 → "14.4 M"."""
+    return _scaled(count, ("", "k", "M", "G", "T")).strip()
+
+
+def _scaled(count: float, units: Sequence[str]) -> str:
+    *smaller, largest = units
+    for unit in smaller:
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == smaller[0] else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} {largest}"
+
+
+def age_text(seconds: float) -> str:
+    """90 → "1 min"."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def seconds_text(seconds: float) -> str:
+    """7.25 → "7.2 s", 125 → "2 min 05 s", 7300 → "2 h 02 min"."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 100:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def points_text(fraction: float) -> str:
+    """-0.0769 → "−7.69": a difference of accuracies in percentage points, always with its sign."""
+    text = f"{100 * fraction:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "−")
+
+
+def percent_text(fraction: float) -> str:
+    """0.5752 → "57.52 %"."""
+    return f"{100 * fraction:.2f} %"

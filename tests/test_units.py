@@ -1,0 +1,55 @@
+"""Numbers in words."""
+
+import pytest
+
+from sfl import units
+
+
+@pytest.mark.parametrize(
+    ("count", "line"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (4096, "4.1 kB"),
+        (684_040, "684.0 kB"),
+        (2.5e9, "2.5 GB"),
+        (3.2e15, "3200.0 TB"),
+    ],
+)
+def test_bytes(count: float, line: str) -> None:
+    assert units.bytes_text(count) == line
+
+
+@pytest.mark.parametrize(
+    ("count", "line"), [(7, "7"), (999, "999"), (14_431_088, "14.4 M"), (4.3e9, "4.3 G")]
+)
+def test_counts(count: float, line: str) -> None:
+    assert units.count_text(count) == line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "line"),
+    [(0, "0 s"), (59, "59 s"), (90, "1 min"), (7300, "2 h"), (86400 * 3.9, "3 d")],
+)
+def test_ages(seconds: float, line: str) -> None:
+    assert units.age_text(seconds) == line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "line"),
+    [
+        (7.25, "7.2 s"),
+        (99.94, "99.9 s"),
+        (125, "2 min 05 s"),
+        (5999, "99 min 59 s"),
+        (7325, "2 h 02 min"),
+    ],
+)
+def test_seconds(seconds: float, line: str) -> None:
+    assert units.seconds_text(seconds) == line
+
+
+def test_percent_and_points() -> None:
+    assert units.percent_text(0.57519) == "57.52 %"
+    assert [units.points_text(f) for f in (-0.0769, 0.01, -0.00001)] == ["−7.69", "+1.00", "0.00"]
