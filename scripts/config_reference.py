@@ -1,4 +1,4 @@
-"""Writes docs/config.md and docs/config.schema.json from the settings tree of sfl/settings.py.
+"""Writes docs/config.md and the JSON schemas: of configs, and of what `sfl compare --json` prints.
 
     .venv/bin/python scripts/config_reference.py
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from sfl.analysis.comparison import Comparison
 from sfl.config import Config
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -42,9 +43,9 @@ def reference() -> str:
     return "\n".join(lines)
 
 
-def schema() -> str:
-    """The JSON schema, as text."""
-    return json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+def schema(of: type[BaseModel] = Config) -> str:
+    """The JSON schema of a config, or of a comparison, as text."""
+    return json.dumps(of.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def _rows(prefix: str, settings: type[BaseModel]) -> list[str]:
@@ -101,6 +102,7 @@ def _bounds(constraints: Iterable[Any]) -> Iterator[str]:
 
 def main() -> None:
     (DOCS / "config.md").write_text(reference(), encoding="utf-8")
+    (DOCS / "compare.schema.json").write_text(schema(Comparison), encoding="utf-8")
     (DOCS / "config.schema.json").write_text(schema(), encoding="utf-8")
 
 

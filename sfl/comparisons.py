@@ -115,7 +115,8 @@ def results(
     for experiment in experiments:
         found = [read_result(run) for run in experiment.finished]
         for run in experiment.unfinished:
-            done = f"{run.path}: has not finished ({len(run.metrics)} of its epochs are done)"
+            epochs = f"{len(run.metrics)} of {experiment.config.train.epochs} epochs"
+            done = f"{run.path}: has not finished ({epochs})"
             if unfinished:
                 say(f"{done}, tested as it stands")
                 found.append(_tested(run, overrides))

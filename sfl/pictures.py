@@ -84,6 +84,7 @@ def _figure(size: tuple[float, float], *, dark: bool = False) -> "Iterator[Figur
         "font.size": 9,
         "legend.frameon": False,
         "savefig.dpi": DPI,
+        "svg.fonttype": "none",  # text stays text: a fifth of the size, and it can be searched
         "svg.hashsalt": "sfl",  # the same figure, the same bytes
     }
     with matplotlib.rc_context(style):

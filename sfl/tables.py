@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sfl.units import age_text, bytes_text, count_text
 
@@ -100,6 +101,15 @@ def summary_table(summary: "ModelSummary") -> Table:
     return made
 
 
+STATUS_STYLES = {
+    "running": "cyan",
+    "finished": "",
+    "interrupted": "yellow",
+    "failed": "red",
+    "damaged": "red",
+}
+
+
 def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
     """One row a run."""
     made = table("run", "status", "epochs", "accuracy", "age", "size")
@@ -107,7 +117,7 @@ def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
         accuracy = row["accuracy"]
         made.add_row(
             row["run"],
-            row["status"],
+            Text(row["status"], style=STATUS_STYLES[row["status"]]),
             "" if row["epochs"] is None else f"{row['epochs_done']}/{row['epochs']}",
             "" if accuracy is None else f"{row['accuracy_of']} {accuracy:.2%}",
             age_text(row["age_seconds"]),

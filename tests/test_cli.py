@@ -194,6 +194,7 @@ BAD = [
     Bad("resume an unknown run", "train --resume none", 4, "none: no such run in checkpoints"),
     Bad("resume with a name", "train --resume a --name b", 2, "--resume goes with --set alone"),
     Bad("delete an unknown run", "runs rm none --yes", 4, "none: no such run in checkpoints"),
+    Bad("watch into a file", "runs --watch", 2, "--watch is for a terminal, without --json (leave"),
     Bad("delete nothing", "runs rm", 2, "Missing argument 'RUN'. (sfl runs rm --help shows what"),
     Bad("a name with a path", "train --config tiny.yaml --name a/b", 2, "--name 'a/b': expected"),
     Bad("a long name", f"train --config tiny.yaml --name {'n' * 300}", 2, "up to 200 letters"),

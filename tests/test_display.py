@@ -74,7 +74,13 @@ def test_a_terminal_shows_epoch_loss_accuracy_and_speed_of_the_step(
 ) -> None:
     with display.TrainingDisplay("a[red]-s0", epochs=5, steps_per_epoch=10) as shown:
         shown.step(2, 3, 1.5, 0.25, 800.0)
-    for part in ("a[red]-s0  epoch 2/5", "loss 1.500", "accuracy 25.0%", "800 images/s  left"):
+        shown.step(2, 6, 1.0, 0.5, 800.0)
+    for part in (
+        "a[red]-s0  epoch 2/5",
+        "loss 1.000 █▁",
+        "accuracy 50.0% ▁█",
+        "800 images/s  l",
+    ):
         assert part in terminal.getvalue()
 
 
@@ -91,3 +97,38 @@ def test_the_bar_ends_with_an_error(terminal: io.StringIO) -> None:
         shown.step(1, 1, 1.5, 0.25, 800.0)
         raise KeyboardInterrupt
     assert not shown._bar.live.is_started
+
+
+def trend(*values: float) -> str:
+    shown = display.Trend()
+    for value in values:
+        shown.add(value)
+    return str(shown)
+
+
+def test_a_trend_is_a_line_of_blocks() -> None:
+    assert trend() == ""
+    assert trend(5.0) == "▁"
+    assert trend(0.0, 0.5, 1.0) == "▁▅█"  # round(3.5) is 4, the fifth
+    assert trend(3.0, 2.0, 3.0) == "█▁█"
+
+
+def test_a_trend_that_grows_long_halves_its_parts() -> None:
+    assert len(trend(*range(23))) == 23
+    assert len(trend(*range(24))) == 12
+    assert len(trend(*range(1000))) <= 24
+    assert trend(*range(1000)).startswith("▁") and trend(*range(1000)).endswith("█")
+    assert trend(*range(24), 100.0) == trend(*range(24))  # half a part is not shown yet
+
+
+def test_trends_show_the_steps_between_two_looks(
+    terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Means over the epoch so far 4.0 after 2 steps and 3.0 after 4: the last two had 2.0."""
+    shown = display.TrainingDisplay("a", epochs=2, steps_per_epoch=4)
+    seen: list[float] = []
+    monkeypatch.setattr(shown._loss, "add", seen.append)
+    shown.step(1, 2, 4.0, 0.0, 1.0)
+    shown.step(1, 4, 3.0, 0.0, 1.0)
+    shown.step(2, 1, 1.5, 0.0, 1.0)
+    assert seen == [4.0, 2.0, 1.5]

@@ -87,6 +87,7 @@ def test_config_reference_is_up_to_date() -> None:
     made = script("config_reference")
     assert (ROOT / "docs" / "config.md").read_text() == made.reference()
     assert (ROOT / "docs" / "config.schema.json").read_text() == made.schema()
+    assert (ROOT / "docs" / "compare.schema.json").read_text() == made.schema(made.Comparison)
 
 
 def test_the_results_table_comes_from_docs_results() -> None:

@@ -384,7 +384,7 @@ def test_unfinished_runs_are_named_and_left_out(
         groups = results(plan(names, [], None, runs_dir), [])
         assert [one.run.name for one in groups[0].results] == ["one-s0"]
         assert capsys.readouterr().err == (
-            f"{runs_dir / 'one-s1'}: has not finished (1 of its epochs are done), left out; "
+            f"{runs_dir / 'one-s1'}: has not finished (1 of 2 epochs), left out; "
             "--unfinished takes it in\n"
         )
 

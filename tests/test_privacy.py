@@ -62,16 +62,24 @@ def test_a_run_directory_names_no_host_no_user_and_no_absolute_path(
     images = ("--set", "data.source=folder", "--set", f"data.root={secret / 'images'}")
     runs = ("--runs", secret / "runs")
     assert sfl("train", "--config", config, *runs, *images).returncode == 0
-    more = ("--set", "train.epochs=2", "--set", f"data.root={secret / 'images'}")
+    more = (
+        "--set",
+        "train.epochs=2",
+        "--set",
+        "train.tensorboard=true",
+        "--set",
+        f"data.root={secret / 'images'}",
+    )
     assert sfl("train", "--resume", "tiny-s0", *runs, *more).returncode == 0
-    files = [path for path in (secret / "runs" / "tiny-s0").iterdir() if path.is_file()]
-    assert len(files) == 8
+    files = [path for path in (secret / "runs" / "tiny-s0").rglob("*") if path.is_file()]
+    assert len(files) == 9
     # A real host's name may be a word that stands there anyway; `localhost` is no secret.
     real = [name for name in (os.uname().nodename,) if len(name) > 8 and name != "localhost"]
     for path in files:
         content = path.read_bytes()
         for word in (HOST, USER, "nobodys-business", str(Path.home()), HERE, *real):
             assert word == "/" or word.encode() not in content, (path.name, word)
+            assert word not in path.name
     assert calls == []
 
 

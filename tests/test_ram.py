@@ -62,3 +62,36 @@ print(faults() - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100  # of 5,000 pages
+
+
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+@LINUX
+def test_a_peak_is_known_and_can_be_forgotten() -> None:
+    """In a process of its own: others' memory must not come and go meanwhile."""
+    code = (
+        "from sfl.ram import forget_peak, peak_bytes\n"
+        "forget_peak(); before = peak_bytes()\n"
+        "held = bytearray(200_000_000); held[::4096] = b'x' * len(held[::4096]); del held\n"
+        "peak = peak_bytes(); known = forget_peak()\n"
+        "print(peak - before, peak_bytes() - before, known)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    most, after, known = done.stdout.split()
+    assert known == "True"
+    assert 190_000_000 < int(most) < 230_000_000
+    assert int(after) < 20_000_000
+
+
+def test_a_peak_that_linux_does_not_let_us_forget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ram, "CLEAR_REFS", tmp_path / "none" / "none")
+    assert not ram.forget_peak()
+
+
+def test_a_peak_that_cannot_be_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ram, "STATUS", tmp_path / "none")
+    monkeypatch.setattr(sys, "platform", "other")
+    assert ram.peak_bytes() is None

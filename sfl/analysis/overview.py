@@ -12,6 +12,7 @@ def describe(run: Run) -> dict[str, Any]:
     described = {
         "run": run.name,
         "status": run.status,
+        "failure": None,
         "epochs_done": None,
         "epochs": None,
         "accuracy": None,
@@ -22,6 +23,7 @@ def describe(run: Run) -> dict[str, Any]:
     try:
         accuracy, images = best_accuracy(run)
         return described | {
+            "failure": run.failure.strip() if run.status == "failed" and run.failure else None,
             "epochs_done": len(run.metrics),
             "epochs": int(run.config["train"]["epochs"]),
             "accuracy": accuracy,

@@ -207,7 +207,7 @@ def _similarity_map(cosine: "Tensor", title: str, figure: "Figure") -> None:
     values = cosine.clone()
     values[height, width] = float("nan")  # a filter with itself: 1, which would hide the rest
     most = max(0.05, float(values.nan_to_num().abs().max()))
-    drawn = axes.imshow(values, cmap=DIVERGING, vmin=-most, vmax=most, extent=extent)
+    drawn = axes.imshow(values.numpy(), cmap=DIVERGING, vmin=-most, vmax=most, extent=extent)
     figure.colorbar(drawn, ax=axes, label="mean cosine", shrink=0.8)
     axes.set_xlabel("positions to the right")
     axes.set_ylabel("positions down")
@@ -240,7 +240,7 @@ def _fields(
             axes = cells[row][column]
             _bare(axes)
             if row < len(maps):
-                axes.imshow(maps[row], cmap=SEQUENTIAL, vmin=0, vmax=1)
+                axes.imshow(maps[row].numpy(), cmap=SEQUENTIAL, vmin=0, vmax=1)
             if row == 0:
                 axes.set_title(name, loc="center", fontsize=8)
             if column == 0:
@@ -263,7 +263,7 @@ def _activations(
         axes.set_ylabel(f"{images.classes[int(images.labels[place])]} {place}", fontsize=7)
         for axes, (name, layer) in zip(cells[row][1:], maps.items(), strict=True):
             _bare(axes)
-            axes.imshow(layer[row], cmap=SEQUENTIAL, vmin=0)
+            axes.imshow(layer[row].numpy(), cmap=SEQUENTIAL, vmin=0)
             if row == 0:
                 axes.set_title(name, loc="center", fontsize=8)
     figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")

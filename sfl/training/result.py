@@ -41,7 +41,7 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
     ]
     return evaluation, {
         "accuracy": evaluation.accuracy,
-        "accuracy_interval": wilson_interval(evaluation.correct, len(evaluation.labels)),
+        "accuracy_interval": list(wilson_interval(evaluation.correct, len(evaluation.labels))),
         "loss": evaluation.loss,
         "n": len(evaluation.labels),
         "per_class": dict(zip(classes, per_class, strict=True)),

@@ -7,6 +7,7 @@ import pytest
 
 from sfl import runs
 from sfl.analysis.overview import best_accuracy, describe
+from sfl.errors import UserError
 from sfl.rundir import Run
 
 MadeRun = Callable[..., Path]
@@ -20,6 +21,7 @@ def test_a_run_in_short(runs_dir: Path, made_run: MadeRun) -> None:
     assert described == {
         "run": "a",
         "status": "finished",
+        "failure": None,
         "epochs_done": 1,
         "epochs": 1,
         "accuracy": 0.625,
@@ -79,3 +81,12 @@ def test_a_damaged_run_does_not_hide_the_others(
         "broken": "damaged",
     }
     runs.remove(runs.find(runs_dir, "broken"))
+
+
+def test_a_failed_run_says_why(runs_dir: Path, made_run: MadeRun) -> None:
+    path = made_run(runs_dir / "a")
+    (path / "result.json").unlink()
+    Run(path).write_failure(UserError("training diverged: loss nan", "lower optimizer.lr"))
+    described = describe(Run(path))
+    assert described["status"] == "failed"
+    assert described["failure"] == "training diverged: loss nan (lower optimizer.lr)"

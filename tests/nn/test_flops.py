@@ -29,6 +29,15 @@ def test_a_models_summary_counts_the_same(name: str, layer: str) -> None:
     assert summarize(model, (3, 16, 16)).flops == counter.get_total_flops()
 
 
+@pytest.mark.parametrize("name", ["RegularConvNet", "SpatialDenseNet", "SimpleModel"])
+@pytest.mark.parametrize("layer", ["conv", "spatial"])
+def test_a_models_training_flops_are_those_of_a_step(name: str, layer: str) -> None:
+    model = build_model(name, layer=layer, in_dimensions=(3, 16, 16), **SMALL.get(name, {}))
+    with FlopCounterMode(display=False) as counter:
+        model(torch.randn(2, 3, 16, 16)).sum().backward()
+    assert 2 * summarize(model, (3, 16, 16)).training_flops == counter.get_total_flops()
+
+
 SMALL: dict[str, dict[str, object]] = {
     "SpatialDenseNet": {"kernel_sizes": [3, 3, 2, 2, 1, 1], "hidden_sizes": [7]}
 }

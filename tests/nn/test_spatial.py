@@ -353,3 +353,17 @@ def test_a_bias_or_weights_that_do_not_fit() -> None:
         spatial_conv2d(x, weight, torch.zeros(3, 2))
     with pytest.raises(ValueError, match="weight has 4 dimensions, expected the 6"):
         spatial_conv2d(x, weight[0, 0])
+
+
+def test_the_share_outside_the_fields_by_hand() -> None:
+    """Dense: 0 at birth; then by how much is put there."""
+    dense = SpatialFeatureLayer((1, 2, 2), 1, 1, storage="dense")
+    assert dense.outside_share() == pytest.approx(0, abs=1e-12)
+    with torch.no_grad():
+        dense.weight.zero_()
+        for y in range(2):
+            for x in range(2):
+                dense.weight[0, y, x, 0, y, x] = 3.0  # what each unit should see
+        dense.weight[0, 0, 0, 0, 1, 1] = 2.0
+    assert dense.outside_share() == pytest.approx(4 / (4 * 9 + 4))
+    assert SpatialFeatureLayer((1, 2, 2), 1, 1).outside_share() == 0

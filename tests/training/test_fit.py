@@ -682,3 +682,56 @@ def test_torchs_own_compiler_takes_the_models(tmp_path: Path) -> None:
     fit(tiny_setup("train.epochs=1"), plain)
     fit(tiny_setup("train.epochs=1", "train.compile=true"), compiled)
     assert metrics(compiled)[0]["train_loss"] == pytest.approx(metrics(plain)[0]["train_loss"])
+
+
+# --- what is left of a run that failed
+
+
+def test_a_failure_is_noted_and_goes_when_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path)
+    with interrupted_after(1):
+        fit(tiny_setup(), run)
+    assert run.status == "interrupted" and run.failure is None
+
+    def fail(*_: object) -> None:
+        raise UserError(f"{run.path}/x: no space", "free some", Exit.RESOURCES)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "train_epoch", fail)
+        with pytest.raises(UserError):
+            fit(tiny_setup(), run)
+    assert Run(run.path).status == "failed"
+    assert run.failure == "run/x: no space (free some)\n"  # no path of this machine
+    with interrupted_after(1):
+        fit(tiny_setup(), run)
+    assert Run(run.path).status == "interrupted"
+    fit(tiny_setup(), run)
+    assert Run(run.path).status == "finished" and run.failure is None
+
+
+def test_a_failure_that_is_a_bug_is_named_by_its_kind_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("mat1 and mat2\nmust have the same dtype")
+
+    monkeypatch.setattr(fitting, "train_epoch", fail)
+    with pytest.raises(RuntimeError):
+        fit(tiny_setup(), run)
+    assert run.failure == "RuntimeError: mat1 and mat2\n"
+
+
+def test_the_cost_of_training(tmp_path: Path) -> None:
+    """SimpleModel with 2 channels: 3·3·3·2·30·30 products, then 1800·10; the images have none."""
+    run = new_run(tmp_path)
+    result = fit(tiny_setup("data.validation=20"), run)
+    layer, linear = 2 * 27 * 2 * 900, 2 * 1800 * 10
+    assert result["flops_per_image"] == layer + linear
+    assert result["training_flops_per_image"] == 2 * layer + 3 * linear
+    assert result["train_images"] == 44
+    peaks = [line["peak_memory_bytes"] for line in Run(run.path).metrics]
+    assert result["peak_memory_bytes"] == (None if None in peaks else max(peaks))

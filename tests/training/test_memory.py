@@ -127,3 +127,22 @@ def test_what_is_and_what_is_not_out_of_memory() -> None:
     assert is_out_of_memory(RuntimeError("MPS backend out of memory"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_the_peak_counts_what_is_held_beside_what_was_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peaks = iter([100, 175, 160, 90])
+    monkeypatch.setattr(ram, "peak_bytes", lambda: next(peaks))
+    monkeypatch.setattr(ram, "forget_peak", lambda: True)
+    peak = memory.Peak(CPU)
+    assert peak.bytes() == 75
+    peak.begin()
+    assert peak.bytes() == 60
+    assert peak.bytes() == 0  # something else was given back meanwhile
+
+
+def test_a_peak_that_cannot_be_told_apart_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ram, "forget_peak", lambda: False)
+    assert memory.Peak(CPU).bytes() is None
+    assert memory.Peak(torch.device("mps")).bytes() is None

@@ -1,0 +1,251 @@
+"""One comparison, five outputs: the same numbers in all of them; whole pages and pictures."""
+
+import csv
+import html
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import jsonschema
+import pytest
+from PIL import Image
+
+from sfl.analysis.comparison import Comparison
+from sfl.analysis.rows import rows
+
+Sfl = Callable[..., "CompletedProcess[str]"]
+MadeRun = Callable[..., Path]
+ROOT = Path(__file__).parent.parent.parent
+CONV = "model: {name: SimpleModel, layer: conv}"
+SPATIAL = "model: {name: SimpleModel}"
+DATA = "\ndata: {source: shapes, shapes: {train: 64, test: 40}}\n"
+
+
+@pytest.fixture
+def made(tmp_path: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Two models of two seeds each, whose images are not at hand; the arguments that name them."""
+    monkeypatch.chdir(tmp_path)
+    for name, model, accuracies, seconds in (
+        ("conv", CONV, (0.7, 0.75), 3.21),
+        ("a b|c", SPATIAL, (0.55, 0.5), 7.65),
+    ):
+        for seed, accuracy in enumerate(accuracies):
+            made_run(
+                tmp_path / "runs" / f"{name}-s{seed}",
+                f"{model}{DATA}train: {{seed: {seed}}}\n",
+                right=[place < 40 * accuracy for place in range(40)],
+                seconds=seconds + seed,
+                weights=1_376_242 + len(name),
+                loss=1.2345 + seed,
+            )
+    return ["conv-s0", "a b|c-s0", "conv-s1", "a b|c-s1", "--no-train", "--runs", "runs"]
+
+
+def compare(sfl: Sfl, made: list[str], *more: str) -> str:
+    done = sfl("compare", *made, *more)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_json_is_what_its_schema_says(sfl: Sfl, made: list[str]) -> None:
+    values = json.loads(compare(sfl, made, "--json"))
+    schema = json.loads((ROOT / "docs" / "compare.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(values, schema, cls=jsonschema.Draft202012Validator)
+    assert values["schema_version"] == 1
+    for broken in (
+        {**values, "schema_version": 2},
+        {**values, "more": 1},
+        {key: value for key, value in values.items() if key != "conclusion"},
+        {**values, "models": [{**values["models"][0], "accuracy": "high"}]},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(broken, schema, cls=jsonschema.Draft202012Validator)
+
+
+def test_all_outputs_say_the_same(sfl: Sfl, made: list[str], tmp_path: Path) -> None:
+    """The JSON holds the numbers; every other output shows them, rounded as `rows` rounds."""
+    out = tmp_path / "report"
+    values = json.loads(compare(sfl, made, "--json", "--out", str(out)))
+    comparison = Comparison.model_validate(values)
+    expected = rows(comparison)
+    names = [model.name for model in comparison.models]
+    assert names == ["conv", "a b|c"]
+    # By hand: that `rows` itself shows what the JSON holds.
+    text = dict(expected)
+    assert text["test accuracy"] == ["72.50 %", "52.50 %"]
+    assert text["difference, points"] == ["–", "−20.00"]
+    assert text["trainable weights"] == ["1,376,246", "1,376,247"]
+    assert text["training time"] == ["3.7 s", "8.2 s"]
+    assert [m["accuracy"] for m in values["models"]] == pytest.approx([0.725, 0.525])
+
+    terminal = compare(sfl, made)
+    for label, cells in expected:
+        line = next(
+            line for line in terminal.splitlines() if line.strip().startswith(label.strip())
+        )
+        assert all(cell in line for cell in cells), (label, cells, line)
+    for line in (*comparison.remarks, *comparison.conclusion):
+        assert line in terminal
+
+    for markdown in (compare(sfl, made, "--markdown"), (out / "report.md").read_text()):
+        lines = [line for line in markdown.splitlines() if line.startswith("| ")]
+        assert lines[0] == "|  | conv | a b\\|c |"
+        assert lines[2:] == [
+            f"| {label.strip()} | {' | '.join(cells)} |" for label, cells in expected
+        ]
+        assert all(line in markdown for line in (*comparison.remarks,))
+
+    page = (out / "report.html").read_text()
+    cells = re.findall(r"<th scope=row[^>]*>(.*?)</th>(.*?)</tr>", page)
+    found = [
+        (html.unescape(cell[0]), list(map(html.unescape, re.findall(r"<td>(.*?)</td>", cell[1]))))
+        for cell in cells
+    ]
+    assert found == [(label.strip(), row) for label, row in expected]
+    assert all(html.escape(line) in page for line in comparison.conclusion)
+
+    for table in (compare(sfl, made, "--csv"), (out / "comparison.csv").read_text()):
+        for row, model in zip(csv.DictReader(table.splitlines()), values["models"], strict=True):
+            for key in ("name", "accuracy", "accuracy_sd", "loss", "weights", "seconds"):
+                assert row[key] == str(model[key])
+            assert float(row["accuracy_interval_low"]) == model["accuracy_interval"][0]
+        difference = values["differences"][0]
+        assert float(row["difference.accuracy"]) == difference["accuracy"]
+        assert float(row["difference.welch.p"]) == difference["welch"]["p"]
+        assert int(row["difference.only_first"]) == len(difference["only_first"])
+    assert json.loads((out / "comparison.json").read_text()) == values
+
+
+def test_the_page_needs_nothing_else(sfl: Sfl, made: list[str], tmp_path: Path) -> None:
+    compare(sfl, made, "--out", "report", "--data-name", "Dots & <lines>")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Dots &amp; &lt;lines&gt;: 64 images to train on, 40 to test on" in page
+    assert "{{" not in page
+    links = re.findall(r'(?:src|srcset|href)="([^"]{0,40})', page)
+    assert links and all(link.startswith("data:image/svg+xml;base64,") for link in links)
+    assert page.count("prefers-color-scheme: dark") == 1 + page.count("<figure>")
+    assert 'name="viewport"' in page
+    markdown = (tmp_path / "report" / "report.md").read_text()
+    for name in re.findall(r"!\[.*?\]\((.*?)\)", markdown):
+        assert (tmp_path / "report" / name).exists()
+
+
+def test_pictures_are_whole_and_the_same_again(sfl: Sfl, made: list[str], tmp_path: Path) -> None:
+    done = sfl("compare", *made, "--out", "report")
+    assert "no pictures of single images: shapes: holds other images" in done.stderr
+    folder = tmp_path / "report"
+    names = {path.stem for path in folder.glob("*.svg")}
+    assert names == {
+        "accuracy", "loss", "accuracy-by-weights", "accuracy-by-flops", "accuracy-by-time",
+        "classes", "confusion-conv", "confusion-a-b-c", "confusion-a-b-c-against-conv",
+    }  # fmt: skip
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in names:
+        ElementTree.parse(folder / f"{name}.svg")
+        with Image.open(folder / f"{name}.png") as picture:
+            assert min(picture.size) > 200
+            assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 10  # not blank
+    compare(sfl, made, "--out", "report")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def test_images_on_which_they_disagree(sfl: Sfl, tmp_path: Path, tiny: Path) -> None:
+    """Two trained models, whose images can be drawn again."""
+    conv = tmp_path / "conv.yaml"
+    conv.write_text(tiny.read_text().replace("SimpleModel", "SimpleModel, layer: conv"))
+    arguments = ("compare", str(tiny), str(conv), "--runs", str(tmp_path / "runs"), "--json")
+    done = sfl(*arguments, "--out", str(tmp_path / "report"))
+    assert done.returncode == 0, done.stderr
+    difference = json.loads(done.stdout)["differences"][0]
+    assert difference["mcnemar"]["p"] <= 1
+    assert difference["only_first"] or difference["only_second"]
+    with Image.open(next((tmp_path / "report").glob("images-*.png"))) as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 100
+
+
+# --- what is refused
+
+
+def the_error(done: "CompletedProcess[str]") -> str:
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    return line
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [
+        (["--json", "--csv"], 2, "--json, --csv and --markdown: one of them"),
+        (["--target", "0.5"], 4, "--target: conv-s0 logged no accuracy on validation or test"),
+        (["--target", "2"], 2, "Invalid value for '--target'"),
+        (["--seeds", "0"], 2, "Invalid value for '--seeds'"),
+        (["--out", "file"], 4, "file: not a folder (choose another with --out)"),
+        (["--out", "file/below"], 4, "file: can't be written"),
+    ],
+)
+def test_bad_input(
+    sfl: Sfl, made: list[str], tmp_path: Path, more: list[str], code: int, words: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    done = sfl("compare", *made, *more)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert words in the_error(done)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "runs"}
+
+
+def test_without_matplotlib_the_tables_still_work(
+    sfl: Sfl, made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sfl.pictures.find_spec", lambda name: None)
+    expected = compare(sfl, made)
+    done = sfl("compare", *made, "--out", "report")
+    assert (done.returncode, done.stdout) == (0, expected)
+    assert (
+        "no pictures: matplotlib is not there (install it: pip install 'sfl[plots]')" in done.stderr
+    )
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "report.html", "report.md", "comparison.json", "comparison.csv",
+    }  # fmt: skip
+
+
+def test_fail_if_worse(sfl: Sfl, made: list[str], tmp_path: Path, made_run: MadeRun) -> None:
+    """Worse beyond chance: the whole interval lies below 0."""
+    for seed, accuracy in enumerate((0.70, 0.725)):
+        right = [place < 40 * accuracy for place in range(40)]
+        config = f"{SPATIAL}{DATA}optimizer: {{lr: 0.1}}\ntrain: {{seed: {seed}}}\n"
+        made_run(tmp_path / "runs" / f"near-s{seed}", config, right=right)
+    near = ["conv-s0", "conv-s1", "near-s0", "near-s1", "--runs", "runs", "--fail-if-worse"]
+    assert sfl("compare", *near).returncode == 0  # a little worse, which may be chance
+    single = ["conv-s0", "a b|c-s0", "--runs", "runs", "--fail-if-worse"]
+    done = sfl("compare", *single)
+    assert done.returncode == 7
+    assert the_error(done) == "error: a b|c: worse than conv, beyond chance"
+    assert "test accuracy" in done.stdout  # the table all the same
+    better = ["a b|c-s0", "conv-s0", "--runs", "runs", "--fail-if-worse"]
+    assert sfl("compare", *better).returncode == 0
+
+
+def test_an_unfinished_run_is_tested_as_it_stands_if_asked_for(
+    sfl: Sfl, trained: Path, tmp_path: Path, tiny: Path
+) -> None:
+    import shutil
+
+    runs = tmp_path / "runs"
+    shutil.copytree(trained, runs / "tiny-s0")
+    result = json.loads((runs / "tiny-s0" / "result.json").read_text())
+    for name in ("result.json", "predictions.npy", "labels.npy"):
+        (runs / "tiny-s0" / name).unlink()
+    conv = tmp_path / "conv.yaml"
+    conv.write_text(tiny.read_text().replace("SimpleModel", "SimpleModel, layer: conv"))
+    assert sfl("train", "--config", str(conv), "--runs", str(runs)).returncode == 0
+    arguments = ("compare", "tiny-s0", "conv-s0", "--runs", str(runs), "--no-train", "--json")
+    done = sfl(*arguments)
+    assert done.returncode == 4 and "tiny: no run has finished" in the_error(done)
+    done = sfl(*arguments, "--unfinished")
+    assert done.returncode == 0, done.stderr
+    assert "has not finished (1 of 1 epochs), tested as it stands" in done.stderr
+    assert json.loads(done.stdout)["models"][0]["accuracy"] == result["accuracy"]
+    assert not (runs / "tiny-s0" / "result.json").exists()
