@@ -66,7 +66,7 @@ def compare(
     if as_json + as_csv + as_markdown > 1:
         raise UserError("--json, --csv and --markdown: one of them")
     from sfl import comparisons, tables
-    from sfl.analysis import report, rows
+    from sfl.analysis import rows
     from sfl.analysis.compare import compare as compare_runs
     from sfl.display import say
     from sfl.files import check_folder
@@ -81,6 +81,8 @@ def compare(
     groups = comparisons.results(plan, overrides, unfinished=unfinished)
     comparison = compare_runs(groups, target, data_name)
     if out is not None:
+        from sfl.analysis import report
+
         report.write(comparison, groups, out)
         say(f"report: {out / 'report.html'}")
     if as_json:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfl import runs
-from sfl.config import Config, find, from_text, load, override
+from sfl.config import Config, find, from_tree, load, override
 from sfl.display import say
 from sfl.errors import PROGRAM, Exit, UserError
 from sfl.experiments import resume, run_name, train
@@ -165,7 +165,7 @@ def _without_seed(name: str, run: Run | None) -> str:
 
 def _as_run(run: Run, overrides: Sequence[str]) -> Config:
     """A run's config, with what says where its images are."""
-    config = from_text(run.config_text, str(run.path))
+    config = from_tree(run.config_tree)
     passed_over = [o for o in overrides if o not in _may_change(overrides)]
     if passed_over:
         say(f"{run.path}: --set {passed_over[0]} passed over: a run has been trained as it is")
@@ -287,6 +287,6 @@ def _load_applicable(name: str, overrides: Sequence[str]) -> Config:
 
 def _config_of(run: Run) -> Config | None:
     try:
-        return from_text(run.config_text, run.name)
+        return from_tree(run.config_tree)
     except UserError:
         return None  # not ours, or of another version: nothing to compare with

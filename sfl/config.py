@@ -26,6 +26,7 @@ __all__ = [
     "apply_overrides",
     "find",
     "from_text",
+    "from_tree",
     "load",
     "named_configs",
     "override",
@@ -69,12 +70,23 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def from_text(text: str, name: str) -> Config:
-    """A config from a checkpoint's or a run directory's own YAML text (exit 4)."""
+    """A config from a checkpoint's own YAML text (exit 4)."""
     try:
-        return _validated(parse(text, name))
+        return from_tree(parse(text, name))
     except UserError as error:
-        hint = "written by another version of sfl, or by hand?"
-        raise UserError(str(error), hint, Exit.RUN) from None
+        raise _not_ours(error) from None
+
+
+def from_tree(tree: YamlTree) -> Config:
+    """A config from a run directory's own config.yaml (exit 4)."""
+    try:
+        return _validated(tree)
+    except UserError as error:
+        raise _not_ours(error) from None
+
+
+def _not_ours(error: UserError) -> UserError:
+    return UserError(error.message, "written by another version of sfl, or by hand?", Exit.RUN)
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfl import runs
-from sfl.config import Config, from_text, override
+from sfl.config import Config, from_tree, override
 from sfl.display import say
 from sfl.errors import PROGRAM, Exit, UserError
 from sfl.rundir import CONFIG, ENVIRONMENT, LAST, RESULT, Run
@@ -74,7 +74,7 @@ def train(
 
 def config_to_resume(run: Run, overrides: Sequence[str] = ()) -> Config:
     """An interrupted run's config with these settings. Raises UserError for another experiment."""
-    old = from_text(run.config_text, str(run.path / CONFIG))
+    old = from_tree(run.config_tree)
     config = override(old, overrides)
     if not config.continues(old):
         raise UserError(

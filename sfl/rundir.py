@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from sfl.errors import PROGRAM, Exit, UserError
 from sfl.files import write_text
-from sfl.yamlfile import parse
+from sfl.yamlfile import YamlTree, parse
 
 Status = Literal["running", "finished", "interrupted", "failed", "damaged"]
 
@@ -41,12 +41,17 @@ class Run:
         return self._read(CONFIG) or ""
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        """config.yaml as plain values. Raises UserError (exit 4)."""
+    def config_tree(self) -> YamlTree:
+        """config.yaml as values with their lines. Raises UserError (exit 4)."""
         try:
-            return dict(parse(self.config_text, str(self.path / CONFIG)).values)
+            return parse(self.config_text, str(self.path / CONFIG))
         except UserError as error:
             raise UserError(str(error), exit_code=Exit.RUN) from None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.yaml as plain values. Raises UserError (exit 4)."""
+        return dict(self.config_tree.values)
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:

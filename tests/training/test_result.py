@@ -37,7 +37,7 @@ def test_numbers_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     evaluation, found = results.test_model(setup, Constant(1))
     assert found["n"] == 32
     assert found["accuracy"] == 4 / 32
-    assert found["accuracy_interval"] == wilson_interval(4, 32)
+    assert found["accuracy_interval"] == list(wilson_interval(4, 32))
     e = float(np.e)
     expected = np.log(9 + e) - 4 / 32
     assert found["loss"] == pytest.approx(expected)
