@@ -28,7 +28,7 @@ Out = Annotated[
     typer.Option(metavar="DIR", help="Write a report with pictures: report.html, report.md."),
 ]
 DataName = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="What the images are called in the report.")
+    str | None, typer.Option(metavar="TEXT", help="What the images are called there: CIFAR-10.")
 ]
 FailIfWorse = Annotated[
     bool,
@@ -115,6 +115,7 @@ def plot(
     images: Annotated[
         str | None, typer.Option(metavar="N,N…", help="Which test images: 0,12.")
     ] = None,
+    data_name: DataName = None,
     set_: Set = None,
     runs: Runs = RUNS,
     as_json: Json = False,
@@ -147,7 +148,7 @@ def plot(
     config = override(loaded.config, set_ or [])
     shown = gallery.of_run(
         found, config, loaded.model, loaded.in_dimensions,
-        layer=layer, units=chosen["--units"], places=chosen["--images"],
+        layer=layer, units=chosen["--units"], places=chosen["--images"], data_name=data_name,
     )  # fmt: skip
     gallery.write_all(shown, folder)
     if as_json:

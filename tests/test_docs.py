@@ -14,7 +14,7 @@ from sfl.rundir import Run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # One epoch on a few embedded images, put behind the README's own options.
 SMALL = (
@@ -144,6 +144,31 @@ def test_python_blocks_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_speed_table_comes_from_docs_speed() -> None:
     made = script("speed_table")
     assert README.split(made.BEGIN)[1].split(made.END)[0].strip() == made.table().strip()
+
+
+@pytest.mark.parametrize(
+    "folder", sorted((ROOT / "docs" / "twins").glob("*Net/")), ids=lambda p: p.name
+)
+def test_the_twins_reports_are_of_their_numbers_and_quoted_as_they_are(folder: Path) -> None:
+    from sfl.analysis.comparison import Comparison
+    from sfl.analysis.rows import to_csv, to_markdown
+
+    text = (folder / "comparison.json").read_text(encoding="utf-8")
+    comparison = Comparison.model_validate_json(text)
+    assert to_markdown(comparison).strip() in (folder / "report.md").read_text(encoding="utf-8")
+    assert to_csv(comparison) == (folder / "comparison.csv").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "twins" / "README.md").read_text(encoding="utf-8")
+    assert " ".join(comparison.conclusion) in " ".join(page.split())
+
+
+def test_the_readme_opens_with_the_twins() -> None:
+    """Its first picture is of their report, its words are the report's."""
+    from sfl.analysis.comparison import Comparison
+
+    folder = ROOT / "docs" / "twins" / "SpatialDenseNet"
+    assert re.findall(r"!\[.*?\]\((.*?)\)", README)[0] == "docs/twins/SpatialDenseNet/accuracy.svg"
+    comparison = Comparison.model_validate_json((folder / "comparison.json").read_text())
+    assert comparison.conclusion[0] in " ".join(README.split())
 
 
 def test_every_promise_names_tests_that_there_are() -> None:

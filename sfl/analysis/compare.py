@@ -17,12 +17,11 @@ from sfl.analysis.comparison import (
     Target,
     Welch,
 )
+from sfl.analysis.images import called
 from sfl.analysis.remarks import conclusion, remarks
 from sfl.analysis.results import RunResult
 from sfl.config import Config
 from sfl.errors import Exit, UserError
-
-DATA_NAMES = {"cifar10": "CIFAR-10", "folder": "image folder", "shapes": "shapes"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def compare(
     return Comparison(
         schema_version=SCHEMA_VERSION,
         data=Images(
-            name=data_name or DATA_NAMES.get(first.data.source, first.data.source),
+            name=data_name or called(first.data.source),
             **first.data.model_dump(),
             train_images=[group.results[0].result.train_images for group in groups],
             test_images=first.n,

@@ -38,7 +38,7 @@ def pictures(
 ) -> list[Picture]:
     """All that can be drawn of a comparison; images: those of the test set, if they are at hand."""
     look, of_what = _logged_accuracy(groups)
-    where = f"{comparison.data.name}, {comparison.data.test_images:,} test images"
+    where = _title(comparison)
     found = [
         Picture(
             "accuracy",
@@ -102,8 +102,11 @@ def _logged_accuracy(groups: Sequence[Group]) -> tuple[str, str]:
 
 
 def _title(comparison: Comparison) -> str:
-    runs = ", ".join(sorted({str(model.n) for model in comparison.models}))
-    return f"{comparison.data.name}, {comparison.data.test_images:,} test images, n = {runs}"
+    """The networks, then the images and how many runs there are of each model."""
+    networks = " and ".join(dict.fromkeys(model.model for model in comparison.models))
+    runs = ", ".join(dict.fromkeys(str(model.n) for model in comparison.models))
+    data = comparison.data
+    return f"{networks}\n{data.name}, {data.test_images:,} test images, n = {runs}"
 
 
 def _curves(
@@ -126,9 +129,8 @@ def _curves(
         epochs = sorted(set.intersection(*map(set, runs)))
         each = [[run[epoch] for run in runs] for epoch in epochs]
         mean = [sum(values) / len(values) for values in each]
-        name = f"{group.name} (n = {len(runs)})"
-        few = len(epochs) <= 30
-        (drawn,) = axes.plot(epochs, mean, marker=marker if few else None, markersize=4, label=name)
+        dots = marker if len(epochs) <= 30 else ""
+        (drawn,) = axes.plot(epochs, mean, marker=dots, markersize=4, label=group.name)
         low, high = list(map(min, each)), list(map(max, each))
         axes.fill_between(epochs, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
     axes.set_xlabel("epoch")
@@ -210,13 +212,13 @@ def _matrices(comparison: Comparison, classes: Sequence[str]) -> list[Picture]:
         shares.append(100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
     found = []
     for model, share in zip(comparison.models, shares, strict=True):
-        title = f"{model.name}, n = {model.n}; {comparison.data.name}"
+        title = f"{model.name}: {model.model}\n{comparison.data.name}, n = {model.n}"
         draw = partial(_matrix, share, classes, title, SEQUENTIAL)
         caption = f"What {model.name} takes each class for, in % of its images."
         found.append(Picture(f"confusion-{_slug(model.name)}", caption, draw, (side, side)))
     for model, share in zip(comparison.models[1:], shares[1:], strict=True):
         first = comparison.models[0].name
-        title = f"{model.name} − {first}; {comparison.data.name}"
+        title = f"{model.name} − {first}: {model.model}\n{comparison.data.name}"
         draw = partial(_matrix, share - shares[0], classes, title, DIVERGING)
         caption = f"Where {model.name} takes other classes than {first}, in points."
         name = f"confusion-{_slug(model.name)}-against-{_slug(first)}"

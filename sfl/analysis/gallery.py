@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sfl import pictures
 from sfl.analysis import learnt, run_figures
 from sfl.analysis.figures import Picture
-from sfl.analysis.images import TestImages, images_of
+from sfl.analysis.images import TestImages, called, images_of
 from sfl.config import Config
 from sfl.display import say, track
 from sfl.errors import Exit, UserError
@@ -41,15 +41,17 @@ def of_run(
     layer: str | None = None,
     units: Sequence[int] | None = None,
     places: Sequence[int] | None = None,
+    data_name: str | None = None,
 ) -> list[Picture]:
     """What there is to see of a run with its trained model (on the CPU, in evaluation mode).
 
     layer: whose filters are shown, by name; None: the first one's. units: which of its units.
-    places: which test images.
+    places: which test images. data_name: what they are called.
 
     Raises UserError (exit 2) for a layer, units or images that there aren't.
     """
-    title = f"{run.name}: {config.model.name}, {_sharing(config)}; {config.data.source}, n = 1"
+    data = data_name or called(config.data.source)
+    title = f"{run.name}: {config.model.name}, {_sharing(config)}\n{data}, n = 1"
     layers = _layers(model, in_dimensions)
     chosen = _chosen([one.name for one in layers], layer)
     count = layers[chosen].weight.shape[2]

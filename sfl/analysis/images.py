@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def called(source: str) -> str:
+    """What the images of a source are called where nobody says it better."""
+    return {"cifar10": "CIFAR-10", "folder": "image folder"}.get(source, source)
+
+
 @dataclass(frozen=True, eq=False)
 class TestImages:
     """pixels (N, C, H, W) uint8, labels (N,) int64, and the names of the classes."""

@@ -44,7 +44,7 @@ def of_filters(
     """
     layer = layers[chosen]
     units = [unit for unit in units if unit < layer.weight.shape[2]]
-    where = f"{title}; {layer.name}".replace("; ", "\n", 1)
+    where = f"{title}; {layer.name}"
     shared = layer.is_shared
     caption = (
         f"Filters of {layer.name}: one a unit, shared by all positions."
