@@ -67,7 +67,7 @@ def _markdown(comparison: Comparison, shown: Sequence[Picture]) -> str:
 
 def _page(comparison: Comparison, shown: Sequence[Picture]) -> str:
     """The same as HTML, its pictures inside, each for a light and for a dark page."""
-    text = html.escape
+    text = _text
     heads = "".join(f"<th scope=col>{text(model.name)}</th>" for model in comparison.models)
     body = "\n".join(
         f"<tr><th scope=row{' class=sub' * label.startswith(' ')}>{text(label.strip())}</th>"
@@ -90,13 +90,18 @@ def _page(comparison: Comparison, shown: Sequence[Picture]) -> str:
     return template
 
 
+def _text(text: str) -> str:
+    """As HTML; a number and its unit stay on one line."""
+    return html.escape(text).replace(" %", "&nbsp;%")
+
+
 def _figure(picture: Picture) -> str:
     light, dark = (
         "data:image/svg+xml;base64,"
         + base64.b64encode(pictures.svg(picture.draw, picture.size, dark=dark)).decode()
         for dark in (False, True)
     )
-    caption = html.escape(picture.caption)
+    caption = _text(picture.caption)
     return (
         f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
         f'<img src="{light}" alt="{caption}"></picture><figcaption>{caption}</figcaption></figure>'

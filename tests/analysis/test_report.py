@@ -99,7 +99,7 @@ def test_all_outputs_say_the_same(sfl: Sfl, made: list[str], tmp_path: Path) -> 
         ]
         assert all(line in markdown for line in (*comparison.remarks,))
 
-    page = (out / "report.html").read_text()
+    page = (out / "report.html").read_text().replace("&nbsp;", " ")
     cells = re.findall(r"<th scope=row[^>]*>(.*?)</th>(.*?)</tr>", page)
     found = [
         (html.unescape(cell[0]), list(map(html.unescape, re.findall(r"<td>(.*?)</td>", cell[1]))))

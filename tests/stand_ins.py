@@ -1,0 +1,86 @@
+"""What takes the place of training and of images, for tests of what is trained when."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sfl.config import Config, load
+from sfl.rundir import Run
+
+MadeRun = Callable[..., Path]
+
+
+TINY = """
+model: {name: SimpleModel}
+data: {source: shapes, shapes: {train: 20, test: 20}}
+train: {epochs: 2, device: cpu}
+"""
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """configs/one.yaml and two.yaml, which differ in the layer, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "one.yaml").write_text(TINY)
+    (folder / "two.yaml").write_text(TINY.replace("SimpleModel", "SimpleModel, layer: conv"))
+    return folder
+
+
+def stand_in(config: Config) -> Any:
+    """Stands for a Setup."""
+    return SimpleNamespace(config=config, summary=SimpleNamespace(bytes=4))
+
+
+class Images:
+    """Stand-ins for data sets, told apart by their root; `read` counts what was read."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
+    def __call__(self, config: Config) -> Any:
+        self.read.append(config.data.root)
+        provenance = {"source": config.data.source, "train": config.data.root, "test": "t"}
+        return SimpleNamespace(provenance=lambda: provenance)
+
+
+@pytest.fixture
+def images(monkeypatch: pytest.MonkeyPatch) -> Images:
+    made = Images()
+    monkeypatch.setattr("sfl.training.setup.load_images", made)
+    return made
+
+
+@pytest.fixture
+def trained(
+    monkeypatch: pytest.MonkeyPatch, made_run: MadeRun, images: Images
+) -> list[tuple[str, Config]]:
+    """Takes training's place: notes (run, config) and leaves a finished run behind."""
+    done: list[tuple[str, Config]] = []
+
+    def fit(setup: Any, run: Run) -> dict[str, Any]:
+        done.append((run.name, setup.config))
+        assert run.status == "running", "fit() is called with the lock held"
+        made = made_run(run.path.parent / "made", setup.config.to_yaml())
+        for file in made.iterdir():
+            shutil.copy(file, run.path)
+        shutil.rmtree(made)
+        run.write_json("result.json", Run(run.path).result or {} | {"run": run.name})
+        return {"run": run.name}
+
+    monkeypatch.setattr("sfl.training.fit.fit", fit)
+    monkeypatch.setattr("sfl.training.setup.set_up", lambda config, *_, **__: stand_in(config))
+    return done
+
+
+def made(made_run: MadeRun, path: Path, config: str, *overrides: str, finished: bool = True) -> Run:
+    text = load(config, overrides).to_yaml()
+    run = Run(made_run(path, text, run=path.name))
+    if not finished:
+        (path / "result.json").unlink()
+    return run
