@@ -70,6 +70,7 @@ def compare(
     from sfl.analysis.compare import compare as compare_runs
     from sfl.display import say
     from sfl.files import check_folder
+    from sfl.missing import complete
 
     overrides = set_ or []
     if out is not None:
@@ -77,7 +78,7 @@ def compare(
     plan = comparisons.plan(
         names, overrides, seeds, runs, training=not no_train, unfinished=unfinished
     )
-    comparisons.complete(plan, runs, training=not no_train)
+    complete(plan, runs, training=not no_train)
     groups = comparisons.results(plan, overrides, unfinished=unfinished)
     comparison = compare_runs(groups, target, data_name)
     if out is not None:
@@ -131,7 +132,7 @@ def plot(
     from sfl.config import override
     from sfl.display import say
     from sfl.files import check_folder
-    from sfl.pictures import need_matplotlib
+    from sfl.pictures import need_matplotlib, write_all
     from sfl.runs import find, find_weights
 
     need_matplotlib("plot")
@@ -150,7 +151,7 @@ def plot(
         found, config, loaded.model, loaded.in_dimensions,
         layer=layer, units=chosen["--units"], places=chosen["--images"], data_name=data_name,
     )  # fmt: skip
-    gallery.write_all(shown, folder)
+    write_all(shown, folder)
     if as_json:
         listed = [{"name": picture.name, "caption": picture.caption} for picture in shown]
         tables.print_json({"run": found.name, "folder": str(folder), "pictures": listed})

@@ -6,9 +6,10 @@ mistakes `sfl.mistakes`; nothing here knows a model or a data set.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -25,6 +26,7 @@ __all__ = [
     "TrainSettings",
     "apply_overrides",
     "find",
+    "flat",
     "from_text",
     "from_tree",
     "load",
@@ -72,9 +74,10 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> Config:
 def from_text(text: str, name: str) -> Config:
     """A config from a checkpoint's own YAML text (exit 4)."""
     try:
-        return from_tree(parse(text, name))
+        tree = parse(text, name)
     except UserError as error:
         raise _not_ours(error) from None
+    return from_tree(tree)
 
 
 def from_tree(tree: YamlTree) -> Config:
@@ -94,6 +97,15 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     if not overrides:
         return config
     return _validated(apply_overrides(YamlTree(config.to_dict()), overrides))
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by their dotted keys: {"a": {"b": 1}} → {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, Mapping)
+        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return found
 
 
 def apply_overrides(tree: YamlTree, overrides: Sequence[str]) -> YamlTree:

@@ -5,13 +5,15 @@ Knows nothing of what is drawn.
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sfl.display import track
 from sfl.errors import Exit, UserError
-from sfl.files import atomic_path
+from sfl.files import atomic_path, write_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,10 +21,11 @@ if TYPE_CHECKING:
 # Okabe & Ito (2008), told apart by the colour-blind; on a dark ground their brighter ones.
 ON_LIGHT = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 ON_DARK = ("#56B4E9", "#E69F00", "#2BC79A", "#E7A6C8", "#FFFFFF", "#F0E442", "#8FB8FF")
-MARKERS = "osD^vPX"  # and by shape, where colours are lost
 SEQUENTIAL, DIVERGING = "cividis", "PuOr"  # colour maps for the same eyes
 INK = {"light": "#1a1a1a", "dark": "#e6e6e6"}
 DPI = 150
+
+WIDE = (5.2, 3.6)  # inches: legible on a phone, two beside each other on a desk
 
 Draw = Callable[["Figure"], None]
 
@@ -37,9 +40,25 @@ def has_matplotlib() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def colours(dark: bool = False) -> tuple[str, ...]:
-    """One a model, in the order of their names."""
-    return ON_DARK if dark else ON_LIGHT
+@dataclass(frozen=True)
+class Picture:
+    """A figure to be drawn: its file's name, what it shows, inches."""
+
+    name: str
+    caption: str
+    draw: Draw
+    size: tuple[float, float] = WIDE
+
+
+def write_all(shown: Sequence[Picture], folder: Path) -> None:
+    """Each picture as SVG and PNG. Raises UserError (exit 4 or 6) where that can't be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from None
+    for picture in track(shown, "Drawing"):
+        for suffix in ("svg", "png"):
+            save(picture.draw, folder / f"{picture.name}.{suffix}", picture.size)
 
 
 def save(draw: Draw, path: Path, size: tuple[float, float]) -> None:
@@ -47,11 +66,14 @@ def save(draw: Draw, path: Path, size: tuple[float, float]) -> None:
 
     Raises UserError for a format that there isn't (exit 2), or what can't be written (exit 4, 6).
     """
+    # No date in a file: the same figure, the same bytes.
+    metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
     with _figure(size) as figure:
         draw(figure)
         try:
             with atomic_path(path) as temporary:
-                figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", **_plain(path))
+                suffix = path.suffix.lstrip(".") or "png"
+                figure.savefig(temporary, format=suffix, metadata=metadata)
         except ValueError as error:  # a format that matplotlib doesn't know
             raise UserError(f"{path}: {error}", exit_code=Exit.USAGE) from None
 
@@ -76,7 +98,7 @@ def _figure(size: tuple[float, float], *, dark: bool = False) -> "Iterator[Figur
         **dict.fromkeys(
             ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink
         ),
-        "axes.prop_cycle": cycler(color=colours(dark)),
+        "axes.prop_cycle": cycler(color=ON_DARK if dark else ON_LIGHT),
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.titlesize": 9.5,
@@ -89,8 +111,3 @@ def _figure(size: tuple[float, float], *, dark: bool = False) -> "Iterator[Figur
     }
     with matplotlib.rc_context(style):
         yield Figure(figsize=size, layout="constrained")
-
-
-def _plain(path: Path) -> dict[str, Any]:
-    """No date in a file: the same figure, the same bytes."""
-    return {"metadata": {"Date": None}} if path.suffix == ".svg" else {}

@@ -7,6 +7,8 @@ is described in docs/run-directory.md. Knows nothing of training, nor of other r
 import contextlib
 import json
 import os
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -117,13 +119,13 @@ class Run:
 
     @property
     def modified(self) -> float:
-        """When something was last written, in seconds since 1970."""
-        return max((stat.st_mtime for stat in self._stats()), default=0.0)
+        """When training last wrote something, in seconds since 1970; pictures of it don't count."""
+        return max((found.st_mtime for found in self._stats(self.path.glob("*"))), default=0.0)
 
     @property
     def bytes(self) -> int:
-        """Size of all its files."""
-        return sum(stat.st_size for stat in self._stats())
+        """Size of all its files, in folders of it too."""
+        return sum(found.st_size for found in self._stats(self.path.rglob("*")))
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -131,13 +133,16 @@ class Run:
         there = [self.path / name for name in (LAST, BEST) if (self.path / name).exists()]
         return sum(path.stat().st_size for path in there)
 
-    def _stats(self) -> list[os.stat_result]:
-        """Of every file; a running run's temporary ones may go while we look."""
+    @staticmethod
+    def _stats(paths: Iterator[Path]) -> list[os.stat_result]:
+        """Of the files among them; a running run's temporary ones may go while we look."""
         stats = []
         with contextlib.suppress(FileNotFoundError):
-            for file in self.path.iterdir():
+            for path in paths:
                 with contextlib.suppress(FileNotFoundError):
-                    stats.append(file.stat())
+                    found = path.stat()
+                    if stat.S_ISREG(found.st_mode):
+                        stats.append(found)
         return stats
 
     def has_begun(self) -> bool:
@@ -162,11 +167,15 @@ class Run:
         write_text(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in metrics))
 
     def write_failure(self, error: Exception) -> None:
-        """Says why training ended; nothing where that can't be written, a full disk perhaps."""
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        line = f"{kind}{error}".replace(f"{self.path.parent}/", "").strip().split("\n")[0]
+        """Says why training ended; nothing where that can't be written, a full disk perhaps.
+
+        Of what is no line for a user only its kind: its words may name paths, hosts and users.
+        """
+        line = str(error) if isinstance(error, UserError) else type(error).__name__
+        for path in (self.path.absolute(), self.path):
+            line = line.replace(str(path), self.name)
         with contextlib.suppress(UserError):
-            write_text(self.path / FAILURE, f"{line}\n")
+            write_text(self.path / FAILURE, f"{line.splitlines()[0]}\n")
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         """Replaces a JSON file of the run."""

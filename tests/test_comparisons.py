@@ -1,5 +1,6 @@
 """Which runs a comparison takes, what it trains, what it leaves out. Training has a stand-in."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,15 +10,18 @@ from typing import Any
 import pytest
 
 from sfl import runs
-from sfl.comparisons import Experiment, complete, plan, results
+from sfl.comparisons import Experiment, plan, results
 from sfl.config import Config, load
 from sfl.errors import Exit, UserError
+from sfl.missing import complete
 from sfl.rundir import Run
 from tests.stand_ins import Images, MadeRun, configs, images, made, trained
 
 
 def finished_names(found: list[Experiment]) -> list[list[str]]:
-    return [[run.name for run in experiment.finished] for experiment in found]
+    """In the order of the seeds."""
+    every = [[run for _, run in sorted(experiment.runs.items())] for experiment in found]
+    return [[Run(run.path).name for run in each if run.status == "finished"] for each in every]
 
 
 def missing_seeds(found: list[Experiment]) -> list[list[int]]:
@@ -230,7 +234,7 @@ def test_runs_and_configs_mixed_are_grouped_by_experiment(
     names = ["three-s1", str(elsewhere), "one", str(runs_dir / "three-s0")]
     found = plan(names, [], None, runs_dir)
     assert [experiment.name for experiment in found] == ["three", "two", "one"]
-    assert finished_names(found) == [["three-s1", "three-s0"], ["two-s4"], ["one-s0", "one-s1"]]
+    assert finished_names(found) == [["three-s0", "three-s1"], ["two-s4"], ["one-s0", "one-s1"]]
     assert missing_seeds(found) == [[], [], []]
     groups = results(found, [])
     assert [one.run.name for one in groups[0].results] == ["three-s0", "three-s1"]  # by seed
@@ -304,3 +308,58 @@ def test_a_model_whose_runs_have_all_not_finished_is_refused(
     with pytest.raises(UserError, match=r"^one: no run has finished \(go on with it: ") as caught:
         results(plan(["one-s0", "two"], [], None, runs_dir), [])
     assert caught.value.exit_code is Exit.RUN
+
+
+def test_two_runs_of_one_seed_are_no_two_draws(
+    configs: Path, runs_dir: Path, made_run: MadeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = made(made_run, runs_dir / "one-s0", "one").path
+    os.utime(first / "result.json", (1, 1))
+    for file in first.iterdir():
+        os.utime(file, (1, 1))
+    made(made_run, runs_dir / "one-s0-2", "one")
+    made(made_run, runs_dir / "two-s0", "two")
+    for names in (["one-s0", "one-s0-2", "two"], ["one-s0-2", "one-s0", "two"]):
+        found = plan(names, [], None, runs_dir)
+        assert finished_names(found) == [["one-s0-2"], ["two-s0"]]
+        assert capsys.readouterr().err == (
+            f"{first} and {runs_dir / 'one-s0-2'}: runs of one seed; the newer one counts\n"
+        )
+    assert finished_names(plan(["one-s0", "one-s0", "two"], [], None, runs_dir))[0] == ["one-s0"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_named_run_is_that_seed_of_its_config(
+    configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
+) -> None:
+    elsewhere = made(made_run, configs / "there" / "odd", "one").path
+    made(made_run, runs_dir / "two-s0", "two")
+    for names in ([str(elsewhere), "one", "two"], ["one", str(elsewhere), "two"]):
+        found = plan(names, [], 2, runs_dir)
+        assert finished_names(found)[0] == ["odd"]
+        assert missing_seeds(found) == [[1], [1]]
+
+
+def test_a_named_run_that_was_stopped_is_gone_on_with_where_its_config_is_named_too(
+    configs: Path,
+    runs_dir: Path,
+    made_run: MadeRun,
+    trained: list[tuple[str, Config]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    elsewhere = made(made_run, configs / "there" / "odd", "one", finished=False).path
+    made(made_run, runs_dir / "two-s0", "two")
+    found = plan([str(elsewhere), "one", "two"], [], None, runs_dir)
+    complete(found, runs_dir)
+    assert [name for name, _ in trained] == ["odd"]
+    assert [one.run.name for one in results(found, [])[0].results] == ["odd"]
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_models_have_names_of_their_own(configs: Path, runs_dir: Path, made_run: MadeRun) -> None:
+    made(made_run, runs_dir / "one-s0", "one")
+    made(made_run, runs_dir / "one-s0-2", "one", "train.epochs=7")
+    other = made(made_run, configs / "old" / "one-s0-2", "one", "train.epochs=8").path
+    names = ["one-s0", "one-s0-2", str(other)]
+    assert [e.name for e in plan(names, [], None, runs_dir)] == ["one", "one-s0-2", str(other)]
+    assert [e.name for e in plan(["one-s0-2", "one"], [], None, runs_dir)] == ["one-s0-2", "one"]

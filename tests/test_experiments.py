@@ -1,4 +1,4 @@
-"""Training into a run directory, going on with one, and what is refused before. Nothing is trained."""
+"""Training into a run directory, going on with one, what is refused before. Nothing is trained."""
 
 import shutil
 import signal

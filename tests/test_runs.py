@@ -290,3 +290,14 @@ def test_whether_training_has_made_anything(runs_dir: Path, made_run: MadeRun) -
     assert not Run(path).has_begun()
     (path / "last.safetensors").touch()
     assert Run(path).has_begun()
+
+
+def test_pictures_of_a_run_count_as_bytes_but_do_not_make_it_newer(
+    runs_dir: Path, made_run: Callable[..., Path]
+) -> None:
+    run = Run(made_run(runs_dir / "a"))
+    size, modified = run.bytes, run.modified
+    (run.path / "plots").mkdir()
+    (run.path / "plots" / "a.png").write_bytes(b"12345")
+    os.utime(run.path / "plots", (modified + 100, modified + 100))
+    assert (run.bytes, run.modified) == (size + 5, modified)

@@ -1,9 +1,8 @@
 """Finished runs side by side: reads what they left behind, needs no torch and no images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Literal
 
 from sfl.analysis import statistics
 from sfl.analysis.comparison import (
@@ -19,18 +18,10 @@ from sfl.analysis.comparison import (
 )
 from sfl.analysis.images import called
 from sfl.analysis.remarks import conclusion, remarks
-from sfl.analysis.results import RunResult
-from sfl.config import Config
+from sfl.analysis.results import Group, RunResult, logged_by_all
 from sfl.errors import Exit, UserError
 
-
-@dataclass(frozen=True)
-class Group:
-    """One model of a comparison: its name, its config, what its runs ended with."""
-
-    name: str
-    config: Config
-    results: Sequence[RunResult]
+Measured = Literal["validation", "test"]
 
 
 def compare(
@@ -85,21 +76,21 @@ def _refuse_other_images(groups: Sequence[Group]) -> None:
             raise other.run.damaged("labels.npy")
 
 
-def _model(group: Group, target: float | None, measured_on: str | None) -> Model:
+def _model(group: Group, target: float | None, measured_on: Measured | None) -> Model:
     results = [one.result for one in group.results]
-    newest, accuracies = results[-1], [result.accuracy for result in results]
+    last, accuracies = results[-1], [result.accuracy for result in results]
     several = len(results) > 1
-    low, high = statistics.t_interval(accuracies) if several else newest.accuracy_interval
+    low, high = statistics.t_interval(accuracies) if several else last.accuracy_interval
     peaks = [result.peak_memory_bytes for result in results]
     known = [peak for peak in peaks if peak is not None]
     steps = [result.train_images * result.epochs for result in results]  # images, all epochs
     return Model(
         name=group.name,
-        model=newest.model,
+        model=last.model,
         layer=group.config.model.layer or "conv",
         storage=group.config.model.storage,
         runs=[one.run.name for one in group.results],
-        seeds=[_seed(one) for one in group.results],
+        seeds=[one.seed for one in group.results],
         n=len(results),
         accuracy=fmean(accuracies),
         accuracies=accuracies,
@@ -110,20 +101,16 @@ def _model(group: Group, target: float | None, measured_on: str | None) -> Model
         per_class=_mean_per_class(group.results),
         confusion=_sum_of_matrices([result.confusion for result in results]),
         epochs=max(result.epochs for result in results),
-        weights=newest.weights,
-        weight_bytes=newest.weight_bytes,
+        weights=last.weights,
+        weight_bytes=last.weight_bytes,
         peak_memory_bytes=max(known) if len(known) == len(peaks) else None,
-        flops_per_image=newest.flops_per_image,
-        training_flops_per_image=newest.training_flops_per_image,
+        flops_per_image=last.flops_per_image,
+        training_flops_per_image=last.training_flops_per_image,
         images_per_second=fmean([n / r.seconds for n, r in zip(steps, results, strict=True)]),
         seconds=fmean([result.seconds for result in results]),
-        training_flops=fmean([float(newest.training_flops_per_image * n) for n in steps]),
-        target=None if target is None else _target(group.results, target, measured_on),
+        training_flops=fmean([float(last.training_flops_per_image * n) for n in steps]),
+        target=_target(group.results, target, measured_on) if measured_on else None,
     )
-
-
-def _seed(one: RunResult) -> int:
-    return int(one.run.config["train"]["seed"])
 
 
 def _mean_per_class(results: Sequence[RunResult]) -> dict[str, float | None]:
@@ -169,21 +156,22 @@ def _difference(first: Group, second: Group, one: Model, other: Model) -> Differ
 # --- the price of a given accuracy
 
 
-def _logged(groups: Sequence[Group]) -> Literal["validation", "test"]:
+def _logged(groups: Sequence[Group]) -> Measured:
     """On which accuracy all runs can be asked for a target: validation's where they have it."""
-    runs = [one.run for group in groups for one in group.results]
+    images: Measured
     for images in ("validation", "test"):
-        lacking = [r for r in runs if not any(f"{images}_accuracy" in m for m in r.metrics)]
-        if not lacking:
-            return "validation" if images == "validation" else "test"
+        if logged_by_all(groups, f"{images}_accuracy"):
+            return images
+    runs = [one.run for group in groups for one in group.results]
+    silent = next(r for r in runs if not any("test_accuracy" in line for line in r.metrics))
     raise UserError(
-        f"--target: {lacking[0].name} logged no accuracy on validation or test images",
+        f"--target: {silent.name} logged no accuracy on validation or test images",
         "train with data.validation=N or train.test_every=1",
         Exit.RUN,
     )
 
 
-def _target(results: Sequence[RunResult], target: float, measured_on: Any) -> Target:
+def _target(results: Sequence[RunResult], target: float | None, measured_on: Measured) -> Target:
     """The first epochs that reach it, and what had been spent by then."""
     reached = []
     for one in results:

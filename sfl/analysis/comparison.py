@@ -103,9 +103,20 @@ class Difference(_Values):
         return self.welch.interval if self.welch else self.bootstrap.interval
 
     @property
+    def is_beyond_chance(self) -> bool:
+        """At 5 %: by Welch's test where there is one, else McNemar's exact one, else the bootstrap.
+
+        The bootstrap's interval alone says too much of two runs that differ in a few images.
+        """
+        if self.welch or not self.mcnemar:
+            low, high = self.interval
+            return low > 0 or high < 0
+        return self.mcnemar.p < 0.05
+
+    @property
     def is_worse(self) -> bool:
-        """Whether the second is worse than the first, beyond chance (95 %)."""
-        return self.interval[1] < 0
+        """Whether the second is worse than the first, beyond chance."""
+        return self.accuracy < 0 and self.is_beyond_chance
 
 
 class Images(_Values):

@@ -4,33 +4,23 @@ Each is drawn into a figure that is given; knows no file. Accuracies are shown i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sfl.analysis.compare import Group
 from sfl.analysis.comparison import Comparison
+from sfl.analysis.drawing import bare, curve, markers, over_epochs
 from sfl.analysis.images import TestImages
-from sfl.pictures import DIVERGING, MARKERS, SEQUENTIAL, Draw
+from sfl.analysis.results import Group, logged_by_all
+from sfl.pictures import DIVERGING, SEQUENTIAL, Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-WIDE = (5.2, 3.6)  # inches: legible on a phone, two beside each other on a desk
 MOST_CLASSES = 40  # beyond, neither bars nor a matrix can be read
 SHOWN = 8  # images that only one model gets right
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure to be drawn: its file's name, what it shows, inches."""
-
-    name: str
-    caption: str
-    draw: Draw
-    size: tuple[float, float] = WIDE
 
 
 def pictures(
@@ -82,7 +72,17 @@ def pictures(
                     (5.2, 4.6),
                 )
             )
-    return found
+    return _apart(found)
+
+
+def _apart(found: Sequence[Picture]) -> list[Picture]:
+    """Where names of models differ only in what no file's name should have, files get numbers."""
+    names = [picture.name for picture in found]
+    times = [names[:place].count(name) for place, name in enumerate(names)]
+    return [
+        replace(picture, name=f"{picture.name}-{count + 1}") if count else picture
+        for picture, count in zip(found, times, strict=True)
+    ]
 
 
 COSTS = (
@@ -94,9 +94,8 @@ COSTS = (
 
 def _logged_accuracy(groups: Sequence[Group]) -> tuple[str, str]:
     """What all runs logged: accuracy on validation images, else on test, else training images."""
-    metrics = [one.run.metrics for group in groups for one in group.results]
     for key in ("validation_accuracy", "test_accuracy"):
-        if all(any(key in line for line in lines) for lines in metrics):
+        if logged_by_all(groups, key):
             return key, f"{key.split('_')[0]} accuracy"
     return "train_accuracy", "training accuracy"
 
@@ -118,10 +117,8 @@ def _curves(
     title: str,
     scale: float = 1.0,
 ) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     axes = figure.add_subplot()
-    for marker, group in zip(_markers(len(groups)), groups, strict=True):
+    for marker, group in zip(markers(len(groups)), groups, strict=True):
         runs = [
             {line["epoch"]: scale * line[key] for line in one.run.metrics if key in line}
             for one in group.results
@@ -129,29 +126,20 @@ def _curves(
         epochs = sorted(set.intersection(*map(set, runs)))
         each = [[run[epoch] for run in runs] for epoch in epochs]
         mean = [sum(values) / len(values) for values in each]
-        dots = marker if len(epochs) <= 30 else ""
-        (drawn,) = axes.plot(epochs, mean, marker=dots, markersize=4, label=group.name)
+        colour = curve(axes, epochs, mean, marker, group.name)
         low, high = list(map(min, each)), list(map(max, each))
-        axes.fill_between(epochs, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.25)
-    axes.legend()
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+    over_epochs(axes, label)
     axes.set_title(title)
-
-
-def _markers(count: int) -> list[str]:
-    return [MARKERS[place % len(MARKERS)] for place in range(count)]
 
 
 def _by_cost(comparison: Comparison, figure: "Figure", *, field: str, label: str) -> None:
     axes = figure.add_subplot()
     costs = [getattr(model, field) for model in comparison.models]
-    for marker, model, cost in zip(_markers(len(costs)), comparison.models, costs, strict=True):
+    for marker, model, cost in zip(markers(len(costs)), comparison.models, costs, strict=True):
         low, high = model.accuracy_interval
         accuracy = 100 * model.accuracy
-        bars = [[accuracy - 100 * low], [100 * high - accuracy]]
+        bars = [[max(0.0, accuracy - 100 * low)], [max(0.0, 100 * high - accuracy)]]
         axes.errorbar([cost], [accuracy], yerr=bars, marker=marker, markersize=7, capsize=4)
         axes.annotate(
             model.name, (cost, accuracy), xytext=(7, 5), textcoords="offset points", va="bottom"
@@ -272,9 +260,7 @@ def _disagreements(first: Group, second: Group, images: TestImages, figure: "Fig
             axes.set_title(f"{true}, not {images.classes[taken]}", fontsize=6.5, loc="center")
             axes.set_xlabel(str(place), fontsize=6)
         for axes in half.axes:
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.spines[:].set_visible(False)
+            bare(axes)
 
 
 def _foremost(lead: "NDArray[Any]", labels: "NDArray[Any]") -> list[int]:

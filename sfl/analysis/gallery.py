@@ -1,35 +1,20 @@
-"""All pictures of one run, written into a folder; what can't be drawn is said."""
+"""Which pictures there are of a run: what is shown where nobody chooses, what can't be drawn."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfl import pictures
 from sfl.analysis import learnt, run_figures
-from sfl.analysis.figures import Picture
 from sfl.analysis.images import TestImages, called, images_of
 from sfl.config import Config
-from sfl.display import say, track
+from sfl.display import say
 from sfl.errors import Exit, UserError
-from sfl.files import write_error
+from sfl.pictures import Picture
 from sfl.rundir import Run
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FORMATS = ("svg", "png")
 SHOWN_IMAGES, SHOWN_UNITS = 6, 6  # where nobody chooses
-
-
-def write_all(shown: Sequence[Picture], out: Path) -> None:
-    """Each picture as SVG and PNG. Raises UserError (exit 4 or 6) where that can't be written."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(out, error) from None
-    for picture in track(shown, "Drawing"):
-        for suffix in FORMATS:
-            pictures.save(picture.draw, out / f"{picture.name}.{suffix}", picture.size)
 
 
 def of_run(
@@ -78,12 +63,12 @@ def _sharing(config: Config) -> str:
 def _layers(model: "nn.Module", in_dimensions: tuple[int, int, int]) -> list[learnt.Filters]:
     import torch
 
-    found, blank = [], torch.zeros(1, *in_dimensions)
-    for name, layer in learnt.layers(model):
-        with torch.no_grad():
-            height, width = learnt.output_of(layer, model, blank).shape[2:]
-        found.append(learnt.filters(name, layer, (height, width)))
-    return found
+    layers = dict(learnt.layers(model))
+    with torch.no_grad():
+        seen = learnt.outputs(model, torch.zeros(1, *in_dimensions), layers)
+    return [
+        learnt.filters(name, layers[name], (y.shape[2], y.shape[3])) for name, y in seen.items()
+    ]
 
 
 def _chosen(names: Sequence[str], layer: str | None) -> int:

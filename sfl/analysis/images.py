@@ -58,6 +58,3 @@ def images_of(config: Config, fingerprint: str) -> TestImages:
         where = data.root if data.source == "folder" else data.source
         raise UserError(f"{where}: holds other images than the runs were tested on", "", Exit.DATA)
     return TestImages(dataset.test.images, dataset.test.labels, dataset.classes)
-
-
-images_of.__test__ = False  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ Shapes: B images, C channels in, O channels out (units), H×W pixels, OH×OW pos
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,8 +46,7 @@ def filters(name: str, layer: "nn.Module", positions: tuple[int, int]) -> Filter
     from sfl.nn import SpatialFeatureLayer
 
     if isinstance(layer, SpatialFeatureLayer):
-        local = layer if layer.storage == "local" else layer.with_storage("local")[0]
-        return Filters(name, local.weight.detach().float(), positions)
+        return Filters(name, layer.local_weight().detach().float(), positions)
     assert isinstance(layer, nn.Conv2d)
     return Filters(name, layer.weight.detach().float()[None, None], positions)
 
@@ -122,9 +121,8 @@ def receptive_fields(
     import torch
 
     fields: dict[str, Tensor] = {}
-    for name, layer in layers(model):
-        x = images.clone().requires_grad_()
-        y = output_of(layer, model, x)
+    x = images.clone().requires_grad_()
+    for name, y in outputs(model, x, dict(layers(model))).items():
         centre = y[:, :, y.shape[2] // 2, y.shape[3] // 2]
         maps = []
         for unit in units:
@@ -137,30 +135,44 @@ def receptive_fields(
 
 
 def activations(model: "nn.Module", images: "Tensor") -> "dict[str, Tensor]":
-    """By layer's name (B, OH, OW): its output after ReLU, mean over the units.
+    """By layer's name (B, OH, OW): what the ReLU behind it gives, mean over the units.
 
+    Of a layer without a ReLU before the next one: its own output, negative parts cut off.
     model: in evaluation mode. images (B, C, H, W), normalised.
     """
     import torch
+    from torch import nn
 
+    names = {module: name for name, module in layers(model)}
+    watched: dict[str, nn.Module] = {}
+    name = None
+    for module in model.modules():
+        if module in names:
+            name = names[module]
+            watched[name] = module
+        elif name is not None and isinstance(module, nn.ReLU):
+            watched[name], name = module, None
     with torch.no_grad():
-        return {
-            name: output_of(layer, model, images).relu().mean(dim=1)
-            for name, layer in layers(model)
-        }
+        return {name: y.relu().mean(dim=1) for name, y in outputs(model, images, watched).items()}
 
 
-def output_of(layer: "nn.Module", model: "nn.Module", x: "Tensor") -> "Tensor":
-    """What a layer puts out (B, O, OH, OW) when the model sees x."""
-    caught: list[Tensor] = []
+def outputs(
+    model: "nn.Module", x: "Tensor", watched: "dict[str, nn.Module]"
+) -> "dict[str, Tensor]":
+    """What modules of the model put out when it sees x, under their names."""
+    caught: dict[str, Tensor] = {}
 
-    def catch(module: "nn.Module", inputs: object, output: "Tensor") -> "Tensor":
-        caught.append(output)
-        return output.clone()  # a ReLU behind it may work in place
+    def catch(name: str) -> Any:
+        def hook(module: "nn.Module", inputs: object, output: "Tensor") -> "Tensor":
+            caught[name] = output
+            return output.clone()  # a ReLU behind it may work in place
 
-    handle = layer.register_forward_hook(catch)
+        return hook
+
+    handles = [module.register_forward_hook(catch(name)) for name, module in watched.items()]
     try:
         model(x)
     finally:
-        handle.remove()
-    return caught[0]
+        for handle in handles:
+            handle.remove()
+    return caught

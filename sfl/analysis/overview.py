@@ -23,7 +23,7 @@ def describe(run: Run) -> dict[str, Any]:
     try:
         accuracy, images = best_accuracy(run)
         return described | {
-            "failure": run.failure.strip() if run.status == "failed" and run.failure else None,
+            "failure": (run.failure or "").strip() if described["status"] == "failed" else None,
             "epochs_done": len(run.metrics),
             "epochs": int(run.config["train"]["epochs"]),
             "accuracy": accuracy,

@@ -1,11 +1,10 @@
 """What a comparison says in words: what is not a twin, what is not sure, and who is ahead."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sfl.analysis.comparison import Difference, Model
 from sfl.analysis.rows import p_text
-from sfl.config import Config
+from sfl.config import Config, flat
 from sfl.units import count_text, percent_text, points_text
 
 # What twins may differ in, and what draws their first weights.
@@ -33,18 +32,20 @@ def remarks(configs: Sequence[Config], models: Sequence[Model]) -> list[str]:
 
 def differing_settings(configs: Sequence[Config]) -> list[str]:
     """The graphs, and the settings that the models share."""
-    flat = [_flat(config.identity()) for config in configs]
-    keys = list(dict.fromkeys(key for settings in flat for key in settings))
-    differing = [key for key in keys if any(s.get(key) != flat[0].get(key) for s in flat)]
+    all_settings = [flat(config.identity()) for config in configs]
+    keys = list(dict.fromkeys(key for settings in all_settings for key in settings))
+    differing = [
+        key for key in keys if any(s.get(key) != all_settings[0].get(key) for s in all_settings)
+    ]
     found = []
     graph = [key for key in differing if key.startswith("model.") and key not in DRAWN_OR_SHARED]
-    dense = {settings.get("model.storage") == "dense" for settings in flat}
+    dense = {settings.get("model.storage") == "dense" for settings in all_settings}
     if graph or len(dense) > 1:
         found.append("not twins: other graphs")
     settings = [key for key in differing if not key.startswith("model.")]
     settings += [key for key in ("model.init",) if key in differing]
     for key in settings:
-        values = ", ".join(str(settings.get(key, "none")) for settings in flat)
+        values = ", ".join(str(settings.get(key, "none")) for settings in all_settings)
         found.append(f"not the same {key}: {values}")
     return found
 
@@ -52,15 +53,24 @@ def differing_settings(configs: Sequence[Config]) -> list[str]:
 def conclusion(first: Model, second: Model, difference: Difference) -> str:
     """Who is ahead, by how much, how sure, at what cost."""
     behind, ahead = (first, second) if difference.accuracy > 0 else (second, first)
-    points = 100 * abs(difference.accuracy)
-    if not points:
-        lead = f"{first.name} and {second.name} are level at {percent_text(first.accuracy)}"
-    else:
+    if difference.accuracy:
         lead = (
-            f"{ahead.name} is ahead of {behind.name} by {points:.2f} points "
-            f"({percent_text(ahead.accuracy)} against {percent_text(behind.accuracy)})"
+            f"{ahead.name} is ahead of {behind.name} by {100 * abs(difference.accuracy):.2f} "
+            f"points ({percent_text(ahead.accuracy)} against {percent_text(behind.accuracy)}), "
+            f"{_chance(difference)}"
         )
-    return f"{lead}; {_certainty(first, second, difference)}. {_cost(ahead, behind)}."
+    else:
+        lead = f"{first.name} and {second.name} are level at {percent_text(first.accuracy)}"
+    return f"{lead}: {_certainty(first, second, difference)}. {_cost(ahead, behind)}."
+
+
+def _chance(difference: Difference) -> str:
+    """Chance is that of the seeds where there are several, else that of the test images alone."""
+    if difference.welch:
+        return "more than chance" if difference.is_beyond_chance else "which may be chance"
+    if difference.is_beyond_chance:
+        return "more than the chance of these test images"
+    return "which may be the chance of these test images"
 
 
 def _certainty(first: Model, second: Model, difference: Difference) -> str:
@@ -68,37 +78,20 @@ def _certainty(first: Model, second: Model, difference: Difference) -> str:
     if difference.accuracy < 0:
         low, high = -high, -low
     interval = f"95 % interval of the lead {points_text(low)} to {points_text(high)}"
-    chance = "more than chance" if low > 0 else "which may be chance"
+    each = "one seed each" if first.n == second.n == 1 else f"{first.n} and {second.n} seeds"
     if difference.welch:
-        return (
-            f"{chance}: {interval}, {p_text(difference.welch.p)} (Welch, {_seeds(first, second)})"
-        )
+        return f"{interval}, {p_text(difference.welch.p)} (Welch, {each})"
     p = f", {p_text(difference.mcnemar.p)} (McNemar)" if difference.mcnemar else ""
-    what = "more than these test images' chance" if low > 0 else chance
-    return f"{what}: {interval}{p}, but no statement about other seeds ({_seeds(first, second)})"
-
-
-def _seeds(first: Model, second: Model) -> str:
-    each = "one seed each"
-    return each if first.n == second.n == 1 else f"{first.n} and {second.n} seeds"
+    return f"{interval}{p}; of other seeds this says nothing ({each})"
 
 
 def _cost(ahead: Model, behind: Model) -> str:
     return (
         f"{ahead.name} holds {count_text(ahead.weights)} weights against "
         f"{count_text(behind.weights)}, took {_times(ahead.seconds / behind.seconds)} the time to "
-        f"train and {_times(ahead.training_flops / max(1.0, behind.training_flops))} the FLOPs"
+        f"train and {_times(ahead.training_flops / behind.training_flops)} the FLOPs"
     )
 
 
 def _times(ratio: float) -> str:
     return f"{ratio:.2f} times" if ratio < 10 else f"{ratio:.0f} times"
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} → {"a.b": 1}"""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
-        flat |= {f"{prefix}{key}": value} if inner is None else inner
-    return flat

@@ -10,24 +10,24 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from string import Template
 
 from sfl import pictures
-from sfl.analysis.compare import Group
 from sfl.analysis.comparison import Comparison
-from sfl.analysis.figures import Picture
 from sfl.analysis.figures import pictures as pictures_of
-from sfl.analysis.gallery import write_all
 from sfl.analysis.images import TestImages, images_of
+from sfl.analysis.results import Group
 from sfl.analysis.rows import rows, to_csv, to_markdown
 from sfl.display import say
 from sfl.errors import UserError
 from sfl.files import write_text
+from sfl.pictures import Picture
 
 
 def write(comparison: Comparison, groups: Sequence[Group], out: Path) -> None:
     """Makes the folder `out`, or writes into it. Raises UserError (exit 4 or 6) where it can't."""
     shown = _drawable(comparison, groups)
-    write_all(shown, out)
+    pictures.write_all(shown, out)
     write_text(out / "comparison.json", json.dumps(comparison.model_dump(), ensure_ascii=False))
     write_text(out / "comparison.csv", to_csv(comparison))
     write_text(out / "report.md", _markdown(comparison, shown))
@@ -85,9 +85,7 @@ def _page(comparison: Comparison, shown: Sequence[Picture]) -> str:
         "remarks": "\n".join(f"<li>{text(line)}</li>" for line in comparison.remarks),
         "figures": "\n".join(map(_figure, shown)),
     }
-    for name, part in filled.items():
-        template = template.replace(f"{{{{{name}}}}}", part)
-    return template
+    return Template(template).substitute(filled)
 
 
 def _text(text: str) -> str:

@@ -1,5 +1,6 @@
 """What a finished run says of itself, checked: result.json, and which test images it got right."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sfl.config import Config
 from sfl.errors import Exit, UserError
 from sfl.rundir import LABELS, PREDICTIONS, RESULT, Run
 
@@ -61,11 +63,24 @@ class RunResult:
     predictions: "NDArray[np.int64]"
     labels: "NDArray[np.int64]"
 
+    @property
+    def seed(self) -> int:
+        return int(self.run.config["train"]["seed"])
+
     @cached_property
     def correct(self) -> "NDArray[np.bool_]":
         """(N,), whether it got each image right."""
         right: NDArray[np.bool_] = self.predictions == self.labels
         return right
+
+
+@dataclass(frozen=True)
+class Group:
+    """One model of a comparison: its name, its config, what its runs ended with."""
+
+    name: str
+    config: Config
+    results: Sequence[RunResult]
 
 
 def read_result(run: Run) -> RunResult:
@@ -86,7 +101,7 @@ def checked_result(values: dict[str, Any], run: Run) -> Result:
     except ValidationError as error:
         lacking = dict.fromkeys(str(mistake["loc"][0]) for mistake in error.errors())
         raise UserError(
-            f"{run.path / RESULT}: lacks {', '.join(lacking)}",
+            f"{run.path / RESULT}: lacks, or is odd in, {', '.join(lacking)}",
             f"written by another version of sfl? {run.name} can be trained again",
             Exit.RUN,
         ) from None
@@ -103,8 +118,14 @@ def _read_classes(run: Run, name: str, count: int) -> "NDArray[np.int64]":
         raise UserError(f"{path}: there is none", hint, Exit.RUN) from None
     except (OSError, ValueError, EOFError):
         raise run.damaged(name) from None
-    if not isinstance(classes, np.ndarray) or classes.dtype.kind not in "iu":
+    whole = isinstance(classes, np.ndarray) and classes.dtype.kind in "iu"
+    if not whole or classes.shape != (count,):
         raise run.damaged(name)
-    if classes.shape != (count,):
-        raise run.damaged(name)
-    return classes
+    found: NDArray[np.int64] = classes
+    return found
+
+
+def logged_by_all(groups: Sequence[Group], key: str) -> bool:
+    """Whether each run has it in its metrics, in some epoch."""
+    runs = [one.run for group in groups for one in group.results]
+    return all(any(key in line for line in run.metrics) for run in runs)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sfl.analysis.comparison import Comparison, Difference, Model
+from sfl.config import flat
 from sfl.units import bytes_text, count_text, percent_text, points_text, seconds_text
 
 UNKNOWN = "unknown"
@@ -126,9 +127,9 @@ def _escaped(text: str) -> str:
 
 def to_csv(comparison: Comparison) -> str:
     """One row a model; lists (runs, images, a confusion matrix) stay in the JSON."""
-    table = [_flat(model.model_dump()) for model in comparison.models]
+    table = [_cells(model.model_dump()) for model in comparison.models]
     for row, difference in zip(table[1:], comparison.differences, strict=True):
-        row |= _flat({"difference": difference.model_dump(exclude={"first", "second"})})
+        row |= _cells({"difference": difference.model_dump(exclude={"first", "second"})})
     columns = list(dict.fromkeys(column for row in table for column in row))
     written = io.StringIO()
     writer = csv.DictWriter(written, columns, restval="", lineterminator="\n")
@@ -137,19 +138,16 @@ def to_csv(comparison: Comparison) -> str:
     return written.getvalue()
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _cells(values: dict[str, Any]) -> dict[str, Any]:
     """Nested keys joined by dots; intervals as `_low` and `_high`, lists of names by blanks."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{name}.")
-        elif key.endswith("interval"):
-            flat |= {f"{name}_low": value[0], f"{name}_high": value[1]}
-        elif key in ("only_first", "only_second"):
-            flat[name] = len(value)
-        elif not isinstance(value, list):
-            flat[name] = value
-        elif key != "confusion":
-            flat[name] = " ".join(map(str, value))
-    return flat
+    cells: dict[str, Any] = {}
+    for name, value in flat(values).items():
+        if not isinstance(value, list):
+            cells[name] = value
+        elif name.endswith("interval"):
+            cells |= {f"{name}_low": value[0], f"{name}_high": value[1]}
+        elif name.endswith(("only_first", "only_second")):
+            cells[name] = len(value)
+        elif name != "confusion":
+            cells[name] = " ".join(map(str, value))
+    return cells

@@ -8,10 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sfl.analysis import learnt
-from sfl.analysis.figures import Picture
+from sfl.analysis.drawing import bare, curve, heading, markers, over_epochs
 from sfl.analysis.images import TestImages
-from sfl.analysis.learnt import Filters
-from sfl.pictures import DIVERGING, SEQUENTIAL
+from sfl.analysis.learnt import Filters, Similarity
+from sfl.pictures import DIVERGING, SEQUENTIAL, Picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,6 @@ def of_filters(
     chosen: the layer's place among `layers`.
     """
     layer = layers[chosen]
-    units = [unit for unit in units if unit < layer.weight.shape[2]]
     where = f"{title}; {layer.name}"
     shared = layer.is_shared
     caption = (
@@ -71,7 +70,7 @@ def of_filters(
             "similarity",
             "Mean cosine between filters of one unit against their distance, layer by layer. "
             "Independent draws, as at birth: 0, within the bars; shared: 1.",
-            partial(_similarity, layers, title),
+            partial(_similarity, {one.name: learnt.by_distance(one) for one in layers}, title),
         ),
     ]
 
@@ -123,38 +122,27 @@ def _across(layer: Filters) -> str:
 
 
 def _curves(metrics: Sequence[dict[str, Any]], title: str, figure: "Figure") -> None:
-    from matplotlib.ticker import MaxNLocator
-
     panels = (("loss", 1.0, "loss"), ("accuracy", 100.0, "accuracy, %"))
     for axes, (what, scale, label) in zip(figure.subplots(1, 2), panels, strict=True):
-        for marker, images in zip("os^", ("train", "validation", "test"), strict=True):
+        for marker, images in zip(markers(3), ("train", "validation", "test"), strict=True):
             key = f"{images}_{what}"
-            points = [(line["epoch"], scale * line[key]) for line in metrics if key in line]
-            if points:
-                few = marker if len(points) <= 30 else ""
-                axes.plot(*zip(*points, strict=True), marker=few, markersize=4, label=images)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25)
-        axes.legend()
-    figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
+            logged = [(line["epoch"], scale * line[key]) for line in metrics if key in line]
+            if logged:
+                epochs, values = zip(*logged, strict=True)
+                curve(axes, epochs, values, marker, images)
+        over_epochs(axes, label)
+    heading(figure, title)
 
 
 def _leak(metrics: Sequence[dict[str, Any]], title: str, figure: "Figure") -> None:
-    from matplotlib.ticker import MaxNLocator
-
     axes = figure.add_subplot()
+    names = list(metrics[0]["outside_share"])
     epochs = [0, *(line["epoch"] for line in metrics)]
-    for marker, name in zip("osD^vPX" * 9, metrics[0]["outside_share"], strict=False):
+    for marker, name in zip(markers(len(names)), names, strict=True):
         shares = [0.0, *(100 * line["outside_share"][name] for line in metrics)]
-        axes.plot(epochs, shares, marker=marker if len(epochs) <= 30 else "", label=name)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("weight norm² outside the field, %")
+        curve(axes, epochs, shares, marker, name)
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.25)
-    axes.legend()
+    over_epochs(axes, "weight norm² outside the field, %")
     axes.set_title(title)
 
 
@@ -171,7 +159,7 @@ def _filters(layer: Filters, units: Sequence[int], title: str, figure: "Figure")
     for axes, unit in zip(panels, units, strict=False):
         axes.imshow(_mosaic(some[:, :, unit]), interpolation="nearest")
         axes.set_title(f"unit {unit}", loc="center")
-    figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
+    heading(figure, title)
 
 
 def _mosaic(filters: "Tensor") -> Any:
@@ -214,14 +202,13 @@ def _similarity_map(cosine: "Tensor", title: str, figure: "Figure") -> None:
     axes.set_title(title)
 
 
-def _similarity(layers: Sequence[Filters], title: str, figure: "Figure") -> None:
+def _similarity(layers: dict[str, Similarity], title: str, figure: "Figure") -> None:
     axes = figure.add_subplot()
-    for marker, layer in zip("osD^vPX" * 9, layers, strict=False):
-        found = learnt.by_distance(layer)
+    for marker, (name, found) in zip(markers(len(layers)), layers.items(), strict=True):
         if found.distances:
             axes.errorbar(
                 found.distances, found.means, found.by_chance,
-                marker=marker, markersize=3, linewidth=1, elinewidth=0.6, label=layer.name,
+                marker=marker, markersize=3, linewidth=1, elinewidth=0.6, label=name,
             )  # fmt: skip
     axes.axhline(0, color="gray", linewidth=0.8)
     axes.set_xlabel("distance, positions")
@@ -238,14 +225,14 @@ def _fields(
     for column, (name, maps) in enumerate(fields.items()):
         for row, unit in enumerate(units):
             axes = cells[row][column]
-            _bare(axes)
+            bare(axes)
             if row < len(maps):
                 axes.imshow(maps[row].numpy(), cmap=SEQUENTIAL, vmin=0, vmax=1)
             if row == 0:
                 axes.set_title(name, loc="center", fontsize=8)
             if column == 0:
                 axes.set_ylabel(f"unit {unit}")
-    figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
+    heading(figure, title)
 
 
 def _activations(
@@ -258,18 +245,12 @@ def _activations(
     cells = figure.subplots(len(places), 1 + len(maps), squeeze=False)
     for row, place in enumerate(places):
         axes = cells[row][0]
-        _bare(axes)
+        bare(axes)
         axes.imshow(images.as_picture(place))
         axes.set_ylabel(f"{images.classes[int(images.labels[place])]} {place}", fontsize=7)
         for axes, (name, layer) in zip(cells[row][1:], maps.items(), strict=True):
-            _bare(axes)
+            bare(axes)
             axes.imshow(layer[row].numpy(), cmap=SEQUENTIAL, vmin=0)
             if row == 0:
                 axes.set_title(name, loc="center", fontsize=8)
-    figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
-
-
-def _bare(axes: Any) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
+    heading(figure, title)

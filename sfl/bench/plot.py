@@ -1,25 +1,26 @@
 """What `sfl bench` found, as a picture: how the cost grows, and each form's time."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfl.errors import Exit, UserError
-from sfl.files import atomic_path
+from sfl import pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-OURS, OTHERS, GUIDE = "#0072B2", "#999999", "#D55E00"  # Okabe & Ito: told apart by everyone
+OURS, GUIDE = pictures.ON_LIGHT[:2]
+OTHERS = "#999999"
 
 
 def plot(measured: dict[str, Any], path: Path) -> None:
     """Writes a picture whose format is the path's suffix. Raises UserError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        hint = "install it: pip install 'sfl[plots]'"
-        raise UserError("--plot needs matplotlib", hint) from None
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    pictures.need_matplotlib("--plot")
+    pictures.save(partial(_draw, measured), path, (11, 7))
+
+
+def _draw(measured: dict[str, Any], figure: "Figure") -> None:
     upper, lower = figure.subfigures(2, 1, squeeze=False)[:, 0]
     for axes, entry in zip(upper.subplots(1, 3), measured["scaling"], strict=True):
         _draw_growth(axes, entry)
@@ -31,11 +32,6 @@ def plot(measured: dict[str, Any], path: Path) -> None:
         f"SpatialFeatureLayer, forward + backward; {machine['device']}, {machine['threads']} "
         f"threads; {machine['spatial_layers']}; medians"
     )
-    try:
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format=path.suffix.lstrip(".") or "png")
-    except ValueError as error:  # a format that matplotlib doesn't know
-        raise UserError(f"--plot {path}: {error}", exit_code=Exit.USAGE) from None
 
 
 def _draw_growth(axes: "Axes", entry: dict[str, Any]) -> None:
@@ -49,7 +45,7 @@ def _draw_growth(axes: "Axes", entry: dict[str, Any]) -> None:
     axes.minorticks_off()
     axes.set_xlabel(entry["axis"])
     axes.set_ylabel("ms")
-    axes.legend(frameon=False)
+    axes.legend()
 
 
 def _draw_forms(axes: "Axes", entry: dict[str, Any]) -> None:
@@ -62,5 +58,4 @@ def _draw_forms(axes: "Axes", entry: dict[str, Any]) -> None:
     axes.set_xlim(min(milliseconds) / 3, max(milliseconds) * 3)  # room for the numbers
     axes.set_xlabel("ms")
     title = f"{entry['layers']}\nbatch {entry['batch']}, {entry['precision']}"
-    axes.set_title(title, fontsize=9, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title)

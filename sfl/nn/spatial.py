@@ -218,6 +218,12 @@ class SpatialFeatureLayer(nn.Module):
             raise ValueError("dense storage has no filters; see with_storage('local')")
         return sharing_distance(self.weight, self.field_mask().to(self.weight.device))
 
+    def local_weight(self) -> Tensor:
+        """The weights inside the receptive fields, (OH, OW, O, C/G, kh, kw), of either storage."""
+        if self.storage == "local":
+            return self.weight
+        return dense_to_local(self.weight, self.window, self.groups)
+
     @torch.no_grad()
     def outside_share(self) -> float:
         """The share of Σ‖w‖² outside the receptive fields: 0 at birth, 0 in local storage.
@@ -226,7 +232,7 @@ class SpatialFeatureLayer(nn.Module):
         """
         if self.storage == "local":
             return 0.0
-        inside = dense_to_local(self.weight, self.window, self.groups).double().square().sum()
+        inside = self.local_weight().double().square().sum()
         total = torch.linalg.vector_norm(self.weight, dtype=torch.float64).square()
         return max(0.0, float(1 - inside / total)) if total else 0.0
 

@@ -107,4 +107,6 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     share = correct / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends they are exact, which rounding would miss.
+    low = 0.0 if correct == 0 else centre - half
+    return low, 1.0 if correct == n else centre + half

@@ -164,11 +164,11 @@ def begin(setup: Setup, run: Run, checkpoint: Checkpoint | None) -> None:
     write_metrics(setup, run, (checkpoint and checkpoint.metrics) or [])
 
 
-def write_metrics(setup: Setup, run: Run, metrics: list[Metrics], new: int | None = None) -> None:
-    """metrics.jsonl and, if asked for, TensorBoard's file, of which `new` lines are new."""
+def write_metrics(setup: Setup, run: Run, metrics: list[Metrics], first: int = 0) -> None:
+    """metrics.jsonl and, if asked for, TensorBoard's file, whose lines from `first` on are new."""
     run.write_metrics(metrics)
     if setup.config.train.tensorboard:
-        write_events(run, metrics, 0 if new is None else len(metrics) - new)
+        write_events(run, metrics, first)
 
 
 def restore(
@@ -242,7 +242,7 @@ def save(
         save_weights(run.path / BEST, model, text, images)
     if due or best:  # or a run that is gone on with wouldn't know the epoch of its best weights
         save_checkpoint(run.path / LAST, model, optimizer, text, images, metrics)
-    write_metrics(setup, run, metrics, new=1)
+    write_metrics(setup, run, metrics, len(metrics) - 1)
 
 
 def save_stopped(

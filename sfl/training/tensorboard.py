@@ -40,7 +40,9 @@ def write_events(run: Run, metrics: list[dict[str, Any]], first: int = 0) -> Non
         with path.open("ab" if first else "wb") as file:
             records = RecordWriter(file)
             if not first:
-                records.write(Event(file_version="brain.Event:2").SerializeToString())
+                records.write(
+                    Event(wall_time=ended, file_version="brain.Event:2").SerializeToString()
+                )
             for line in metrics[first:]:
                 ended += line["seconds"]
                 values = [Summary.Value(tag=t, simple_value=v) for t, v in _scalars(line)]

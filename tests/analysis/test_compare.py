@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sfl.analysis.compare import Group, compare
-from sfl.analysis.results import read_result
+from sfl.analysis.compare import compare
+from sfl.analysis.results import Group, read_result
 from sfl.config import Config, from_text
 from sfl.errors import Exit, UserError
 from sfl.rundir import Run
@@ -165,9 +165,9 @@ def test_one_seed_each(tmp_path: Path, made_run: MadeRun) -> None:
     """Only the first gets 30 of 100 images: McNemar 2 / 2^30."""
     (said,) = conclusions(tmp_path, made_run, [0.8], [0.5])
     assert said.startswith(
-        "a is ahead of b by 30.00 points (80.00 % against 50.00 %); more than these test images' "
-        "chance: 95 % interval of the lead +21.00 to +39.00, p < 0.0001 (McNemar), but no "
-        "statement about other seeds (one seed each). "
+        "a is ahead of b by 30.00 points (80.00 % against 50.00 %), more than the chance of these "
+        "test images: 95 % interval of the lead +21.00 to +39.00, p < 0.0001 (McNemar); of other "
+        "seeds this says nothing (one seed each). "
     )
     assert said.endswith(
         "a holds 1.0 k weights against 10.0 k, took 0.50 times the time to train and 1.00 times "
@@ -177,15 +177,30 @@ def test_one_seed_each(tmp_path: Path, made_run: MadeRun) -> None:
 
 def test_several_seeds_sure_and_not_sure(tmp_path: Path, made_run: MadeRun) -> None:
     sure, unsure = conclusions(tmp_path, made_run, [0.5, 0.51], [0.8, 0.81], [0.49, 0.56])
-    assert sure.startswith("b is ahead of a by 30.00 points (80.50 % against 50.50 %); more than ")
-    assert "more than chance: 95 % interval of the lead +26.96 to +33.04, p = 0.0006" in sure
-    assert "(Welch, 2 and 2 seeds)" in sure
-    assert "c is ahead of a by 2.00 points" in unsure and "; which may be chance: " in unsure
+    assert sure.startswith(
+        "b is ahead of a by 30.00 points (80.50 % against 50.50 %), more than chance: 95 % "
+        "interval of the lead +26.96 to +33.04, p = 0.0006 (Welch, 2 and 2 seeds). "
+    )
+    assert unsure.startswith("c is ahead of a by 2.00 points (52.50 % against 50.50 %), which may ")
+
+
+def test_a_few_images_are_not_beyond_chance(tmp_path: Path, made_run: MadeRun) -> None:
+    """Only a gets 5, none only b: 2 / 32; though no bootstrap draw has b ahead. Six are: 2 / 64."""
+    for count, beyond in ((5, False), (6, True)):
+        right = [place >= count for place in range(50)]
+        a = group("a", [made_run(tmp_path / f"a{count}", right=[True] * 50)])
+        b = group("b", [made_run(tmp_path / f"b{count}", right=right)])
+        found = compare([a, b])
+        assert found.differences[0].bootstrap.interval[1] < 0
+        assert found.differences[0].is_worse is beyond
+        assert (", which may be the chance of these test images: " in found.conclusion[0]) != beyond
 
 
 def test_level(tmp_path: Path, made_run: MadeRun) -> None:
     (said,) = conclusions(tmp_path, made_run, [0.5], [0.5])
-    assert said.startswith("a and b are level at 50.00 %; which may be chance: ")
+    assert said.startswith(
+        "a and b are level at 50.00 %: 95 % interval of the lead 0.00 to 0.00, p = 1"
+    )
 
 
 # --- a target

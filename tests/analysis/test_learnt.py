@@ -12,7 +12,7 @@ from sfl.analysis.learnt import (
     by_distance,
     filters,
     layers,
-    output_of,
+    outputs,
     receptive_fields,
     similarity,
 )
@@ -115,10 +115,21 @@ def test_a_dense_unit_sees_everything_once_its_weights_have_left_their_field() -
 
 
 def test_outputs_are_those_before_a_relu_in_place() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(inplace=True))
+    model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(inplace=True))
     x = torch.tensor([[[[-1.0, 2.0]]]])
     nn.init.ones_(model[0].weight)  # type: ignore[arg-type]
-    nn.init.zeros_(model[0].bias)  # type: ignore[arg-type]
-    assert torch.equal(output_of(model[0], model, x), x)
-    (maps,) = activations(model, x).values()
-    assert torch.equal(maps, torch.tensor([[[0.0, 2.0]]]))
+    assert torch.equal(outputs(model, x, {"a": model[0]})["a"], x)
+
+
+def test_activations_are_those_behind_the_normalisation() -> None:
+    """Of the second layer, which no ReLU follows, what is above 0."""
+    norm = nn.BatchNorm2d(1).eval()
+    norm.bias.data.fill_(3.0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 1, 1, bias=False), norm, nn.ReLU(), nn.Conv2d(1, 2, 1, bias=False)
+    ).eval()
+    for layer, weights in ((model[0], [1.0]), (model[3], [-1.0, 1.0])):
+        layer.weight.data.copy_(torch.tensor(weights).view(-1, 1, 1, 1))  # type: ignore[operator]
+    first, second = activations(model, torch.tensor([[[[-1.0, 2.0, -9.0]]]])).values()
+    assert torch.allclose(first, torch.tensor([[[2.0, 5.0, 0.0]]]), atol=1e-4)
+    assert torch.allclose(second, torch.tensor([[[1.0, 2.5, 0.0]]]), atol=1e-4)

@@ -10,7 +10,9 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import jsonschema
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sfl.analysis.comparison import Comparison
@@ -148,7 +150,7 @@ def test_pictures_are_whole_and_the_same_again(sfl: Sfl, made: list[str], tmp_pa
         ElementTree.parse(folder / f"{name}.svg")
         with Image.open(folder / f"{name}.png") as picture:
             assert min(picture.size) > 200
-            assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 10  # not blank
+            assert picture.mode == "RGBA"
     compare(sfl, made, "--out", "report")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 
@@ -161,10 +163,8 @@ def test_images_on_which_they_disagree(sfl: Sfl, tmp_path: Path, tiny: Path) -> 
     done = sfl(*arguments, "--out", str(tmp_path / "report"))
     assert done.returncode == 0, done.stderr
     difference = json.loads(done.stdout)["differences"][0]
-    assert difference["mcnemar"]["p"] <= 1
     assert difference["only_first"] or difference["only_second"]
-    with Image.open(next((tmp_path / "report").glob("images-*.png"))) as picture:
-        assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 100
+    assert list((tmp_path / "report").glob("images-*.png"))
 
 
 # --- what is refused
@@ -249,3 +249,59 @@ def test_an_unfinished_run_is_tested_as_it_stands_if_asked_for(
     assert "has not finished (1 of 1 epochs), tested as it stands" in done.stderr
     assert json.loads(done.stdout)["models"][0]["accuracy"] == result["accuracy"]
     assert not (runs / "tiny-s0" / "result.json").exists()
+
+
+def test_each_picture_shows_what_it_says(made: list[str], tmp_path: Path) -> None:
+    """Drawn into figures, whose axes are looked into."""
+    from matplotlib.figure import Figure
+
+    from sfl.analysis.compare import compare as compare_groups
+    from sfl.analysis.figures import pictures
+    from sfl.analysis.images import TestImages
+    from sfl.comparisons import plan, results
+
+    names = ["conv-s0", "a b|c-s0", "conv-s1", "a b|c-s1"]
+    groups = results(plan(names, [], None, tmp_path / "runs", training=False), [])
+    pixels = torch.arange(40 * 3 * 4 * 4).remainder(256).to(torch.uint8).view(40, 3, 4, 4)
+    labels = torch.from_numpy(groups[0].results[0].labels)
+    images = TestImages(pixels, labels, ("disk", "ring"))
+    drawn = {}
+    for picture in pictures(compare_groups(groups), groups, images):
+        drawn[picture.name] = figure = Figure()
+        picture.draw(figure)
+    (axes,) = drawn["loss"].axes
+    assert [line.get_label() for line in axes.lines] == ["conv", "a b|c"]
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[2.0], [2.0]]  # type: ignore[union-attr]
+    assert len(axes.collections) == 2  # the bands
+    (axes,) = drawn["classes"].axes
+    assert [bar.get_width() for bar in axes.patches] == [25.0, 75.0, 25.0, 75.0]  # type: ignore[attr-defined]
+    (axes,) = drawn["accuracy-by-weights"].axes
+    assert [text.get_text() for text in axes.texts] == ["conv", "a b|c"]
+    for name in ("confusion-conv", "confusion-a-b-c"):
+        (axes,) = drawn[name].axes
+        assert axes.images[0].get_array().tolist() == [[75, 25], [75, 25]]  # type: ignore[union-attr]
+    (axes,) = drawn["confusion-a-b-c-against-conv"].axes
+    assert axes.images[0].get_array().tolist() == [[0, 0], [0, 0]]  # type: ignore[union-attr]
+    shown = [axes for axes in drawn["images-a-b-c"].axes if axes.images]
+    # Places 20 to 27 only conv gets right in all its runs; a class each in turn.
+    assert [axes.get_xlabel() for axes in shown] == ["22", "23", "24", "25", "26", "27", "20", "21"]
+    assert shown[0].get_title() == "disk, not ring"
+    assert np.array_equal(np.asarray(shown[0].images[0].get_array()), images.as_picture(22))
+
+
+def test_models_that_are_always_right_or_always_wrong(
+    sfl: Sfl, tmp_path: Path, made_run: MadeRun
+) -> None:
+    """In classes of odd names; files of models whose names differ in a sign stay apart."""
+    odd = {"per_class": {"95 % interval": 1.0, "only_first": None}}
+    for name, config, right in (("a b", CONV, True), ("a+b", SPATIAL, False)):
+        interval = [0.9, 1 - 1e-16] if right else [1e-18, 0.1]
+        path = tmp_path / "runs" / f"{name}-s0"
+        made_run(path, f"{config}{DATA}", right=[right] * 7, accuracy_interval=interval, **odd)
+    out = tmp_path / "report"
+    done = sfl("compare", "a b-s0", "a+b-s0", "--runs", tmp_path / "runs", "--out", out, "--csv")
+    assert done.returncode == 0, done.stderr
+    assert "per_class.95 % interval" in done.stdout.splitlines()[0]
+    assert {path.stem for path in out.glob("confusion-*.svg")} == {
+        "confusion-a-b", "confusion-a-b-2", "confusion-a-b-against-a-b",
+    }  # fmt: skip

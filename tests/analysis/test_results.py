@@ -29,7 +29,9 @@ def test_a_whole_one(tmp_path: Path, made_run: MadeRun) -> None:
 def test_a_result_that_lacks_something_is_named(tmp_path: Path, made_run: MadeRun) -> None:
     path = made_run(tmp_path / "a")
     (path / "result.json").write_text('{"model": "SimpleModel", "accuracy": 0.5}')
-    assert refusal(path).startswith(f"{path / 'result.json'}: lacks accuracy_interval, loss, n, ")
+    assert refusal(path).startswith(
+        f"{path / 'result.json'}: lacks, or is odd in, accuracy_interval, loss, n, "
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,8 +54,8 @@ def test_a_result_of_wrong_types_is_named(
     run = Run(path)
     run.write_json("result.json", run.result | wrong if run.result else {})
     assert refusal(path) == (
-        f"{path / 'result.json'}: lacks {named} (written by another version of sfl? a can be "
-        "trained again)"
+        f"{path / 'result.json'}: lacks, or is odd in, {named} (written by another version of sfl? "
+        "a can be trained again)"
     )
 
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from sfl import comparisons, experiments
 from sfl.errors import Exit, UserError
+from sfl.missing import complete
 from sfl.rundir import BEST, LAST, Run
 from sfl.training import checkpoint as checkpoints
 from sfl.training import fit as fitting
@@ -207,7 +208,7 @@ def test_a_comparison_counts_what_its_runs_leave(
     monkeypatch.setattr(experiments, "train", full)  # not reached
     free(needed - 1, monkeypatch)
     with pytest.raises(UserError, match=rf"\({needed:,} bytes needed"):
-        comparisons.complete(found, tmp_path / "runs")
+        complete(found, tmp_path / "runs")
 
 
 def test_going_on_the_last_checkpoint_is_there_already(

@@ -116,3 +116,8 @@ def test_wilson_interval_by_hand() -> None:
     for n in range(1, 200):
         assert wilson_interval(0, n)[0] >= 0
         assert 1 - 1e-12 < wilson_interval(n, n)[1] <= 1
+
+
+def test_the_ends_of_wilsons_interval_are_exact() -> None:
+    for n in range(1, 200):
+        assert wilson_interval(0, n)[0] == 0.0 and wilson_interval(n, n)[1] == 1.0
