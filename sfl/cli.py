@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from sfl import exits, workers
-from sfl.cli_compare import compare, plot
+from sfl.cli_compare import compare
 from sfl.cli_options import RUNS, Json, Runs, Set
+from sfl.cli_plot import plot
 from sfl.cli_runs import runs_app
 from sfl.errors import PROGRAM, UserError
 from sfl.ram import reuse_memory

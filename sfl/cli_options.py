@@ -14,4 +14,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=V", help="Override a setting; may be repeated."),
 ]
+DataName = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="What the images are called there: CIFAR-10.")
+]
 RUNS = Path("checkpoints")

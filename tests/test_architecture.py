@@ -16,7 +16,7 @@ GROUND = {
     "errors", "files", "workers", "display", "ram", "yamlfile", "settings", "mistakes", "config",
     "rundir", "runs", "units", "pictures",
 }  # fmt: skip
-COMMANDS = {"cli", "cli_options", "cli_runs", "cli_compare"}
+COMMANDS = {"cli", "cli_options", "cli_runs", "cli_compare", "cli_plot"}
 UPPER_HALL = {
     "experiments",
     "comparisons",
