@@ -83,10 +83,12 @@ def train(
     overrides = [*(set_ or []), *([f"train.seed={seed}"] if seed is not None else [])]
     if (config is None) == (resume is None):
         raise UserError("train needs --config FILE or --resume RUN, one of the two", "see --help")
+    folder = runs
     if resume is not None:
         if seed is not None or name is not None or dry_run:
             raise UserError("--resume goes with --set alone", "seed and name are the run's own")
         run = find(runs, resume)
+        folder = run.path.parent
         settings = experiments.config_to_resume(run, overrides)
         result = experiments.resume(run, settings)
     else:
@@ -103,9 +105,9 @@ def train(
         tables.print_json(result)
         return
     print(tables.result_line(result))
-    where = [] if runs == RUNS else ["--runs", str(runs)]
+    where = [] if folder == RUNS else ["--runs", str(folder)]
     then = ["evaluate", result["run"], *where, *experiments.data_root_option(settings)]
-    say(f"saved in {runs / result['run']}")
+    say(f"saved in {folder / result['run']}")
     say(f"next: {shlex.join([PROGRAM, *then])}")
 
 

@@ -1,12 +1,15 @@
 """`sfl compare`: its options, what it prints, its exit code."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sfl.cli_options import RUNS, DataName, Json, Runs, Set
 from sfl.errors import Exit, UserError
+
+if TYPE_CHECKING:
+    from sfl.analysis.comparison import Comparison
 
 Models = Annotated[
     list[str], typer.Argument(metavar="CONFIG_OR_RUN", help="Two models or more, mixed.")
@@ -62,8 +65,7 @@ def compare(
     """
     if as_json + as_csv + as_markdown > 1:
         raise UserError("--json, --csv and --markdown: one of them")
-    from sfl import comparisons, tables
-    from sfl.analysis import rows
+    from sfl import comparisons
     from sfl.analysis.compare import compare as compare_runs
     from sfl.display import say
     from sfl.files import check_folder
@@ -75,14 +77,27 @@ def compare(
     plan = comparisons.plan(
         names, overrides, seeds, runs, training=not no_train, unfinished=unfinished
     )
+    if target is not None:
+        comparisons.refuse_target(plan)
     complete(plan, runs, training=not no_train)
     groups = comparisons.results(plan, overrides, unfinished=unfinished)
     comparison = compare_runs(groups, target, data_name)
-    if out is not None:
+    _print(comparison, as_json, as_csv, as_markdown)
+    if out is not None:  # the numbers are there, whatever happens to the pictures
         from sfl.analysis import report
 
         report.write(comparison, groups, out)
         say(f"report: {out / 'report.html'}")
+    worse = [d.second for d in comparison.differences if d.is_worse]
+    if fail_if_worse and worse:
+        said = f"{', '.join(worse)}: worse than {comparison.models[0].name}, beyond chance"
+        raise UserError(said, exit_code=Exit.WORSE)
+
+
+def _print(comparison: "Comparison", as_json: bool, as_csv: bool, as_markdown: bool) -> None:
+    from sfl import tables
+    from sfl.analysis import rows
+
     if as_json:
         tables.print_json(comparison.model_dump())
     elif as_csv:
@@ -91,9 +106,4 @@ def compare(
         print(rows.to_markdown(comparison), end="")
     else:
         tables.print_comparison([m.name for m in comparison.models], rows.rows(comparison))
-        for line in (*comparison.remarks, "", *comparison.conclusion):
-            print(line)
-    worse = [d.second for d in comparison.differences if d.is_worse]
-    if fail_if_worse and worse:
-        said = f"{', '.join(worse)}: worse than {comparison.models[0].name}, beyond chance"
-        raise UserError(said, exit_code=Exit.WORSE)
+        tables.print_lines([*comparison.remarks, "", *comparison.conclusion])

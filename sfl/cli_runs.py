@@ -56,7 +56,7 @@ def list_runs(
 
 
 def _watch(root: Path, as_json: bool) -> None:
-    """The table, again and again, as many of the newest runs as the screen has room for."""
+    """The table, again and again: the newest runs first, as many as the screen has room for."""
     from rich.live import Live
 
     from sfl import tables
@@ -69,7 +69,7 @@ def _watch(root: Path, as_json: bool) -> None:
 
     def table() -> "Table":
         room = max(1, console.size.height - 3)
-        return tables.runs_table([describe(run) for run in all_runs(root)[-room:]])
+        return tables.runs_table([describe(run) for run in reversed(all_runs(root)[-room:])])
 
     with contextlib.suppress(KeyboardInterrupt), Live(table(), console=console) as live:
         while True:

@@ -91,12 +91,15 @@ def plan(
                 said = f"{one.name} is named twice" if one.name == experiment.name else same
                 raise UserError(said, "give each experiment once")
             experiment.name, experiment.config = one.name, one.config
-            all_runs = _readable(root) if all_runs is None else all_runs
+            all_runs = readable(root) if all_runs is None else all_runs
             _look_for(experiment, all_runs, seeds, training=training, unfinished=unfinished)
     for one in named:
         experiment = experiments[one.key]
         taken = {other.name for other in experiments.values()}
-        experiment.name = experiment.name or _after_run(one, taken)
+        if not experiment.name:
+            experiment.name = _after_run(one, taken)
+            if seeds is not None:
+                say(f"{experiment.name}: --seeds passed over: it has the runs that were named")
     if len(experiments) < 2:
         raise UserError(f"compare needs two models or more, not {', '.join(names)} alone")
     return list(experiments.values())
@@ -146,6 +149,24 @@ def _tested(run: Run, overrides: Sequence[str]) -> "RunResult":
     return RunResult(run, checked_result(values, run), answers, labels)
 
 
+def refuse_target(experiments: Sequence[Experiment]) -> None:
+    """Raises UserError (exit 2) where no accuracy is logged by all that a target can be read off.
+
+    Before anything is trained.
+    """
+    configs = [experiment.config for experiment in experiments]
+    if all(c.data.validation for c in configs) or all(c.train.test_every for c in configs):
+        return
+    silent = next(
+        e for e in experiments if not (e.config.data.validation and e.config.train.test_every)
+    )
+    raise UserError(
+        f"--target: not all models log accuracies of one kind; {silent.name} has data.validation: "
+        f"{silent.config.data.validation}, train.test_every: {silent.config.train.test_every}",
+        "train all with data.validation=N or with train.test_every=1",
+    )
+
+
 # --- what a name means
 
 
@@ -153,12 +174,13 @@ def _resolve(name: str, overrides: Sequence[str], root: Path) -> _Named:
     """A config goes before a run of its name."""
     try:
         find(name)
-    except UserError:
+    except UserError as error:
         run = runs.search(root, name)
         if run is not None:
             return _Named(name, run, _as_run(run, overrides))
         if os.path.isdir(name):
             raise UserError(f"{name}: neither a run directory nor a config") from None
+        raise UserError(error.message, f"{error.hint}, or a run in {root}") from None
     return _Named(name, None, _load_applicable(name, overrides))
 
 
@@ -201,7 +223,7 @@ def _key(override: str) -> str:
 # --- which runs there are
 
 
-def _readable(root: Path) -> list[tuple[Run, Config]]:
+def readable(root: Path) -> list[tuple[Run, Config]]:
     """All runs whose config is one of this version's, the last written last."""
     found = []
     for run in runs.list_runs(root):

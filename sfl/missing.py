@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sfl import runs
-from sfl.comparisons import Experiment
-from sfl.config import Config
+from sfl.comparisons import Experiment, readable
+from sfl.config import Config, flat
 from sfl.display import say
 from sfl.errors import Exit, UserError
 from sfl.experiments import resume, run_name, train
@@ -27,11 +27,9 @@ def complete(experiments: Sequence[Experiment], root: Path, *, training: bool = 
         return
     named = ", ".join(run_name(experiment.name, config) for experiment, config in missing)
     if not training:
-        raise UserError(
-            f"{root}: no finished run of {named} with these settings",
-            "without --no-train they are trained",
-            Exit.RUN,
-        )
+        near = [line for e in experiments if e.missing and (line := _nearest(e, root))]
+        hint = "; ".join([*near, "without --no-train they are trained"])
+        raise UserError(f"{root}: no finished run of {named} with these settings", hint, Exit.RUN)
     say(f"to be trained first: {named}")
     _refuse_what_cannot_run(missing, root)
     for experiment, config in missing:
@@ -60,6 +58,19 @@ def _refuse_what_cannot_run(missing: Sequence[tuple[Experiment, Config]], root: 
         there = run.checkpoint_bytes if run else 0
         needed, kept = max(needed, kept + most - there), kept + stays - there
     check_space(root, needed)
+
+
+def _nearest(experiment: Experiment, root: Path) -> str | None:
+    """Which run differs in the fewest settings, and in which, if they are few."""
+    wanted, least = flat(experiment.config.identity()), 4
+    found = None
+    for run, config in readable(root):
+        there = flat(config.identity())
+        keys = {*wanted, *there}
+        differing = sorted(key for key in keys if wanted.get(key) != there.get(key))
+        if len(differing) < least:
+            least, found = len(differing), f"{run.name} differs in {', '.join(differing)}"
+    return found
 
 
 def _to_go_on_with(experiment: Experiment, config: Config) -> Run | None:

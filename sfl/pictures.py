@@ -52,13 +52,20 @@ class Picture:
 
 def write_all(shown: Sequence[Picture], folder: Path) -> None:
     """Each picture as SVG and PNG. Raises UserError (exit 4 or 6) where that can't be written."""
+    with writable(folder):
+        for picture in track(shown, "Drawing"):
+            for suffix in ("svg", "png"):
+                save(picture.draw, folder / f"{picture.name}.{suffix}", picture.size)
+
+
+@contextlib.contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Makes a folder of pictures. Raises UserError (exit 4 or 6) where that can't be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise write_error(folder, error) from None
-    for picture in track(shown, "Drawing"):
-        for suffix in ("svg", "png"):
-            save(picture.draw, folder / f"{picture.name}.{suffix}", picture.size)
 
 
 def save(draw: Draw, path: Path, size: tuple[float, float]) -> None:
@@ -106,6 +113,7 @@ def _figure(size: tuple[float, float], *, dark: bool = False) -> "Iterator[Figur
         "font.size": 9,
         "legend.frameon": False,
         "savefig.dpi": DPI,
+        "text.parse_math": False,  # a $ in a name is a $
         "svg.fonttype": "none",  # text stays text: a fifth of the size, and it can be searched
         "svg.hashsalt": "sfl",  # the same figure, the same bytes
     }

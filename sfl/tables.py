@@ -75,6 +75,12 @@ def print_comparison(names: Sequence[str], rows: Sequence[tuple[str, Sequence[st
     stdout().print(made)
 
 
+def print_lines(lines: Sequence[str]) -> None:
+    """Sentences, broken between words where a terminal ends."""
+    for line in lines:
+        stdout().print(line, soft_wrap=not sys.stdout.isatty())
+
+
 def summary_table(summary: "ModelSummary") -> Table:
     """One row a layer, with the sum below."""
     made = table("layer", "output", "weights", "bytes", "as dense", "FLOPs/image", "weights shared")
@@ -113,6 +119,8 @@ STATUS_STYLES = {
 def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
     """One row a run."""
     made = table("run", "status", "epochs", "accuracy", "age", "size")
+    for column in made.columns[1:]:
+        column.no_wrap = True
     for row in rows:
         accuracy = row["accuracy"]
         made.add_row(

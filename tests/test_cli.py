@@ -532,7 +532,7 @@ def test_a_comparison_goes_on_with_what_was_stopped(
     assert sfl(*compare).returncode == 130
     done = sfl(*compare)
     assert done.returncode == 0, done.stderr
-    assert [row["epochs"] for row in json.loads(done.stdout)["models"]] == [2, 2]
+    assert [row["epochs"] for row in json.loads(done.stdout)["models"]] == [[2], [2]]
     assert sorted(os.listdir("checkpoints")) == ["other-s0", "tiny-s0"]
 
 

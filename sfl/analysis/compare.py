@@ -53,7 +53,7 @@ def compare(
         ),
         models=models,
         differences=differences,
-        remarks=remarks([group.config for group in groups], models),
+        remarks=remarks([group.config for group in groups], models, differences),
         conclusion=[
             conclusion(models[0], model, difference)
             for model, difference in zip(models[1:], differences, strict=True)
@@ -80,7 +80,7 @@ def _model(group: Group, target: float | None, measured_on: Measured | None) -> 
     results = [one.result for one in group.results]
     last, accuracies = results[-1], [result.accuracy for result in results]
     several = len(results) > 1
-    low, high = statistics.t_interval(accuracies) if several else last.accuracy_interval
+    interval = statistics.t_interval(accuracies) if several else last.accuracy_interval
     peaks = [result.peak_memory_bytes for result in results]
     known = [peak for peak in peaks if peak is not None]
     steps = [result.train_images * result.epochs for result in results]  # images, all epochs
@@ -95,12 +95,13 @@ def _model(group: Group, target: float | None, measured_on: Measured | None) -> 
         accuracy=fmean(accuracies),
         accuracies=accuracies,
         accuracy_sd=stdev(accuracies) if several else None,
-        accuracy_interval=[max(0.0, low), min(1.0, high)],
+        accuracy_interval=interval and [max(0.0, interval[0]), min(1.0, interval[1])],
         interval_covers="seeds" if several else "images",
         loss=fmean([result.loss for result in results]),
         per_class=_mean_per_class(group.results),
         confusion=_sum_of_matrices([result.confusion for result in results]),
-        epochs=max(result.epochs for result in results),
+        epochs=[result.epochs for result in results],
+        unfinished=[one.run.name for one in group.results if one.run.result is None],
         weights=last.weights,
         weight_bytes=last.weight_bytes,
         peak_memory_bytes=max(known) if len(known) == len(peaks) else None,
@@ -108,6 +109,7 @@ def _model(group: Group, target: float | None, measured_on: Measured | None) -> 
         training_flops_per_image=last.training_flops_per_image,
         images_per_second=fmean([n / r.seconds for n, r in zip(steps, results, strict=True)]),
         seconds=fmean([result.seconds for result in results]),
+        seconds_each=[result.seconds for result in results],
         training_flops=fmean([float(last.training_flops_per_image * n) for n in steps]),
         target=_target(group.results, target, measured_on) if measured_on else None,
     )
@@ -132,8 +134,8 @@ def _sum_of_matrices(matrices: Sequence[list[list[int]]]) -> list[list[int]]:
 def _difference(first: Group, second: Group, one: Model, other: Model) -> Difference:
     import numpy as np
 
-    rights = [np.stack([r.correct for r in group.results]) for group in (first, second)]
-    mostly = [right.mean(axis=0) > 0.5 for right in rights]
+    a, b = (np.stack([one.correct for one in group.results]) for group in (first, second))
+    share_a, share_b = a.mean(axis=0), b.mean(axis=0)
     welch = statistics.welch(one.accuracies, other.accuracies)
     alone = one.n == other.n == 1
     return Difference(
@@ -145,11 +147,13 @@ def _difference(first: Group, second: Group, one: Model, other: Model) -> Differ
             interval=list(welch.interval), degrees_of_freedom=welch.degrees_of_freedom, p=welch.p
         ),
         bootstrap=Bootstrap(
-            interval=list(statistics.paired_bootstrap(*rights)), resamples=statistics.RESAMPLES
+            interval=list(statistics.paired_bootstrap(a, b)), resamples=statistics.RESAMPLES
         ),
-        mcnemar=McNemar(p=statistics.mcnemar(*mostly)) if alone else None,
-        only_first=np.flatnonzero(mostly[0] & ~mostly[1]).tolist(),
-        only_second=np.flatnonzero(mostly[1] & ~mostly[0]).tolist(),
+        mcnemar=McNemar(p=statistics.mcnemar(a[0], b[0])) if alone else None,
+        only_first_count=float((share_a * (1 - share_b)).sum()),
+        only_second_count=float((share_b * (1 - share_a)).sum()),
+        only_first=np.flatnonzero(a.all(axis=0) & ~b.any(axis=0)).tolist(),
+        only_second=np.flatnonzero(b.all(axis=0) & ~a.any(axis=0)).tolist(),
     )
 
 

@@ -40,8 +40,9 @@ class Model(_Values):
     accuracy: float = Field(description="Mean test accuracy.")
     accuracies: list[float] = Field(description="Test accuracy of each run.")
     accuracy_sd: float | None = Field(description="Standard deviation (ddof 1); null for one run.")
-    accuracy_interval: Interval = Field(
-        description="Of the mean: Student's t over the runs; of one run, Wilson's over the images."
+    accuracy_interval: Interval | None = Field(
+        description="Of the mean: Student's t over the runs, null where they don't differ; of one "
+        "run, Wilson's over the test images."
     )
     interval_covers: Literal["seeds", "images"] = Field(description="What it takes for drawn.")
     loss: float = Field(description="Mean cross entropy on the test images.")
@@ -49,7 +50,8 @@ class Model(_Values):
     confusion: list[list[int]] = Field(
         description="Test images of class [row] taken for [column], summed over the runs."
     )
-    epochs: int = Field(description="Of each run; the most where they differ.")
+    epochs: list[int] = Field(description="Of each run.")
+    unfinished: list[str] = Field(description="Runs that have not finished, tested as they stand.")
     weights: int = Field(description="Trainable weights that exist.")
     weight_bytes: int = Field(description="Memory that their tensors take.")
     peak_memory_bytes: int | None = Field(
@@ -60,6 +62,7 @@ class Model(_Values):
     training_flops_per_image: int = Field(description="Forward and backward.")
     images_per_second: float = Field(description="In training; mean.")
     seconds: float = Field(description="Training of a run, tests left out; mean.")
+    seconds_each: list[float] = Field(description="Of each run.")
     training_flops: float = Field(description="Of a whole run; mean.")
     target: Target | None = Field(description="With --target.")
 
@@ -86,7 +89,7 @@ class McNemar(_Values):
 
 
 class Difference(_Values):
-    """A model against the first one. An image counts as right where most of the runs got it."""
+    """A model against the first one."""
 
     first: str = Field(description="The model that was named first.")
     second: str = Field(description="The other one.")
@@ -94,8 +97,15 @@ class Difference(_Values):
     welch: Welch | None = Field(description="null with one run on a side, or without spread.")
     bootstrap: Bootstrap = Field(description="On the same test images.")
     mcnemar: McNemar | None = Field(description="With one run on each side.")
-    only_first: list[int] = Field(description="Places of test images that only the first got.")
-    only_second: list[int] = Field(description="Places of those that only the second got.")
+    only_first_count: float = Field(
+        description="Test images that a run of the first gets and one of the second doesn't; mean "
+        "over all pairs of runs."
+    )
+    only_second_count: float = Field(description="The other way round.")
+    only_first: list[int] = Field(
+        description="Places of test images that every run of the first gets and none of the second."
+    )
+    only_second: list[int] = Field(description="The other way round.")
 
     @property
     def interval(self) -> list[float]:

@@ -51,6 +51,7 @@ def of_run(
         return shown
     if places is None:
         places = run_figures.spread_over_classes(images, SHOWN_IMAGES)
+    places = list(dict.fromkeys(places))
     _refuse_others("--images", places, len(images.labels), "there are test images")
     inputs = _normalized(images, config)
     return shown + run_figures.of_images(model, inputs, places, units[:3], images, title)

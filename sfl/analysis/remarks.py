@@ -12,40 +12,59 @@ DRAWN_OR_SHARED = ("model.layer", "model.storage", "model.init")
 ONE_SEED = (
     "one seed says little: intervals of a model with one run cover the test images, not the seed"
 )
-PAIRED = (
+WELCH = (
     "the paired bootstrap covers the draw of the test images; Welch's interval is the one that "
     "covers seeds"
 )
+NO_SPREAD = "the runs of a model don't differ: that says nothing about other seeds"
+SEVERAL = "p-values are not corrected for multiple comparisons"
+TIMES_VARY = 1.1  # largest by smallest, from which a ratio of means deserves a word
 
 
-def remarks(configs: Sequence[Config], models: Sequence[Model]) -> list[str]:
-    """What differs besides sharing, and what the intervals do not cover."""
-    found = differing_settings(configs)
+def remarks(
+    configs: Sequence[Config], models: Sequence[Model], differences: Sequence[Difference]
+) -> list[str]:
+    """What differs besides sharing, what has not finished, what the intervals do not cover."""
+    found = []
+    for config, model in zip(configs[1:], models[1:], strict=True):
+        pair = f"{models[0].name} and {model.name}: " if len(models) > 2 else ""
+        found += [pair + line for line in differing_settings(configs[0], config)]
+    for config, model in zip(configs, models, strict=True):
+        for run, epochs in zip(model.runs, model.epochs, strict=True):
+            if run in model.unfinished:
+                done = f"{epochs} of {config.train.epochs} epochs"
+                found.append(f"{run} has not finished: its best weights after {done}")
     if any(model.n == 1 for model in models):
         found.append(ONE_SEED)
-    if any(model.n > 1 for model in models):
-        found.append(PAIRED)
+    if any(model.accuracy_interval is None for model in models):
+        found.append(NO_SPREAD)
+    if any(difference.welch for difference in differences):
+        found.append(WELCH)
     if len(models) > 2:
-        found.append(f"{len(models) - 1} differences: none is corrected for there being several")
+        found.append(SEVERAL)
+    if any(_times_vary(model) for model in models):
+        found.append("training times vary between runs of a model: the machine did other work, too")
     return found
 
 
-def differing_settings(configs: Sequence[Config]) -> list[str]:
-    """The graphs, and the settings that the models share."""
-    all_settings = [flat(config.identity()) for config in configs]
-    keys = list(dict.fromkeys(key for settings in all_settings for key in settings))
-    differing = [
-        key for key in keys if any(s.get(key) != all_settings[0].get(key) for s in all_settings)
-    ]
+def _times_vary(model: Model) -> bool:
+    return max(model.seconds_each) > TIMES_VARY * min(model.seconds_each)
+
+
+def differing_settings(one: Config, other: Config) -> list[str]:
+    """The graphs, and the settings that two models share."""
+    settings = [flat(config.identity()) for config in (one, other)]
+    keys = list(dict.fromkeys([*settings[0], *settings[1]]))
+    differing = [key for key in keys if settings[0].get(key) != settings[1].get(key)]
     found = []
     graph = [key for key in differing if key.startswith("model.") and key not in DRAWN_OR_SHARED]
-    dense = {settings.get("model.storage") == "dense" for settings in all_settings}
+    dense = {each.get("model.storage") == "dense" for each in settings}
     if graph or len(dense) > 1:
         found.append("not twins: other graphs")
-    settings = [key for key in differing if not key.startswith("model.")]
-    settings += [key for key in ("model.init",) if key in differing]
-    for key in settings:
-        values = ", ".join(str(settings.get(key, "none")) for settings in all_settings)
+    shared = [key for key in differing if not key.startswith("model.")]
+    shared += [key for key in ("model.init",) if key in differing]
+    for key in shared:
+        values = ", ".join(str(each.get(key, "none")) for each in settings)
         found.append(f"not the same {key}: {values}")
     return found
 
@@ -86,12 +105,15 @@ def _certainty(first: Model, second: Model, difference: Difference) -> str:
 
 
 def _cost(ahead: Model, behind: Model) -> str:
+    time, flops = ahead.seconds / behind.seconds, ahead.training_flops / behind.training_flops
     return (
         f"{ahead.name} holds {count_text(ahead.weights)} weights against "
-        f"{count_text(behind.weights)}, took {_times(ahead.seconds / behind.seconds)} the time to "
-        f"train and {_times(ahead.training_flops / behind.training_flops)} the FLOPs"
+        f"{count_text(behind.weights)}, took {_times(time)} time to train and {_times(flops)} FLOPs"
     )
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.2f} times" if ratio < 10 else f"{ratio:.0f} times"
+    """1.004 → "the same"; 0.803 → "0.80 times the"; 20.9 → "21 times the"."""
+    if 0.995 <= ratio < 1.005:
+        return "the same"
+    return f"{ratio:.2f} times the" if ratio < 10 else f"{ratio:.0f} times the"

@@ -5,8 +5,10 @@ the test images none of single images; the report says so.
 """
 
 import base64
+import glob
 import html
 import json
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,21 +19,36 @@ from sfl.analysis.comparison import Comparison
 from sfl.analysis.figures import pictures as pictures_of
 from sfl.analysis.images import TestImages, images_of
 from sfl.analysis.results import Group
-from sfl.analysis.rows import rows, to_csv, to_markdown
+from sfl.analysis.rows import escaped, rows, to_csv, to_markdown
 from sfl.display import say
 from sfl.errors import UserError
-from sfl.files import write_text
+from sfl.files import one_at_a_time, write_text
 from sfl.pictures import Picture
 
 
 def write(comparison: Comparison, groups: Sequence[Group], out: Path) -> None:
-    """Makes the folder `out`, or writes into it. Raises UserError (exit 4 or 6) where it can't."""
+    """Makes the folder `out`, or writes into it. Raises UserError (exit 4 or 6) where it can't.
+
+    Pictures of an earlier report go; of two that are written at once the second waits.
+    """
     shown = _drawable(comparison, groups)
-    pictures.write_all(shown, out)
-    write_text(out / "comparison.json", json.dumps(comparison.model_dump(), ensure_ascii=False))
-    write_text(out / "comparison.csv", to_csv(comparison))
-    write_text(out / "report.md", _markdown(comparison, shown))
-    write_text(out / "report.html", _page(comparison, shown))
+    with pictures.writable(out), one_at_a_time(out / ".lock"):
+        for name in _pictures_in(out / "report.md"):
+            for file in out.glob(f"{glob.escape(name)}.*"):
+                file.unlink()
+        pictures.write_all(shown, out)
+        write_text(out / "comparison.json", json.dumps(comparison.model_dump(), ensure_ascii=False))
+        write_text(out / "comparison.csv", to_csv(comparison))
+        write_text(out / "report.md", _markdown(comparison, shown))
+        write_text(out / "report.html", _page(comparison, shown))
+
+
+def _pictures_in(report: Path) -> list[str]:
+    """What an earlier report shows; none where there is no such file of ours."""
+    try:
+        return re.findall(r"^!\[.*\]\(([^()/]+)\.svg\)$", report.read_text("utf-8"), re.MULTILINE)
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 def _drawable(comparison: Comparison, groups: Sequence[Group]) -> list[Picture]:
@@ -60,8 +77,10 @@ def _images_line(comparison: Comparison) -> str:
 
 
 def _markdown(comparison: Comparison, shown: Sequence[Picture]) -> str:
-    parts = [f"# {_title(comparison)}", _images_line(comparison), to_markdown(comparison).strip()]
-    parts += [f"![{picture.caption}]({picture.name}.svg)\n\n{picture.caption}" for picture in shown]
+    parts = [f"# {escaped(_title(comparison))}", escaped(_images_line(comparison))]
+    parts += [to_markdown(comparison).strip()]
+    for picture in shown:
+        parts += [f"![{picture.name}]({picture.name}.svg)", escaped(picture.caption)]
     return "\n\n".join(parts) + "\n"
 
 

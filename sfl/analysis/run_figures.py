@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sfl.analysis import learnt
-from sfl.analysis.drawing import bare, curve, heading, markers, over_epochs
+from sfl.analysis.drawing import bare, curve, heading, over_epochs, styles
 from sfl.analysis.images import TestImages
 from sfl.analysis.learnt import Filters, Similarity
 from sfl.pictures import DIVERGING, SEQUENTIAL, Picture
@@ -44,12 +44,14 @@ def of_filters(
     """
     layer = layers[chosen]
     where = f"{title}; {layer.name}"
-    shared = layer.is_shared
-    caption = (
-        f"Filters of {layer.name}: one a unit, shared by all positions."
-        if shared
-        else f"Filters of {layer.name}: each unit at {_across(layer)} neighbouring positions."
+    where_from = (
+        "one a unit, shared by all positions"
+        if layer.is_shared
+        else f"each unit at {_across(layer)} neighbouring positions"
     )
+    channels = layer.weight.shape[3]
+    shown = "red, green, blue" if channels == 3 else f"mean of {channels} input channels"
+    caption = f"Filters of {layer.name}: {where_from}; {shown}, 0 in the middle of the scale."
     columns = min(3, len(units))
     rows = -(-len(units) // columns)
     cosine = learnt.similarity(layer)
@@ -69,7 +71,7 @@ def of_filters(
         Picture(
             "similarity",
             "Mean cosine between filters of one unit against their distance, layer by layer. "
-            "Independent draws, as at birth: 0, within the bars; shared: 1.",
+            "Bands: two standard errors around 0, for filters drawn independently; shared: 1.",
             partial(_similarity, {one.name: learnt.by_distance(one) for one in layers}, title),
         ),
     ]
@@ -124,12 +126,12 @@ def _across(layer: Filters) -> str:
 def _curves(metrics: Sequence[dict[str, Any]], title: str, figure: "Figure") -> None:
     panels = (("loss", 1.0, "loss"), ("accuracy", 100.0, "accuracy, %"))
     for axes, (what, scale, label) in zip(figure.subplots(1, 2), panels, strict=True):
-        for marker, images in zip(markers(3), ("train", "validation", "test"), strict=True):
+        for style, images in zip(styles(3), ("train", "validation", "test"), strict=True):
             key = f"{images}_{what}"
             logged = [(line["epoch"], scale * line[key]) for line in metrics if key in line]
             if logged:
                 epochs, values = zip(*logged, strict=True)
-                curve(axes, epochs, values, marker, images)
+                curve(axes, epochs, values, style, images)
         over_epochs(axes, label)
     heading(figure, title)
 
@@ -138,9 +140,9 @@ def _leak(metrics: Sequence[dict[str, Any]], title: str, figure: "Figure") -> No
     axes = figure.add_subplot()
     names = list(metrics[0]["outside_share"])
     epochs = [0, *(line["epoch"] for line in metrics)]
-    for marker, name in zip(markers(len(names)), names, strict=True):
+    for style, name in zip(styles(len(names)), names, strict=True):
         shares = [0.0, *(100 * line["outside_share"][name] for line in metrics)]
-        curve(axes, epochs, shares, marker, name)
+        curve(axes, epochs, shares, style, name)
     axes.set_ylim(bottom=0)
     over_epochs(axes, "weight norm² outside the field, %")
     axes.set_title(title)
@@ -189,13 +191,18 @@ def _mosaic(filters: "Tensor") -> Any:
 
 
 def _similarity_map(cosine: "Tensor", title: str, figure: "Figure") -> None:
+    """Half the distances that there are: of those beyond, few pairs of positions tell."""
     axes = figure.add_subplot()
     height, width = (size // 2 for size in cosine.shape)
-    extent = (-width - 0.5, width + 0.5, height + 0.5, -height - 0.5)
-    values = cosine.clone()
-    values[height, width] = float("nan")  # a filter with itself: 1, which would hide the rest
-    most = max(0.05, float(values.nan_to_num().abs().max()))
-    drawn = axes.imshow(values.numpy(), cmap=DIVERGING, vmin=-most, vmax=most, extent=extent)
+    down, right = max(1, height // 2), max(1, width // 2)
+    values = cosine[
+        max(0, height - down) : height + down + 1, max(0, width - right) : width + right + 1
+    ].numpy().copy()  # fmt: skip
+    rows, columns = (size // 2 for size in values.shape)
+    values[rows, columns] = float("nan")  # a filter with itself: 1, which would hide the rest
+    most = max(0.005, float(abs(values[values == values]).max(initial=0)))
+    extent = (-columns - 0.5, columns + 0.5, rows + 0.5, -rows - 0.5)
+    drawn = axes.imshow(values, cmap=DIVERGING, vmin=-most, vmax=most, extent=extent)
     figure.colorbar(drawn, ax=axes, label="mean cosine", shrink=0.8)
     axes.set_xlabel("positions to the right")
     axes.set_ylabel("positions down")
@@ -204,12 +211,17 @@ def _similarity_map(cosine: "Tensor", title: str, figure: "Figure") -> None:
 
 def _similarity(layers: dict[str, Similarity], title: str, figure: "Figure") -> None:
     axes = figure.add_subplot()
-    for marker, (name, found) in zip(markers(len(layers)), layers.items(), strict=True):
+    for style, (name, found) in zip(styles(len(layers)), layers.items(), strict=True):
         if found.distances:
-            axes.errorbar(
-                found.distances, found.means, found.by_chance,
-                marker=marker, markersize=3, linewidth=1, elinewidth=0.6, label=name,
-            )  # fmt: skip
+            (line,) = axes.plot(
+                found.distances, found.means, markersize=3, linewidth=1, label=name, **style
+            )
+            if any(found.by_chance):
+                less = [-chance for chance in found.by_chance]
+                colour: Any = line.get_color()
+                axes.fill_between(
+                    found.distances, less, found.by_chance, color=colour, alpha=0.12, linewidth=0
+                )
     axes.axhline(0, color="gray", linewidth=0.8)
     axes.set_xlabel("distance, positions")
     axes.set_ylabel("mean cosine")

@@ -25,8 +25,10 @@ class Welch:
     p: float
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Student's interval of the mean of n ≥ 2 values (unequal ones, or it has no width)."""
+def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Student's interval of the mean of n ≥ 2 values; None where they don't differ at all."""
+    if not stdev(values):
+        return None
     half = _t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     mean = fmean(values)
     return mean - half, mean + half

@@ -68,8 +68,8 @@ def test_an_interval_of_accuracies_stays_between_0_and_1(tmp_path: Path, made_ru
     low_runs = [made_run(tmp_path / str(a), accuracy=a) for a in (0.01, 0.1)]
     high_runs = [made_run(tmp_path / str(a), accuracy=a) for a in (0.9, 0.99)]
     low, high = compare([group("low", low_runs), group("high", high_runs)]).models
-    assert low.accuracy_interval[0] == 0.0 and low.accuracy_interval[1] < 1
-    assert high.accuracy_interval[1] == 1.0 and high.accuracy_interval[0] > 0
+    assert low.accuracy_interval == [0.0, pytest.approx(0.6268, abs=1e-4)]
+    assert high.accuracy_interval == [pytest.approx(0.3732, abs=1e-4), 1.0]
 
 
 def test_two_single_runs_have_mcnemars_test_and_the_images_of_each(
@@ -88,14 +88,20 @@ def test_two_single_runs_have_mcnemars_test_and_the_images_of_each(
     assert difference.interval == [low, high]
 
 
-def test_an_image_counts_for_a_model_where_most_of_its_runs_got_it(
+def test_images_that_only_one_gets_are_counted_over_pairs_of_runs(
     tmp_path: Path, made_run: MadeRun
 ) -> None:
+    """By hand, image by image, a's runs right of 3 and b's of 2: 2 and 0, 2 and 2, 0 and 2."""
     answers = ([True, True, False], [True, False, False], [False, True, False])
     a = [made_run(tmp_path / f"a{i}", right=right) for i, right in enumerate(answers)]
     b = [made_run(tmp_path / f"b{i}", right=[False, True, True]) for i in range(2)]
     (difference,) = compare([group("a", a), group("b", b)]).differences
-    assert (difference.only_first, difference.only_second) == ([0], [2])
+    assert difference.only_first_count == pytest.approx(2 / 3)
+    assert difference.only_second_count == pytest.approx(1 / 3 + 1)
+    # So they say the same as the difference of accuracies, whatever the numbers of runs.
+    apart = difference.only_second_count - difference.only_first_count
+    assert apart / 3 == pytest.approx(difference.accuracy)
+    assert (difference.only_first, difference.only_second) == ([], [2])  # all runs, none of them
     assert difference.mcnemar is None and difference.welch is not None
     assert difference.interval == difference.welch.interval
 
@@ -141,6 +147,34 @@ def test_with_several_seeds_it_says_which_interval_covers_them(
     twin = "{name: SimpleModel, layer: conv}"
     (remark,) = compare([group("a", found), group("b", found, twin)]).remarks
     assert "Welch's interval is the one that covers seeds" in remark
+    mixed = compare([group("a", found), group("b", found[:1], twin)]).remarks
+    assert [remark.split(":")[0] for remark in mixed] == [SEED]  # no Welch there
+
+
+def test_runs_that_do_not_differ_have_no_interval(tmp_path: Path, made_run: MadeRun) -> None:
+    same = [made_run(tmp_path / f"a{i}", accuracy=0.5) for i in range(3)]
+    found = compare([group("a", same), group("b", same, "{name: SimpleModel, layer: conv}")])
+    assert found.models[0].accuracy_interval is None
+    assert found.remarks == [
+        "the runs of a model don't differ: that says nothing about other seeds"
+    ]
+
+
+def test_of_several_models_it_says_which_are_no_twins(tmp_path: Path, made_run: MadeRun) -> None:
+    run = [made_run(tmp_path / "a")]
+    twin, other = "{name: SimpleModel, layer: conv}", "{name: SpatialDenseNet}"
+    remarks = compare([group("a", run), group("b", run, twin), group("c", run, other)]).remarks
+    assert remarks[0] == "a and c: not twins: other graphs"
+    assert [r for r in remarks if "twins" in r] == remarks[:1]
+    assert "p-values are not corrected for multiple comparisons" in remarks
+
+
+def test_times_that_vary_are_remarked(tmp_path: Path, made_run: MadeRun) -> None:
+    runs = [made_run(tmp_path / str(s), accuracy=a, seconds=s) for a, s in ((0.5, 2.0), (0.6, 2.3))]
+    twin = "{name: SimpleModel, layer: conv}"
+    found = compare([group("a", runs), group("b", runs, twin)])
+    assert found.models[0].seconds_each == [2.0, 2.3]
+    assert found.remarks[-1].startswith("training times vary between runs of a model")
 
 
 # --- in plain words
@@ -170,8 +204,8 @@ def test_one_seed_each(tmp_path: Path, made_run: MadeRun) -> None:
         "seeds this says nothing (one seed each). "
     )
     assert said.endswith(
-        "a holds 1.0 k weights against 10.0 k, took 0.50 times the time to train and 1.00 times "
-        "the FLOPs."
+        "a holds 1.0 k weights against 10.0 k, took 0.50 times the time to train and the same "
+        "FLOPs."
     )
 
 

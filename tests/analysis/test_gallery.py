@@ -153,6 +153,8 @@ def test_each_picture_shows_what_it_says(run: Path) -> None:
     expected = (0.5 + tile / (2 * most)).permute(1, 2, 0)
     assert np.allclose(mosaic[:3, :3], expected.numpy(), atol=1e-6)
     assert np.all(mosaic[3] == 1)  # white between the filters
-    assert len(drawn["similarity"].axes[0].containers) == 1
+    (axes,) = drawn["similarity"].axes
+    assert [line.get_label() for line in axes.lines][:1] == ["features.0"]
+    assert len(axes.collections) == 1  # what chance would do
     assert sum(bool(axes.images) for axes in drawn["receptive-fields"].axes) == 2
     assert sum(bool(axes.images) for axes in drawn["activations"].axes) == 3 * 2

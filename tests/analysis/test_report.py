@@ -4,6 +4,7 @@ import csv
 import html
 import json
 import re
+import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from sfl.analysis.comparison import Comparison
-from sfl.analysis.rows import rows
+from sfl.analysis.rows import escaped, rows
 
 Sfl = Callable[..., "CompletedProcess[str]"]
 MadeRun = Callable[..., Path]
@@ -122,6 +123,46 @@ def test_all_outputs_say_the_same(sfl: Sfl, made: list[str], tmp_path: Path) -> 
     assert json.loads((out / "comparison.json").read_text()) == values
 
 
+def test_what_cannot_reach_a_target_is_not_trained_first(
+    sfl: Sfl, tmp_path: Path, tiny: Path
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(tiny.read_text().replace("epochs: 1", "epochs: 1, test_every: 1"))
+    done = sfl("compare", tiny, other, "--target", "0.5", "--runs", tmp_path / "runs")
+    assert done.returncode == 2 and not (tmp_path / "runs").exists()
+    assert f"{tiny} has data.validation: 0, train.test_every: 0" in the_error(done)
+
+
+def test_pictures_of_an_earlier_report_go(sfl: Sfl, made: list[str], tmp_path: Path) -> None:
+    compare(sfl, made, "--out", "report")
+    (tmp_path / "report" / "mine.png").write_text("")
+    (tmp_path / "runs" / "conv-s0").rename(tmp_path / "runs" / "first-s0")
+    (tmp_path / "runs" / "conv-s1").rename(tmp_path / "runs" / "first-s1")
+    renamed = [name.replace("conv", "first") for name in made]
+    compare(sfl, renamed, "--out", "report")
+    there = {path.name for path in (tmp_path / "report").iterdir()}
+    assert "confusion-first.svg" in there and "mine.png" in there
+    assert not [name for name in there if "conv" in name] and ".lock" not in there
+
+
+@pytest.mark.parametrize("name", ["$x_1$", "${body}", "a*b_c`", "n" * 100, "ü ñ 猫"])
+def test_odd_names(sfl: Sfl, tmp_path: Path, made_run: MadeRun, name: str) -> None:
+    """Neither mathematics nor a template, nor too long for a file's name."""
+    for each, config in ((name, CONV), ("other", SPATIAL)):
+        classes = {"per_class": {f"{name}1": 0.75, f"{name}2": 0.25}}
+        made_run(
+            tmp_path / "runs" / f"{each}-s0", f"{config}{DATA}", right=[True, False], **classes
+        )
+    arguments = ("compare", f"{name}-s0", "other-s0", "--runs", tmp_path / "runs", "--no-train")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a cat has none in this font
+        done = sfl(*arguments, "--out", tmp_path / "report")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert f"<h1>{html.escape(name)} and other</h1>" in page
+    assert f"# {escaped(name)} and other" in (tmp_path / "report" / "report.md").read_text()
+
+
 def test_the_page_needs_nothing_else(sfl: Sfl, made: list[str], tmp_path: Path) -> None:
     compare(sfl, made, "--out", "report", "--data-name", "Dots & <lines>")
     page = (tmp_path / "report" / "report.html").read_text()
@@ -179,7 +220,11 @@ def the_error(done: "CompletedProcess[str]") -> str:
     ("more", "code", "words"),
     [
         (["--json", "--csv"], 2, "--json, --csv and --markdown: one of them"),
-        (["--target", "0.5"], 4, "--target: conv-s0 logged no accuracy on validation or test"),
+        (
+            ["--target", "0.5"],
+            2,
+            "--target: not all models log accuracies of one kind; conv has data.",
+        ),
         (["--target", "2"], 2, "Invalid value for '--target'"),
         (["--seeds", "0"], 2, "Invalid value for '--seeds'"),
         (["--out", "file"], 4, "file: not a folder (choose another with --out)"),
@@ -285,7 +330,7 @@ def test_each_picture_shows_what_it_says(made: list[str], tmp_path: Path) -> Non
     shown = [axes for axes in drawn["images-a-b-c"].axes if axes.images]
     # Places 20 to 27 only conv gets right in all its runs; a class each in turn.
     assert [axes.get_xlabel() for axes in shown] == ["22", "23", "24", "25", "26", "27", "20", "21"]
-    assert shown[0].get_title() == "disk, not ring"
+    assert shown[0].get_title() == "disk, not\nring"
     assert np.array_equal(np.asarray(shown[0].images[0].get_array()), images.as_picture(22))
 
 
