@@ -46,7 +46,7 @@ def pictures(
         Picture(
             "loss",
             f"Training loss {bands}",
-            partial(_curves, groups, key="train_loss", label="training loss", title=title),
+            partial(_curves, groups, key="train_loss", label="training loss, nats", title=title),
         ),
     ]
     found += [
@@ -155,7 +155,7 @@ def _cost_axis(axes: "Axes", costs: Sequence[float]) -> None:
     if spread > 5:
         axes.set_xscale("log")
         axes.set_xlim(low / spread**0.15, high * spread**0.5)
-        steps = (1.0, 2.0, 5.0) if spread < 100 else (1.0,)
+        steps = (1.0, 2.0, 5.0) if spread < 20 else (1.0,)
         axes.xaxis.set_major_locator(LogLocator(subs=steps))
         axes.xaxis.set_minor_locator(NullLocator())
     else:

@@ -79,10 +79,10 @@ OF_DIFFERENCES: dict[str, Callable[[Difference], str]] = {
     "  95 %, seeds (Welch)": _welch,
     "  95 %, images (bootstrap)": lambda d: _span(d.bootstrap.interval, points_text),
     "  McNemar, exact": lambda d: NONE if d.mcnemar is None else p_text(d.mcnemar.p),
-    "images that only it gets": lambda d: f"{d.only_second_count:,.0f}",
-    "  all its runs, none of the first": lambda d: f"{len(d.only_second):,}",
-    "images that only the first gets": lambda d: f"{d.only_first_count:,.0f}",
-    "  all its runs, none of this": lambda d: f"{len(d.only_first):,}",
+    "images only it gets": lambda d: f"{d.only_second_count:,.0f}",
+    "  in all its runs": lambda d: f"{len(d.only_second):,}",
+    "images only the first gets": lambda d: f"{d.only_first_count:,.0f}",
+    "  in all runs of that": lambda d: f"{len(d.only_first):,}",
 }
 COST: dict[str, Callable[[Model], str]] = {
     "trainable weights": lambda m: f"{m.weights:,}",

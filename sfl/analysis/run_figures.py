@@ -124,7 +124,7 @@ def _across(layer: Filters) -> str:
 
 
 def _curves(metrics: Sequence[dict[str, Any]], title: str, figure: "Figure") -> None:
-    panels = (("loss", 1.0, "loss"), ("accuracy", 100.0, "accuracy, %"))
+    panels = (("loss", 1.0, "loss, nats"), ("accuracy", 100.0, "accuracy, %"))
     for axes, (what, scale, label) in zip(figure.subplots(1, 2), panels, strict=True):
         for style, images in zip(styles(3), ("train", "validation", "test"), strict=True):
             key = f"{images}_{what}"
