@@ -235,11 +235,12 @@ def readable(root: Path) -> list[tuple[Run, Config]]:
 
 
 def _add(experiment: Experiment, run: Run, seed: int) -> None:
-    """A run that was named; of two of one seed, which are no two draws, the newer counts."""
+    """A run that was named; of two of one seed, which are no two draws, one counts."""
     other = experiment.runs.get(seed, run)
     if other.path.resolve() != run.path.resolve():
-        older, run = sorted((other, run), key=lambda one: one.modified)
-        say(f"{older.path} and {run.path}: runs of one seed; the newer one counts")
+        # A finished one before others, then the newer.
+        less, run = sorted((other, run), key=lambda one: (one.status == "finished", one.modified))
+        say(f"{less.path} left out: a run of the same seed as {run.path}")
     experiment.runs[seed] = run
 
 

@@ -323,7 +323,7 @@ def test_two_runs_of_one_seed_are_no_two_draws(
         found = plan(names, [], None, runs_dir)
         assert finished_names(found) == [["one-s0-2"], ["two-s0"]]
         assert capsys.readouterr().err == (
-            f"{first} and {runs_dir / 'one-s0-2'}: runs of one seed; the newer one counts\n"
+            f"{first} left out: a run of the same seed as {runs_dir / 'one-s0-2'}\n"
         )
     assert finished_names(plan(["one-s0", "one-s0", "two"], [], None, runs_dir))[0] == ["one-s0"]
     assert capsys.readouterr().err == ""

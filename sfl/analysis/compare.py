@@ -53,7 +53,10 @@ def compare(
         ),
         models=models,
         differences=differences,
-        remarks=remarks([group.config for group in groups], models, differences),
+        remarks=[
+            *remarks([group.config for group in groups], models, differences),
+            *_other_machines(groups),
+        ],
         conclusion=[
             conclusion(models[0], model, difference)
             for model, difference in zip(models[1:], differences, strict=True)
@@ -74,6 +77,17 @@ def _refuse_other_images(groups: Sequence[Group]) -> None:
                 )
         if (other.labels != first.labels).any():
             raise other.run.damaged("labels.npy")
+
+
+def _other_machines(groups: Sequence[Group]) -> list[str]:
+    """Where runs were made with unlike things that change how long they take, or their numbers."""
+    runs = [one.run for group in groups for one in group.results]
+    found = []
+    for key in ("device", "threads", "precision"):
+        values = dict.fromkeys(str((run.environment or {}).get(key, "unknown")) for run in runs)
+        if len(values) > 1:
+            found.append(f"not the same {key}: {', '.join(values)}")
+    return found
 
 
 def _model(group: Group, target: float | None, measured_on: Measured | None) -> Model:
@@ -111,7 +125,11 @@ def _model(group: Group, target: float | None, measured_on: Measured | None) -> 
         seconds=fmean([result.seconds for result in results]),
         seconds_each=[result.seconds for result in results],
         training_flops=fmean([float(last.training_flops_per_image * n) for n in steps]),
-        target=_target(group.results, target, measured_on) if measured_on else None,
+        target=(
+            None
+            if target is None or measured_on is None
+            else _target(group.results, target, measured_on)
+        ),
     )
 
 
@@ -175,7 +193,7 @@ def _logged(groups: Sequence[Group]) -> Measured:
     )
 
 
-def _target(results: Sequence[RunResult], target: float | None, measured_on: Measured) -> Target:
+def _target(results: Sequence[RunResult], target: float, measured_on: Measured) -> Target:
     """The first epochs that reach it, and what had been spent by then."""
     reached = []
     for one in results:

@@ -43,7 +43,7 @@ def remarks(
     if len(models) > 2:
         found.append(SEVERAL)
     if any(_times_vary(model) for model in models):
-        found.append("training times vary between runs of a model: the machine did other work, too")
+        found.append(f"training times of one model's runs differ by over {TIMES_VARY - 1:.0%}")
     return found
 
 

@@ -174,7 +174,19 @@ def test_times_that_vary_are_remarked(tmp_path: Path, made_run: MadeRun) -> None
     twin = "{name: SimpleModel, layer: conv}"
     found = compare([group("a", runs), group("b", runs, twin)])
     assert found.models[0].seconds_each == [2.0, 2.3]
-    assert found.remarks[-1].startswith("training times vary between runs of a model")
+    assert found.remarks[-1] == "training times of one model's runs differ by over 10%"
+
+
+def test_other_machines_are_remarked(tmp_path: Path, made_run: MadeRun) -> None:
+    one, other = made_run(tmp_path / "one"), made_run(tmp_path / "other")
+    same = {"device": "A", "threads": 2, "precision": "bfloat16"}
+    Run(one).write_json("environment.json", same)
+    Run(other).write_json("environment.json", same | {"device": "B", "precision": "float32"})
+    remarks = compare([group("a", [one]), group("b", [other])]).remarks
+    assert remarks[-2:] == [
+        "not the same device: A, B",
+        "not the same precision: bfloat16, float32",
+    ]
 
 
 # --- in plain words
