@@ -20,7 +20,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class Images(BaseModel):
+class Provenance(BaseModel):
     """Which images: their source, and the SHA-256 of each split."""
 
     source: str
@@ -43,7 +43,7 @@ class Result(BaseModel):
     n: Annotated[int, Field(ge=1)]
     per_class: dict[str, Fraction | None]
     confusion: list[list[Count]]
-    data: Images
+    data: Provenance
     weights: Count
     weight_bytes: Count
     flops_per_image: Count
