@@ -91,13 +91,13 @@ def test_two_single_runs_have_mcnemars_test_and_the_images_of_each(
 def test_images_that_only_one_gets_are_counted_over_pairs_of_runs(
     tmp_path: Path, made_run: MadeRun
 ) -> None:
-    """By hand, image by image, a's runs right of 3 and b's of 2: 2 and 0, 2 and 2, 0 and 2."""
+    """By hand, image by image, a's runs right of 3 and b's of 2: 2 and 0, 2 and 1, 0 and 2."""
     answers = ([True, True, False], [True, False, False], [False, True, False])
     a = [made_run(tmp_path / f"a{i}", right=right) for i, right in enumerate(answers)]
-    b = [made_run(tmp_path / f"b{i}", right=[False, True, True]) for i in range(2)]
+    b = [made_run(tmp_path / f"b{i}", right=[False, bool(i), True]) for i in range(2)]
     (difference,) = compare([group("a", a), group("b", b)]).differences
-    assert difference.only_first_count == pytest.approx(2 / 3)
-    assert difference.only_second_count == pytest.approx(1 / 3 + 1)
+    assert difference.only_first_count == pytest.approx(2 / 3 + 2 / 3 / 2)
+    assert difference.only_second_count == pytest.approx(1 / 3 / 2 + 1)
     # So they say the same as the difference of accuracies, whatever the numbers of runs.
     apart = difference.only_second_count - difference.only_first_count
     assert apart / 3 == pytest.approx(difference.accuracy)

@@ -80,6 +80,10 @@ def test_all_outputs_say_the_same(sfl: Sfl, made: list[str], tmp_path: Path) -> 
     # By hand: that `rows` itself shows what the JSON holds.
     text = dict(expected)
     assert text["test accuracy"] == ["72.50 %", "52.50 %"]
+    assert text["sd, points"] == ["3.54", "3.54"]  # 0.05 / √2
+    assert text["95 % interval"] == ["40.73 % to 100.00 %", "20.73 % to 84.27 %"]  # ± 12.706 · 2.5
+    assert text["loss"] == ["1.734", "1.734"]
+    assert text["images only it gets"] == ["–", "0"] and text["runs (seeds)"][0] == "2 (0, 1)"
     assert text["difference, points"] == ["–", "−20.00"]
     assert text["trainable weights"] == ["1,376,246", "1,376,247"]
     assert text["training time"] == ["3.7 s", "8.2 s"]
