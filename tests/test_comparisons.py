@@ -340,6 +340,16 @@ def test_a_named_run_is_that_seed_of_its_config(
         assert missing_seeds(found) == [[1], [1]]
 
 
+def test_a_named_run_goes_before_another_of_its_seed(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    elsewhere = made(made_run, configs / "there" / "odd", "one").path
+    made(made_run, runs_dir / "one-s0", "one")
+    made(made_run, runs_dir / "two-s0", "two")
+    found = plan(["one", str(elsewhere), "two"], [], None, runs_dir)
+    assert finished_names(found) == [["odd"], ["two-s0"]]
+
+
 def test_a_named_run_that_was_stopped_is_gone_on_with_where_its_config_is_named_too(
     configs: Path,
     runs_dir: Path,

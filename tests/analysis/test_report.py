@@ -296,8 +296,17 @@ def test_an_unfinished_run_is_tested_as_it_stands_if_asked_for(
     done = sfl(*arguments, "--unfinished")
     assert done.returncode == 0, done.stderr
     assert "has not finished (1 of 1 epochs), tested as it stands" in done.stderr
-    assert json.loads(done.stdout)["models"][0]["accuracy"] == result["accuracy"]
+    compared = json.loads(done.stdout)
+    assert compared["models"][0]["accuracy"] == result["accuracy"]
+    assert compared["models"][0]["unfinished"] == ["tiny-s0"]
+    assert "tiny-s0 has not finished: its best weights after 1 of 1 epochs" in compared["remarks"]
     assert not (runs / "tiny-s0" / "result.json").exists()
+    # Trained on other images than lie there now: it says on which.
+    environment = json.loads((runs / "tiny-s0" / "environment.json").read_text())
+    environment["data"]["train"] = "others"
+    (runs / "tiny-s0" / "environment.json").write_text(json.dumps(environment))
+    done = sfl(*arguments, "--unfinished")
+    assert done.returncode == 3 and "not made with the same train images" in the_error(done)
 
 
 def test_each_picture_shows_what_it_says(made: list[str], tmp_path: Path) -> None:
