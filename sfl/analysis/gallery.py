@@ -14,7 +14,7 @@ from sfl.rundir import Run
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SHOWN_IMAGES, SHOWN_UNITS = 6, 6  # where nobody chooses
+SHOWN_IMAGES, SHOWN_UNITS, SHOWN_FIELDS = 6, 6, 3  # where nobody chooses
 
 
 def of_run(
@@ -40,6 +40,7 @@ def of_run(
     layers = _layers(model, in_dimensions)
     chosen = _chosen([one.name for one in layers], layer)
     count = layers[chosen].weight.shape[2]
+    fields_of = list(range(min(SHOWN_FIELDS, count))) if units is None else units
     units = list(range(min(SHOWN_UNITS, count))) if units is None else units
     _refuse_others("--units", units, count, f"{layers[chosen].name} has units")
     shown = run_figures.of_metrics(run.metrics, title) if run.metrics else []
@@ -54,7 +55,7 @@ def of_run(
     places = list(dict.fromkeys(places))
     _refuse_others("--images", places, len(images.labels), "there are test images")
     inputs = _normalized(images, config)
-    return shown + run_figures.of_images(model, inputs, places, units[:3], images, title)
+    return shown + run_figures.of_images(model, inputs, places, fields_of, images, title)
 
 
 def _sharing(config: Config) -> str:

@@ -132,7 +132,9 @@ def test_each_picture_shows_what_it_says(run: Path) -> None:
 
     loaded = load_run(run)
     dims = loaded.in_dimensions
-    shown = of_run(Run(run), loaded.config, loaded.model, dims, units=[1, 3], places=[0, 5, 9])
+    shown = of_run(
+        Run(run), loaded.config, loaded.model, dims, units=[1, 3, 0, 4], places=[0, 5, 9]
+    )
     drawn = {}
     for picture in shown:
         drawn[picture.name] = figure = Figure()
@@ -144,7 +146,9 @@ def test_each_picture_shows_what_it_says(run: Path) -> None:
         [100 * loaded.metrics[0]["train_accuracy"]]
     )
     panels = [axes for axes in drawn["filters"].axes if axes.images]
-    assert [axes.get_title(loc="center") for axes in panels] == ["unit 1", "unit 3"]
+    assert [axes.get_title(loc="center") for axes in panels] == [
+        "unit 1", "unit 3", "unit 0", "unit 4",
+    ]  # fmt: skip
     mosaic = panels[0].images[0].get_array()
     assert mosaic is not None and mosaic.shape == (7 * 4 - 1, 7 * 4 - 1, 3)
     weight = loaded.model.get_parameter("features.0.weight").detach()
@@ -156,5 +160,5 @@ def test_each_picture_shows_what_it_says(run: Path) -> None:
     (axes,) = drawn["similarity"].axes
     assert [line.get_label() for line in axes.lines][:1] == ["features.0"]
     assert len(axes.collections) == 1  # what chance would do
-    assert sum(bool(axes.images) for axes in drawn["receptive-fields"].axes) == 2
+    assert sum(bool(axes.images) for axes in drawn["receptive-fields"].axes) == 4
     assert sum(bool(axes.images) for axes in drawn["activations"].axes) == 3 * 2
