@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sfl.analysis import answers
 from sfl.analysis.comparison import Comparison
-from sfl.analysis.drawing import curve, over_epochs, short, styles
+from sfl.analysis.drawing import curve, heading, over_epochs, short, styles
 from sfl.analysis.images import TestImages
 from sfl.analysis.results import Group, logged_by_all
 from sfl.pictures import Picture
@@ -191,7 +191,7 @@ def _classes(groups: Sequence[Group], title: str, figure: "Figure") -> None:
     axes.set_xlabel("test accuracy, %")
     axes.set_xlim(0, 100)
     axes.grid(alpha=0.25, axis="x")
-    axes.set_title(title)
+    heading(figure, title)
     figure.legend(loc="outside upper left", ncols=3)
 
 

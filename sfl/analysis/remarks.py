@@ -43,7 +43,9 @@ def remarks(
     if len(models) > 2:
         found.append(SEVERAL)
     if any(_times_vary(model) for model in models):
-        found.append(f"training times of one model's runs differ by over {TIMES_VARY - 1:.0%}")
+        found.append(
+            f"training times of one model's runs differ by over {100 * (TIMES_VARY - 1):.0f} %"
+        )
     return found
 
 

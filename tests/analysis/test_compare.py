@@ -174,7 +174,7 @@ def test_times_that_vary_are_remarked(tmp_path: Path, made_run: MadeRun) -> None
     twin = "{name: SimpleModel, layer: conv}"
     found = compare([group("a", runs), group("b", runs, twin)])
     assert found.models[0].seconds_each == [2.0, 2.3]
-    assert found.remarks[-1] == "training times of one model's runs differ by over 10%"
+    assert found.remarks[-1] == "training times of one model's runs differ by over 10 %"
 
 
 def test_other_machines_are_remarked(tmp_path: Path, made_run: MadeRun) -> None:
