@@ -192,7 +192,7 @@ def _classes(groups: Sequence[Group], title: str, figure: "Figure") -> None:
     axes.set_xlim(0, 100)
     axes.grid(alpha=0.25, axis="x")
     heading(figure, title)
-    figure.legend(loc="outside upper left", ncols=3)
+    figure.legend(loc="outside lower left", ncols=3)
 
 
 def _names(group: Group) -> list[str]:
