@@ -175,7 +175,7 @@ class Run:
         for path in (self.path.absolute(), self.path):
             line = line.replace(str(path), self.name)
         with contextlib.suppress(UserError):
-            write_text(self.path / FAILURE, f"{line.splitlines()[0]}\n")
+            write_text(self.path / FAILURE, f"{line.partition(chr(10))[0]}\n")
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         """Replaces a JSON file of the run."""

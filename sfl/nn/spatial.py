@@ -230,9 +230,10 @@ class SpatialFeatureLayer(nn.Module):
 
         How far dense storage has left what it was born as (the notebook's leak).
         """
-        if self.storage == "local":
-            return 0.0
-        inside = self.local_weight().double().square().sum()
+        return 0.0 if self.storage == "local" else self._share_beside(self.local_weight())
+
+    def _share_beside(self, inside_weight: Tensor) -> float:
+        inside = inside_weight.double().square().sum()
         total = torch.linalg.vector_norm(self.weight, dtype=torch.float64).square()
         return max(0.0, float(1 - inside / total)) if total else 0.0
 
@@ -252,7 +253,7 @@ class SpatialFeatureLayer(nn.Module):
         else:
             weight = dense_to_local(self.weight, self.window, self.groups)
         other.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
-        return other, self.outside_share()
+        return other, self._share_beside(weight) if storage == "local" else 0.0
 
     def extra_repr(self) -> str:
         shown = {
