@@ -46,8 +46,10 @@ def files(folder: Path, pattern: str) -> set[str]:
 
 def test_the_wheel_holds_every_module_and_every_config(site: Path) -> None:
     assert files(site / "sfl", "*.py") == files(ROOT / "sfl", "*.py")
-    assert files(site / "sfl", "*.cpp") == {"nn/kernel.cpp", "nn/pointwise.cpp"}
-    assert files(site / "sfl", "*.h") == {"nn/vectors.h"}
+    assert files(site / "sfl", "*.cpp") == {
+        f"nn/{name}.cpp" for name in ("kernel", "pointwise", "winograd")
+    }
+    assert files(site / "sfl", "*.h") == {"nn/vectors.h", "nn/product.h"}
     assert files(site / "sfl", "*.html") == {"analysis/report.html"}
     configs = files(ROOT / "configs", "*.yaml")
     assert files(site / "sfl" / "configs", "*.yaml") == configs

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from sfl.nn import winograd
 from sfl.nn.spatial import SpatialFeatureLayer
 
 
@@ -35,7 +36,7 @@ def without_sharing(model: nn.Module, example: Tensor) -> nn.Module:
 
     scratch = copy.deepcopy(model).eval()  # a forward pass in training would change statistics
     for name, module in scratch.named_modules():
-        if type(module) is nn.Conv2d:
+        if type(module) in (nn.Conv2d, winograd.Conv2d):
             module.register_forward_pre_hook(note(name), with_kwargs=True)
     with torch.no_grad():
         scratch(example)

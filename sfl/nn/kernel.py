@@ -2,7 +2,8 @@
 
 `load()` gives the built library or None, `report()` says in a line which form runs and why. Same
 functions as sfl.nn.plain. The library also has what stands between the products (pointwise.cpp),
-which sfl.nn.layout calls. SFL_KERNEL=plain in the environment does without it.
+which sfl.nn.layout calls, and convolutions (winograd.cpp), which sfl.nn.winograd calls.
+SFL_KERNEL=plain in the environment does without it.
 """
 
 import contextlib
@@ -25,8 +26,9 @@ from sfl.nn import plain
 from sfl.nn.plain import channels_innermost, positions_outermost
 from sfl.nn.window import Window
 
-SOURCES = [Path(__file__).with_name(name) for name in ("kernel.cpp", "pointwise.cpp")]
-HEADER = Path(__file__).with_name("vectors.h")
+FOLDER = Path(__file__).parent
+SOURCES = [FOLDER / name for name in ("kernel.cpp", "pointwise.cpp", "winograd.cpp")]
+HEADERS = [FOLDER / name for name in ("vectors.h", "product.h")]
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
 _in_use, _told = True, False
 VECTOR = 16  # numbers of the widest vector, at most
@@ -75,7 +77,7 @@ def load() -> ctypes.CDLL | None:
         return _open()
     except (NoKernel, OSError) as reason:
         if not _told:
-            warnings.warn(f"spatial layers run in plain PyTorch, slower: {reason}", stacklevel=2)
+            warnings.warn(f"layers run in plain PyTorch, slower: {reason}", stacklevel=2)
         return None
 
 
@@ -119,17 +121,27 @@ def _shape(x: Tensor, y: Tensor, window: Window, groups: int) -> tuple[int, ...]
 
 def call(name: str, shape: tuple[int, ...], *tensors: Tensor | None) -> None:
     """The library's function of that name on contiguous tensors of one type."""
-    library = load()
-    assert library is not None
     if shape[0] == 0:  # no image: nothing to read, and a gradient of no image is zero
         last = tensors[-1]
         assert last is not None
         last.zero_()
         return
     (dtype,) = {tensor.dtype for tensor in tensors if tensor is not None}
+    call_exact(f"{name}_{NAMES[dtype]}", shape, *tensors)
+
+
+def call_exact(name: str, numbers: tuple[int, ...], *tensors: Tensor | None) -> None:
+    """The library's function of exactly that name; the caller knows its types and layouts."""
+    library = load()
+    assert library is not None
     pointers = [ctypes.c_void_p(t.data_ptr() if t is not None else None) for t in tensors]
-    numbers = (ctypes.c_int64 * len(shape))(*shape)
-    getattr(library, f"sfl_{name}_{NAMES[dtype]}")(numbers, *pointers)
+    getattr(library, f"sfl_{name}")((ctypes.c_int64 * len(numbers))(*numbers), *pointers)
+
+
+def multiplies_pairs() -> bool:
+    """Whether pairs of bfloat16 are its fastest products: AVX-512 has them, AMX beats them."""
+    library = load() if _in_use else None
+    return library is not None and bool(library.sfl_has_pairs()) and not _has_amx()
 
 
 def _open() -> ctypes.CDLL:
@@ -202,10 +214,15 @@ def _key(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoKernel(f"{command[0]} doesn't run: {error}") from None
     digest = hashlib.sha256(version + repr(command).encode())
-    for path in (*SOURCES, HEADER):
+    for path in (*SOURCES, *HEADERS):
         digest.update(path.read_bytes())
     digest.update(f"{platform.machine()} {_instructions()}".encode())
     return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _has_amx() -> bool:
+    return "amx_bf16" in _instructions()
 
 
 def _instructions() -> str:

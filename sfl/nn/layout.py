@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfl.nn import kernel, plain
-from sfl.nn.operators import needs_every_rule
+from sfl.nn.autograd import derivatives, is_traced, needs_composition
 
 GLOBAL_HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
 
@@ -77,9 +77,7 @@ class Sequential(nn.Sequential):
 
 def _together(x: Tensor, first: nn.Module, second: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """What does both in one pass over x; None where nothing does."""
-    if torch.compiler.is_compiling() or _is_traced(x):  # before all that a compiler can't follow
-        return None
-    if not is_batch_innermost(x) or not kernel.serves(x.device, x.dtype):
+    if is_traced(x) or not is_batch_innermost(x) or not kernel.serves(x.device, x.dtype):
         return None
     if _watched(first) or _watched(second):
         return None
@@ -94,12 +92,6 @@ def _together(x: Tensor, first: nn.Module, second: nn.Module) -> Callable[[Tenso
         usual = usual and not (second.ceil_mode or second.return_indices) and min(x.shape[2:]) > 1
         return relu_max_pool if usual else None
     return None
-
-
-def _is_traced(x: Tensor) -> bool:
-    """Whether x is no plain tensor (fake, batched), or something records what is done with it."""
-    recorded = torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None
-    return type(x) not in (Tensor, nn.Parameter) or recorded or needs_every_rule()
 
 
 def _watched(module: nn.Module) -> bool:
@@ -163,12 +155,12 @@ class _BatchNormRelu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, scale = ctx.saved_tensors
-        if _needs_composition(dy):
+        if needs_composition(dy):
 
             def composed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
                 return F.batch_norm(x, None, None, weight, bias, True, eps=ctx.eps).relu()
 
-            return (*_derivatives(composed, ctx, dy, x, weight, bias), None)
+            return (*derivatives(composed, ctx, dy, x, weight, bias), None)
         dx = _empty_like(x)
         parameters = dweight, dbias = x.new_empty(2, x.shape[1])
         given = (dy, x), (weight.to(x.dtype), bias.to(x.dtype), mean, scale)
@@ -194,29 +186,10 @@ class _ReluMaxPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor | None:
         x, y = ctx.saved_tensors
-        if _needs_composition(dy):
-            return _derivatives(lambda x: F.max_pool2d(x.relu(), 2), ctx, dy, x)[0]
+        if needs_composition(dy):
+            return derivatives(lambda x: F.max_pool2d(x.relu(), 2), ctx, dy, x)[0]
         dx = _empty_like(x)
         if x.shape[2] % 2 or x.shape[3] % 2:  # a row or a column that no window reaches
             dx.zero_()
         kernel.call("pool_backward", ctx.sizes, *map(plain.positions_outermost, (dy, x, y, dx)))
         return dx
-
-
-def _needs_composition(dy: Tensor) -> bool:
-    """Whether the gradient shall have one itself, or dy is many gradients at once."""
-    functorch = torch._C._functorch
-    many = functorch.is_functorch_wrapped_tensor(dy) or functorch.is_legacy_batchedtensor(dy)
-    return torch.is_grad_enabled() or many
-
-
-def _derivatives(
-    form: Callable[..., Tensor], ctx: Any, dy: Tensor, *inputs: Tensor
-) -> tuple[Tensor | None, ...]:
-    """The gradients of `form`, as something that has gradients itself."""
-    with torch.enable_grad():
-        y = form(*inputs)
-    needed = [i for i, need in enumerate(ctx.needs_input_grad[: len(inputs)]) if need]
-    found = torch.autograd.grad(y, [inputs[i] for i in needed], dy, create_graph=True)
-    by_place = dict(zip(needed, found, strict=True))
-    return tuple(by_place.get(i) for i in range(len(inputs)))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sfl.nn.layout import BatchNorm2d, MaxPool2d, Sequential
 from sfl.nn.spatial import Init, SpatialFeatureLayer, Storage, expect_choice
 from sfl.nn.window import Pair, pair, window_of
+from sfl.nn.winograd import Conv2d
 
 Layer = Literal["conv", "spatial"]
 Dimensions = tuple[int, int, int]
@@ -153,7 +154,7 @@ class _Stack:
         padding = ((kh - 1) // 2, (kw - 1) // 2) if same_size else (0, 0)
         _, size = window_of((height, width), kernel, 1, padding)
         if self.layer == "conv":
-            conv = nn.Conv2d(channels, out_channels, kernel, padding=padding)
+            conv = Conv2d(channels, out_channels, kernel, padding=padding)
             if self.init == "receptive_field":
                 nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")  # U(±√(6 / fan-in))
                 assert conv.bias is not None

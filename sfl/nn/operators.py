@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from sfl.nn import kernel, plain
+from sfl.nn.autograd import needs_every_rule
 from sfl.nn.window import Window
 
 Numbers = list[int]
@@ -30,14 +31,6 @@ def locally_connected(
     x = plain.positions_outermost(x).permute(3, 2, 0, 1)
     y: Tensor = torch.ops.sfl.spatial_conv2d(x, weight, bias, *_lists(window), groups)
     return y
-
-
-def needs_every_rule() -> bool:
-    """Whether a transform of torch.func or forward mode is at work.
-
-    Operators of one's own have no rules for these; forward mode would be silently zero.
-    """
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def spatial_conv2d(

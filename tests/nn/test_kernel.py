@@ -31,6 +31,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     def forget() -> None:
         kernel.load.cache_clear()
         kernel._build.cache_clear()
+        kernel._has_amx.cache_clear()
 
     forget()
     yield tmp_path / "sfl"
