@@ -21,8 +21,8 @@
 
 using Floats = Vector<float>;
 constexpr int LANE = LANES<float>, PANEL = VECTORS * LANE;
-constexpr Int BLOCK = 96;   // tiles that a thread transforms, multiplies and transforms back
-constexpr Int CHUNK = 256;  // tiles between two visits of the sums for the weights; even
+constexpr Int BLOCK = 192;  // tiles that a thread transforms, multiplies and transforms back
+constexpr Int CHUNK = 512;  // tiles between two visits of the sums for the weights; even
 
 struct Convolution {
     Int batch, channels, height, width, out_channels, padding_h, padding_w, threads;
@@ -107,15 +107,18 @@ struct Tiling {
     // Where the N x N pixels of a tile lie; `outside` for those that there are not.
     template <int N, class T>
     void pixels(T* data, T* outside, Int tile, T* (&at)[N][N]) const {
-        const Int image = tile / (rows * columns), place = tile % (rows * columns);
-        const Int top = place / columns * 2 - before_h, left = place % columns * 2 - before_w;
-        for (int i = 0; i < N; ++i)
+        using Number = std::uint32_t;  // divides twice as fast
+        const Number number = tile, a_row = columns, an_image = rows * columns;
+        const Number image = number / an_image, place = number % an_image;
+        const Int top = Int(place / a_row) * 2 - before_h, left = Int(place % a_row) * 2 - before_w;
+        const Int first = (image * height + top) * width + left;
+        for (int i = 0; i < N; ++i) {
+            const bool has_row = image < images && top + i >= 0 && top + i < height;
             for (int j = 0; j < N; ++j) {
-                const Int h = top + i, w = left + j;
-                const bool inside =
-                    image < images && h >= 0 && h < height && w >= 0 && w < width;
-                at[i][j] = inside ? data + ((image * height + h) * width + w) * channels : outside;
+                const bool inside = has_row && left + j >= 0 && left + j < width;
+                at[i][j] = inside ? data + (first + i * width + j) * channels : outside;
             }
+        }
     }
 };
 
@@ -255,84 +258,110 @@ void convolve(const Tiling& in, const Tiling& out, Int threads, const BFloat16* 
 
 // --- the gradient of the kernel
 
-// A chunk of transformed tiles, two by two: (16, panel, pair of tiles, its width).
+// A chunk of tiles, two by two, of which one row of the transform is kept, for some channels:
+// (4, panel, pair of tiles, its width).
 struct Chunk {
-    Int channels, plane;
+    Int first, last, plane;  // channels, as whole panels
     Buffer<Pair> pairs;
 
-    explicit Chunk(Int channels)
-        : channels(channels), plane(channels * CHUNK / 2 + 16), pairs(16 * plane) {}
+    Chunk(Int first, Int last)
+        : first(first), last(last), plane((last - first) * CHUNK / 2 + 16), pairs(4 * plane) {}
     Pair* at(int place, const Panel& panel) const {
-        return pairs.data + place * plane + panel.first * CHUNK / 2;
+        return pairs.data + place * plane + (panel.first - first) * CHUNK / 2;
     }
 };
 
-// Transforms two tiles, `first` and the next, to pair number `pair`. `sums` (C), if any: their pixels
-// are added to it.
-template <class Line, int N>
-void transform_pair(const Tiling& tiling, const BFloat16* images, const BFloat16* zeros, Int first,
+// Transforms two tiles, `tile` and the next, to pair number `pair`. `sums` (C), if any: the second
+// of the four numbers is added to it.
+template <class Line, int ROW, int N>
+void transform_pair(const Tiling& tiling, const BFloat16* images, const BFloat16* zeros, Int tile,
                     Int pair, const Chunk& chunk, float* sums) {
     const BFloat16* at[2][N][N];
-    for (int one = 0; one < 2; ++one) tiling.pixels(images, zeros, first + one, at[one]);
-    for (Int c = 0; c < tiling.channels; c += LANE) {
-        Halves numbers[2][16];
+    for (int one = 0; one < 2; ++one) tiling.pixels(images, zeros, tile + one, at[one]);
+    for (Int c = chunk.first; c < chunk.last; c += LANE) {
+        Halves numbers[2][4];
         for (int one = 0; one < 2; ++one) {
-            Floats tile[N][N], found[4][4];
-            load_tile(at[one], c, tile);
-            transform<Line>(tile, found);
-            for (int f = 0; f < 16; ++f) numbers[one][f] = rounded(found[f / 4][f % 4]);
-            if (sums) {
-                Floats sum = load(sums + c);
-                for (const auto& row : tile)
-                    for (const Floats& v : row) sum += v;
-                store(sums + c, sum);
+            Floats row[N], found[4];
+            for (int j = 0; j < N; ++j) {
+                Floats column[N];
+                for (int i = 0; i < N; ++i) column[i] = load(at[one][i][j] + c);
+                Line()(column, found);
+                row[j] = found[ROW];
             }
+            Line()(row, found);
+            for (int f = 0; f < 4; ++f) numbers[one][f] = rounded(found[f]);
+            if (sums) store(sums + c, load(sums + c) + found[1]);
         }
         const Panel panel(c, tiling.channels);
         Pair* to = chunk.at(0, panel) + pair * panel.width + c - panel.first;
-        for (int f = 0; f < 16; ++f) store(to + f * chunk.plane, numbers[0][f], numbers[1][f]);
+        for (int f = 0; f < 4; ++f) store(to + f * chunk.plane, numbers[0][f], numbers[1][f]);
     }
 }
 
-// dw and db. The tiles come in chunks: all threads transform one, then each adds the products of
-// some places to `sums` (16, panel of C, O, its width).
-void weight_gradient(const Convolution& s, const Tiling& in, const Tiling& out, const BFloat16* x,
-                     const BFloat16* dy, float* dw, float* db) {
-    constexpr Int PARTS = 16;
-    const Chunk images(s.channels), gradients(s.out_channels);
-    const Buffer<float> sums(16 * s.channels * s.out_channels);
-    const auto sums_at = [&](int place, const Panel& panel) {
+// What all of it works on; sums: (16, panel of C, O, its width).
+struct WeightGradient {
+    const Convolution& s;
+    const Tiling in, out;
+    const BFloat16 *x, *dy, *zeros;
+    const Buffer<float>& sums;
+
+    float* sums_at(int place, const Panel& panel) const {
         return sums.data + (place * s.channels + panel.first) * s.out_channels;
-    };
-    std::vector<float> bias_sums(PARTS * s.out_channels);
-    const std::vector<BFloat16> zeros(std::max(s.channels, s.out_channels));
-    const Int tiles = in.tiles(), panels = (s.channels + PANEL - 1) / PANEL;
-#pragma omp parallel num_threads(s.threads)
-    {
-        for (Int first = 0; first < tiles; first += CHUNK) {
-            const Int pairs = (std::min(CHUNK, tiles - first) + 1) / 2;
-#pragma omp for
-            for (Int part = 0; part < PARTS; ++part)
-                for (Int p = pairs * part / PARTS; p < pairs * (part + 1) / PARTS; ++p) {
-                    transform_pair<InputLine, 4>(in, x, zeros.data(), first + 2 * p, p, images,
-                                                 nullptr);
-                    transform_pair<OutputBackLine, 2>(out, dy, zeros.data(), first + 2 * p, p,
-                                                      gradients,
-                                                      bias_sums.data() + part * s.out_channels);
-                }
-#pragma omp for schedule(dynamic)
-            for (Int task = 0; task < 16 * panels; ++task) {
-                const int f = task / panels;
-                const Panel panel(task % panels * PANEL, s.channels);
-                const std::vector<Column> columns = panel.columns();
-                for (Int o = 0; o < s.out_channels; o += PANEL) {
-                    const Panel rows(o, s.out_channels);
+    }
+};
+
+// The sums over all tiles at the four places of a row, for the channels of `images`. Where all
+// pixels of a tile are added up anyway, `bias` (O) gets them, if it is given.
+template <int ROW>
+void sum_row(const WeightGradient& g, const Chunk& images, const Chunk& gradients, float* bias) {
+    for (Int first = 0; first < g.in.tiles(); first += CHUNK) {
+        const Int pairs = (std::min(CHUNK, g.in.tiles() - first) + 1) / 2;
+        for (Int pair = 0; pair < pairs; ++pair) {
+            const Int tile = first + 2 * pair;
+            transform_pair<InputLine, ROW, 4>(g.in, g.x, g.zeros, tile, pair, images, nullptr);
+            transform_pair<OutputBackLine, ROW, 2>(g.out, g.dy, g.zeros, tile, pair, gradients,
+                                                   ROW == 1 ? bias : nullptr);
+        }
+        for (Int c = images.first; c < images.last; c += PANEL) {
+            const Panel panel(c, g.s.channels);
+            const std::vector<Column> columns = panel.columns();
+            for (int f = 0; f < 4; ++f)
+                for (Int o = 0; o < g.s.out_channels; o += PANEL) {
+                    const Panel rows(o, g.s.out_channels);
                     const Piece<Pair> piece{gradients.at(f, rows), images.at(f, panel), pairs};
                     product<Pair>({&piece, 1, 1, rows.width, panel.width,
-                                   sums_at(f, panel) + o * panel.width, panel.width, nullptr, 0,
-                                   true, 0, first > 0},
+                                   g.sums_at(4 * ROW + f, panel) + o * panel.width, panel.width,
+                                   nullptr, 0, true, 0, first > 0},
                                   rows.width, columns);
                 }
+        }
+    }
+}
+
+// dw and db. A thread takes a row of the transform, which costs it no more than a fourth of the
+// whole, and some channels: so none waits for another, or reads what another wrote.
+void weight_gradient(const Convolution& s, const Tiling& in, const Tiling& out, const BFloat16* x,
+                     const BFloat16* dy, float* dw, float* db) {
+    const Buffer<float> sums(16 * s.channels * s.out_channels);
+    const std::vector<BFloat16> zeros(std::max(s.channels, s.out_channels));
+    const WeightGradient g{s, in, out, x, dy, zeros.data(), sums};
+    const Int panels = (s.channels + PANEL - 1) / PANEL;
+    const Int parts = std::min(panels, (s.threads + 1) / 2);
+    std::fill_n(db, s.out_channels, 0.f);
+#pragma omp parallel num_threads(s.threads)
+    {
+        const Chunk gradients(0, s.out_channels);
+#pragma omp for schedule(dynamic)
+        for (Int task = 0; task < 4 * parts; ++task) {
+            const Int part = task % parts;
+            const Chunk images(panels * part / parts * PANEL,
+                               std::min(s.channels, panels * (part + 1) / parts * PANEL));
+            float* bias = part == 0 ? db : nullptr;
+            switch (task / parts) {
+                case 0: sum_row<0>(g, images, gradients, bias); break;
+                case 1: sum_row<1>(g, images, gradients, bias); break;
+                case 2: sum_row<2>(g, images, gradients, bias); break;
+                default: sum_row<3>(g, images, gradients, bias);
             }
         }
 #pragma omp for
@@ -342,15 +371,11 @@ void weight_gradient(const Convolution& s, const Tiling& in, const Tiling& out, 
                 Floats u[4][4], kernel[3][3];
                 for (int f = 0; f < 16; ++f)
                     u[f / 4][f % 4] =
-                        load(sums_at(f, panel) + o * panel.width + c - panel.first);
+                        load(g.sums_at(f, panel) + o * panel.width + c - panel.first);
                 transform<KernelBackLine>(u, kernel);
                 for (int k = 0; k < 9; ++k)
                     store(dw + (o * 9 + k) * s.channels + c, kernel[k / 3][k % 3]);
             }
-    }
-    for (Int o = 0; o < s.out_channels; ++o) {
-        db[o] = 0;
-        for (Int part = 0; part < PARTS; ++part) db[o] += bias_sums[part * s.out_channels + o];
     }
 }
 

@@ -51,13 +51,16 @@ class Conv2d(nn.Conv2d):
         return usual and c % LANES == o % LANES == 0 and c * o >= LEAST_RATIO * (c + o)
 
 
+def serves(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether it is faster than PyTorch there for what autocast computes in `dtype`."""
+    return device.type == "cpu" and dtype == torch.bfloat16 and kernel.multiplies_pairs()
+
+
 def _serves(x: Tensor, padding: tuple[int, ...]) -> bool:
     """Whether it is faster for such an input, and gives what PyTorch would."""
-    if is_traced(x) or x.device.type != "cpu" or x.dim() != 4 or not x.numel():
+    if is_traced(x) or x.dim() != 4 or not x.numel() or not torch.is_autocast_enabled("cpu"):
         return False
-    if not (torch.is_autocast_enabled("cpu") and kernel.multiplies_pairs()):
-        return False
-    if torch.get_autocast_dtype("cpu") != torch.bfloat16:
+    if not serves(x.device, torch.get_autocast_dtype("cpu")):
         return False
     smallest = min(x.shape[2] + 2 * padding[0], x.shape[3] + 2 * padding[1]) - 2
     # The output lies as the input does; a tile that sticks out of an image is work for nothing.

@@ -15,7 +15,7 @@ from sfl.config import Config, from_text
 from sfl.display import TrainingDisplay, say
 from sfl.errors import Exit, UserError
 from sfl.files import check_space, write_text
-from sfl.nn import SpatialFeatureLayer, kernel
+from sfl.nn import SpatialFeatureLayer, kernel, winograd
 from sfl.rundir import BEST, CONFIG, ENVIRONMENT, FAILURE, LABELS, LAST, PREDICTIONS, RESULT, Run
 from sfl.training.checkpoint import (
     Checkpoint,
@@ -60,6 +60,9 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
 
     if config.model.storage == "local":
         say(f"spatial layers: {kernel.report(device)}")
+    if config.model.layer == "conv" and not config.train.compile:
+        fast = winograd.serves(device, getattr(torch, setup.precision))
+        say(f"convolutions: {'compiled Winograd kernel, bfloat16' if fast else 'PyTorch'}")
     metrics, so_far = restore(checkpoint, setup, model, optimizer)
     if config.train.compile:
         model.compile()

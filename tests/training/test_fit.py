@@ -18,6 +18,7 @@ from sfl import config as configs
 from sfl.data import Split
 from sfl.data import test_batches as batches_of
 from sfl.errors import Exit, UserError
+from sfl.nn import kernel
 from sfl.rundir import BEST, CONFIG, ENVIRONMENT, LABELS, LAST, METRICS, PREDICTIONS, RESULT, Run
 from sfl.runs import find
 from sfl.training import epoch as epochs
@@ -167,6 +168,11 @@ def test_draws_between_the_steps_change_nothing(
 RECIPES: dict[str, list[str]] = {
     "everything": [],
     "conv, channels last": ["model.layer=conv"],
+    "conv, Winograd": [
+        "model.layer=conv",
+        "model.channels=[48, 48, 48, 48, 48, 48]",
+        "train.precision=bfloat16",
+    ],
     "dense, notebook": [
         "model={name: SimpleModel, storage: dense, init: notebook, channels: [1], dropout: 0.3}"
     ],
@@ -654,6 +660,30 @@ def test_bfloat16_products_and_float32_weights(batch: tuple[Tensor, Tensor]) -> 
     for parameter in model.parameters():
         assert parameter.dtype == torch.float32
         assert parameter.grad is not None and parameter.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (["model.layer=conv"], "convolutions: PyTorch"),
+        (
+            ["model.layer=conv", "train.precision=bfloat16"],
+            "convolutions: compiled Winograd kernel",
+        ),
+        (["model.layer=spatial"], "spatial layers: "),
+    ],
+)
+def test_it_says_what_computes_the_layers(
+    changes: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(kernel, "multiplies_pairs", lambda: True)
+    fit(tiny_setup("train.epochs=1", *changes, base=SPATIAL), new_run(tmp_path))
+    said = capsys.readouterr().err
+    assert line in said and said.count("convolutions:") == ("conv" in line)
 
 
 # --- compile
