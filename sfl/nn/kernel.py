@@ -32,7 +32,7 @@ HEADERS = [FOLDER / name for name in ("vectors.h", "product.h")]
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
 _in_use, _told = True, False
 VECTOR = 16  # numbers of the widest vector, at most
-NAMES = {torch.float32: "float32", torch.float64: "float64"}
+NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
 
 class NoKernel(Exception):
@@ -40,8 +40,9 @@ class NoKernel(Exception):
 
 
 def serves(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the compiled form computes with such tensors; builds it if need be."""
-    return _in_use and device.type == "cpu" and dtype in NAMES and load() is not None
+    """Whether the compiled product takes such tensors; builds it if need be."""
+    takes = device.type == "cpu" and dtype in (torch.float32, torch.float64)
+    return _in_use and takes and load() is not None
 
 
 @contextlib.contextmanager

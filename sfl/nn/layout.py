@@ -1,11 +1,12 @@
-"""Normalisation, ReLU and pooling for activations whose batch is innermost in memory.
+"""Normalisation, ReLU and pooling in the order in memory that the layers around them put out.
 
 The spatial layers put out (B, C, H, W) tensors that lie in memory as (H, W, C, B). PyTorch's
 BatchNorm2d and MaxPool2d would first reorder them, which takes longer than they do. The two here
 give the same numbers, see the same memory as another tensor that PyTorch is quick with, and take
 any other tensor as their parents do. `Sequential` goes on from there: where the compiled kernel
 serves, batch normalisation with the ReLU behind it, and a ReLU with the pooling behind it, are one
-pass over the activations each. Nothing else between spatial layers cares about the order.
+pass over the activations each; for the twins with convolutions, too, whose tensors are in
+torch.channels_last. Nothing else between the layers cares about the order.
 
 Shapes: B batch, C channels, H×W.
 """
@@ -77,9 +78,7 @@ class Sequential(nn.Sequential):
 
 def _together(x: Tensor, first: nn.Module, second: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """What does both in one pass over x; None where nothing does."""
-    if is_traced(x) or not is_batch_innermost(x) or not kernel.serves(x.device, x.dtype):
-        return None
-    if _watched(first) or _watched(second):
+    if is_traced(x) or not _is_served(x) or _watched(first) or _watched(second):
         return None
     if type(first) is BatchNorm2d and type(second) is nn.ReLU:
         usual = first.training and first.affine and first.running_mean is not None
@@ -92,6 +91,16 @@ def _together(x: Tensor, first: nn.Module, second: nn.Module) -> Callable[[Tenso
         usual = usual and not (second.ceil_mode or second.return_indices) and min(x.shape[2:]) > 1
         return relu_max_pool if usual else None
     return None
+
+
+def _is_served(x: Tensor) -> bool:
+    """Whether pointwise.cpp takes such a tensor."""
+    if is_batch_innermost(x):
+        return kernel.serves(x.device, x.dtype)
+    # A usual tensor isn't taken, even if there is but one channel: PyTorch would return such a one.
+    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    known = last and not x.is_contiguous() and x.dtype in kernel.NAMES
+    return known and kernel.serves(x.device, torch.float32)
 
 
 def _watched(module: nn.Module) -> bool:
@@ -107,7 +116,10 @@ def _watched(module: nn.Module) -> bool:
 
 
 def batch_norm_relu(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """relu(norm(x)) in training, running statistics and all; x (B, C, H, W), batch innermost."""
+    """relu(norm(x)) in training, running statistics and all.
+
+    x (B, C, H, W): batch innermost, float32 or float64; or in torch.channels_last, bfloat16 too.
+    """
     y: Tensor
     y, mean, variance = _BatchNormRelu.apply(x, norm.weight, norm.bias, norm.eps)  # type: ignore[no-untyped-call]
     n = x.numel() // x.shape[1]
@@ -122,14 +134,29 @@ def batch_norm_relu(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
 
 
 def relu_max_pool(x: Tensor) -> Tensor:
-    """max_pool2d(relu(x), 2); x (B, C, H, W), batch innermost."""
+    """max_pool2d(relu(x), 2); x as for batch_norm_relu."""
     y: Tensor = _ReluMaxPool.apply(x)  # type: ignore[no-untyped-call]
     return y
 
 
-def _empty_like(x: Tensor) -> Tensor:
-    _, channels, height, width = x.shape
-    return plain.empty(x, height, width, channels)
+class _Order:
+    """One of the two orders in memory, the one that a tensor (B, C, H, W) is in."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.last = not is_batch_innermost(x)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x in this order; the kernel reads it as it lies."""
+        if self.last:
+            return x.contiguous(memory_format=torch.channels_last)
+        return plain.positions_outermost(x)
+
+    def empty(self, x: Tensor, height: int, width: int) -> Tensor:
+        """(B, C, height, width) of x's type."""
+        size = (*x.shape[:2], height, width)
+        if self.last:
+            return torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+        return plain.empty(x, height, width, x.shape[1])
 
 
 class _BatchNormRelu(torch.autograd.Function):
@@ -139,15 +166,17 @@ class _BatchNormRelu(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        batch, channels, height, width = x.shape
-        memory, y = plain.positions_outermost(x), _empty_like(x)
-        mean, variance, scale = statistics = x.new_empty(3, channels)
-        given = (memory, weight.to(x.dtype), bias.to(x.dtype))
-        ctx.sizes, ctx.eps = (batch, channels, height * width, torch.get_num_threads()), eps
-        kernel.call(
-            "norm_forward", ctx.sizes, x.new_tensor([eps]), *given, *statistics,
-            plain.positions_outermost(y),
-        )  # fmt: skip
+        (batch, channels, height, width), order = x.shape, _Order(x)
+        y = order.empty(x, height, width)
+        exact = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
+        mean, variance, scale = statistics = x.new_empty(3, channels, dtype=exact)
+        given = (order(x), weight.to(exact), bias.to(exact))
+        positions = (1, channels, batch * height * width)
+        ctx.sizes = positions if order.last else (batch, channels, height * width)
+        ctx.sizes, ctx.eps = (*ctx.sizes, torch.get_num_threads()), eps
+        ctx.kind = f"{'last_' if order.last else ''}{kernel.NAMES[x.dtype]}"
+        each = (weight.new_tensor([eps], dtype=exact), *given, *statistics, order(y))
+        kernel.call_exact(f"norm_forward_{ctx.kind}", ctx.sizes, *each)
         ctx.save_for_backward(x, weight, bias, mean, scale)
         ctx.mark_non_differentiable(mean, variance)
         return y, mean, variance
@@ -161,13 +190,11 @@ class _BatchNormRelu(torch.autograd.Function):
                 return F.batch_norm(x, None, None, weight, bias, True, eps=ctx.eps).relu()
 
             return (*derivatives(composed, ctx, dy, x, weight, bias), None)
-        dx = _empty_like(x)
-        parameters = dweight, dbias = x.new_empty(2, x.shape[1])
-        given = (dy, x), (weight.to(x.dtype), bias.to(x.dtype), mean, scale)
-        kernel.call(
-            "norm_backward", ctx.sizes, *map(plain.positions_outermost, given[0]), *given[1],
-            *parameters, plain.positions_outermost(dx),
-        )  # fmt: skip
+        order = _Order(x)
+        dx = order.empty(x, *x.shape[2:])
+        parameters = dweight, dbias = mean.new_empty(2, x.shape[1])
+        given = (order(dy), order(x), weight.to(mean.dtype), bias.to(mean.dtype), mean, scale)
+        kernel.call_exact(f"norm_backward_{ctx.kind}", ctx.sizes, *given, *parameters, order(dx))
         return dx, dweight.to(weight.dtype), dbias.to(bias.dtype), None
 
 
@@ -176,10 +203,11 @@ class _ReluMaxPool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        y = plain.empty(x, height // 2, width // 2, channels)
-        ctx.sizes = (channels * batch, height, width, torch.get_num_threads())
-        kernel.call("pool_forward", ctx.sizes, *map(plain.positions_outermost, (x, y)))
+        (batch, channels, height, width), order = x.shape, _Order(x)
+        y = order.empty(x, height // 2, width // 2)
+        images = (batch, channels) if order.last else (1, channels * batch)
+        ctx.sizes = (*images, height, width, torch.get_num_threads())
+        kernel.call("pool_forward", ctx.sizes, order(x), order(y))
         ctx.save_for_backward(x, y)
         return y
 
@@ -188,8 +216,9 @@ class _ReluMaxPool(torch.autograd.Function):
         x, y = ctx.saved_tensors
         if needs_composition(dy):
             return derivatives(lambda x: F.max_pool2d(x.relu(), 2), ctx, dy, x)[0]
-        dx = _empty_like(x)
+        order = _Order(x)
+        dx = order.empty(x, *x.shape[2:])
         if x.shape[2] % 2 or x.shape[3] % 2:  # a row or a column that no window reaches
             dx.zero_()
-        kernel.call("pool_backward", ctx.sizes, *map(plain.positions_outermost, (dy, x, y, dx)))
+        kernel.call("pool_backward", ctx.sizes, *map(order, (dy, x, y, dx)))
         return dx

@@ -76,8 +76,12 @@ template <>
 struct SumOf<Pair> {
     using Type = float;
 };
+template <>
+struct SumOf<BFloat16> {
+    using Type = float;
+};
 template <class T>
-using Sum = typename SumOf<T>::Type;
+using Sum = typename SumOf<T>::Type;  // what numbers of this type are computed in
 
 #if defined(__AVX512BF16__)
 constexpr bool HAS_PAIRS = true;
@@ -103,9 +107,12 @@ inline void multiply_add(Vector<float>& sum, Pair a, Vector<Pair> x) {
 
 typedef BFloat16 Halves __attribute__((vector_size(BYTES / 2)));  // as many as floats in a vector
 
-inline Vector<float> load(const BFloat16* from) {
-    Halves halves;
-    std::memcpy(&halves, from, sizeof halves);
+inline Vector<float> load(const BFloat16* from, int count = LANES<float>) {
+    Halves halves{};
+    if (count == LANES<float>)
+        std::memcpy(&halves, from, sizeof halves);
+    else
+        std::memcpy(&halves, from, count * sizeof(BFloat16));
     return (Vector<float>)(__builtin_convertvector(halves, Vector<Pair>) << 16);
 }
 
@@ -120,9 +127,12 @@ inline Halves rounded(Vector<float> v) {
 #endif
 }
 
-inline void store(BFloat16* to, Vector<float> v) {
+inline void store(BFloat16* to, Vector<float> v, int count = LANES<float>) {
     const Halves halves = rounded(v);
-    std::memcpy(to, &halves, sizeof halves);
+    if (count == LANES<float>)
+        std::memcpy(to, &halves, sizeof halves);
+    else
+        std::memcpy(to, &halves, count * sizeof(BFloat16));
 }
 
 // The numbers of two vectors, lane by lane.

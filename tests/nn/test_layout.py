@@ -23,6 +23,14 @@ def innermost(x: Tensor) -> Tensor:
     return x.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
 
 
+def channels_last(x: Tensor) -> Tensor:
+    return x.to(memory_format=torch.channels_last)
+
+
+Order = Callable[[Tensor], Tensor]
+in_both_orders = pytest.mark.parametrize("order", [innermost, channels_last])
+
+
 def test_which_tensors_have_their_batch_innermost() -> None:
     x = torch.randn(2, 3, 4, 5)
     assert is_batch_innermost(innermost(x))
@@ -72,13 +80,13 @@ Called = list[str]
 def called(monkeypatch: pytest.MonkeyPatch) -> Called:
     """The names of the kernel's functions, as they are called."""
     names: Called = []
-    call = kernel.call
+    call = kernel.call_exact
 
     def listening(name: str, *rest: Any) -> None:
         names.append(name)
         call(name, *rest)
 
-    monkeypatch.setattr(kernel, "call", listening)
+    monkeypatch.setattr(kernel, "call_exact", listening)
     return names
 
 
@@ -103,20 +111,23 @@ def gradients(model: nn.Module, x: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
 
 
 @compiled
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
-    st.integers(2, 40), st.integers(1, 5), st.integers(2, 7), st.integers(2, 5), st.integers(0, 99)
-)
+    st.sampled_from([innermost, channels_last]), st.integers(2, 40), st.integers(1, 5),
+    st.integers(2, 7), st.integers(2, 5), st.integers(0, 99),
+)  # fmt: skip
 def test_pairs_equal_their_modules(
-    batch: int, channels: int, height: int, width: int, seed: int
+    order: Order, batch: int, channels: int, height: int, width: int, seed: int
 ) -> None:
+    if order is channels_last:
+        channels = 2 + 7 * channels  # more than a vector, and not whole ones
     torch.manual_seed(seed)
     for pair, _ in pairs(channels):
         ours = pair.double()
         theirs = nn.Sequential(*copy.deepcopy(ours))
         for dtype, bound in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
-            x = innermost(torch.randn(batch, channels, height, width, dtype=torch.float64)) + 3
-            dy = innermost(torch.randn_like(theirs(x.clone())))
+            x = order(torch.randn(batch, channels, height, width, dtype=torch.float64)) + 3
+            dy = order(torch.randn_like(theirs(x.clone())))
             ours, theirs, x, dy = ours.to(dtype), theirs.to(dtype), x.to(dtype), dy.to(dtype)
             with kernel.without():
                 expected = gradients(theirs, x, dy)
@@ -125,14 +136,51 @@ def test_pairs_equal_their_modules(
 
 
 @compiled
-def test_pairs_are_one_operation_with_the_same_running_statistics(called: Called) -> None:
-    x = innermost(torch.randn(5, 3, 6, 7))
+@pytest.mark.parametrize("batch", [2, 9])
+def test_pairs_in_bfloat16_are_rounded_once(batch: int) -> None:
+    """Statistics and parameters are float32, as with PyTorch's own modules under autocast."""
+    torch.manual_seed(0)
+    for pair, _ in pairs(20):
+        theirs = nn.Sequential(*copy.deepcopy(pair)).double()
+        x = channels_last(torch.randn(batch, 20, 5, 6) + 1).bfloat16()
+        dy = channels_last(torch.randn_like(pair(x.clone())))
+        y, dx, *parameters = gradients(pair, x, dy)
+        assert y.dtype == dx.dtype == torch.bfloat16
+        assert all(parameter.dtype == torch.float32 for parameter in parameters)
+        expected = gradients(theirs, x.double(), dy.double())
+        for ours, exact in zip((y, dx), expected[:2], strict=True):
+            torch.testing.assert_close(ours.double(), exact, rtol=2**-8, atol=1e-5)
+        for ours, exact in zip(parameters, expected[2:], strict=True):
+            torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@compiled
+def test_tensors_without_an_order_of_ours_are_pytorchs(called: Called) -> None:
+    for x in (
+        torch.randn(4, 3, 6, 6),
+        channels_last(torch.randn(4, 1, 6, 6)),
+        channels_last(torch.randn(4, 3, 6, 6)).half(),
+        innermost(torch.randn(4, 3, 6, 6)).bfloat16(),
+    ):
+        for pair, _ in pairs(x.shape[1]):
+            theirs = nn.Sequential(*copy.deepcopy(pair))
+            assert torch.equal(pair(x.clone()), theirs(x.clone()))
+    assert called == []
+
+
+@compiled
+@in_both_orders
+def test_pairs_are_one_operation_with_the_same_running_statistics(
+    order: Order, called: Called
+) -> None:
+    x = order(torch.randn(5, 3, 6, 7))
     for pair, name in pairs(3):
         theirs = nn.Sequential(*copy.deepcopy(pair))
         for _ in range(2):
             pair(x.clone().requires_grad_()).sum().backward()
             theirs(x.clone())
-        assert called == [f"{name}_forward", f"{name}_backward"] * 2
+        last = "last_" if order is channels_last and name == "norm" else ""
+        assert called == [f"{name}_{way}_{last}float32" for way in ("forward", "backward")] * 2
         called.clear()
         assert pair.state_dict().keys() == theirs.state_dict().keys()
         for key, value in theirs.state_dict().items():
@@ -163,11 +211,12 @@ def test_modules_that_are_watched_or_do_more_are_called_one_by_one(called: Calle
 
 
 @compiled
+@in_both_orders
 @pytest.mark.parametrize("index", [0, 1])
-def test_pairs_have_second_derivatives(index: int) -> None:
+def test_pairs_have_second_derivatives(index: int, order: Order) -> None:
     torch.manual_seed(0)
     pair = pairs(2)[index][0].double()
-    x = (innermost(torch.randn(3, 2, 4, 5, dtype=torch.float64)) * 3).requires_grad_()
+    x = (order(torch.randn(3, 2, 4, 5, dtype=torch.float64)) * 3).requires_grad_()
     forward = lambda x, *parameters: torch.func.functional_call(  # noqa: E731
         pair, dict(zip(dict(pair.named_parameters()), parameters, strict=True)), x + 0
     )
@@ -177,8 +226,9 @@ def test_pairs_have_second_derivatives(index: int) -> None:
 
 
 @compiled
-def test_not_a_number_goes_through() -> None:
-    x = innermost(torch.randn(4, 2, 4, 4))
+@in_both_orders
+def test_not_a_number_goes_through(order: Order) -> None:
+    x = order(torch.randn(4, 2, 4, 4))
     x[1, 0, 2, 3] = torch.nan
     norm, pool = (pair for pair, _ in pairs(2))
     assert norm(x.clone())[:, 0].isnan().all()
@@ -187,8 +237,9 @@ def test_not_a_number_goes_through() -> None:
 
 
 @compiled
-def test_threads_do_not_show_in_pairs() -> None:
-    threads, x = torch.get_num_threads(), innermost(torch.randn(20, 3, 9, 8))
+@in_both_orders
+def test_threads_do_not_show_in_pairs(order: Order) -> None:
+    threads, x = torch.get_num_threads(), order(torch.randn(20, 3, 9, 8))
     found = []
     try:
         for many in (1, 3):
