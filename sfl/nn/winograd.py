@@ -4,8 +4,8 @@ PyTorch computes a convolution of 3×3 kernels with 36 products for a tile of 2�
 of channels. Winograd's minimal filtering takes 16 (A. Lavin and S. Gray, Fast Algorithms for
 Convolutional Neural Networks, 2016), for which winograd.cpp is. It is used where it is faster: in
 training and evaluation under autocast to bfloat16, on processors with AVX-512's bfloat16 products
-(and without AMX, which is faster than both), for 3×3 kernels that move by 1, from and to multiples
-of 16 channels and not too few. Everything else goes to PyTorch.
+and without AMX (which multiplies faster by more than is saved here), for 3×3 kernels that move by
+1, from and to multiples of 16 channels and not too few. Everything else goes to PyTorch.
 
 Both round to bfloat16 what they multiply and what they return. Here that is the transformed kernel
 and input, which differ from the exact result by 0.3 to 0.45 % (root of the mean square) where
