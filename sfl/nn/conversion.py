@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from sfl.nn import winograd
 from sfl.nn.spatial import SpatialFeatureLayer
 
+KNOWN = (nn.Conv2d.forward, winograd.Conv2d.forward)
+CONV_FORWARD = nn.Conv2d._conv_forward
+
 
 def without_sharing(model: nn.Module, example: Tensor) -> nn.Module:
     """A copy of the model with a SpatialFeatureLayer in place of each of its `nn.Conv2d`.
@@ -17,13 +20,17 @@ def without_sharing(model: nn.Module, example: Tensor) -> nn.Module:
     the model; one forward pass finds the size of each layer's input, to which it is tied from then
     on. A convolution that isn't used stays as it is.
 
-    Raises ValueError for a convolution that is used with inputs of different sizes, and for one
-    whose padding isn't of zeros.
+    Raises ValueError for a convolution that is used with inputs of different sizes, for one whose
+    padding isn't of zeros, and for a subclass of `nn.Conv2d` that computes something of its own.
     """
     sizes: dict[str, tuple[int, int, int]] = {}
 
     def note(name: str) -> Callable[..., None]:
         def hook(conv: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            assert isinstance(conv, nn.Conv2d)
+            if type(conv).forward not in KNOWN or type(conv)._conv_forward is not CONV_FORWARD:
+                kind = type(conv).__name__
+                raise ValueError(f"{name} is a {kind}, which isn't known to be a mere convolution")
             channels, height, width = (*inputs, *named.values())[0].shape[-3:]
             size = (channels, height, width)
             if sizes.setdefault(name, size) != size:
@@ -36,7 +43,7 @@ def without_sharing(model: nn.Module, example: Tensor) -> nn.Module:
 
     scratch = copy.deepcopy(model).eval()  # a forward pass in training would change statistics
     for name, module in scratch.named_modules():
-        if type(module) in (nn.Conv2d, winograd.Conv2d):
+        if isinstance(module, nn.Conv2d):
             module.register_forward_pre_hook(note(name), with_kwargs=True)
     with torch.no_grad():
         scratch(example)

@@ -1,6 +1,5 @@
 """Optimizers, and the learning rate as a function of the step."""
 
-import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -17,13 +16,11 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.opti
     parameters = [p for p in model.parameters() if p.requires_grad]
     lr, decay, betas = settings.lr, settings.weight_decay, (settings.betas[0], settings.betas[1])
     if settings.name == "sgd":
-        form = _lighter(torch.optim.SGD)
-        return form(parameters, lr, momentum=settings.momentum, weight_decay=decay, fused=True)
-    form = _lighter(torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW)
+        return SGD(parameters, lr, momentum=settings.momentum, weight_decay=decay, fused=True)
+    form = Adam if settings.name == "adam" else AdamW
     return form(parameters, lr, betas=betas, weight_decay=decay, fused=True)
 
 
-@functools.cache
 def _lighter(form: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
     """The same optimizer, whose methods don't import PyTorch's compiler: 160 MB and a second.
 
@@ -45,7 +42,7 @@ def _lighter(form: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Opt
     methods |= {"step": lay_and_step, "load_state_dict": load_and_lay}
     if issubclass(form, torch.optim.Adam):
         methods["_init_group"] = _init_group
-    return type(form.__name__, (form,), methods)
+    return type(form.__name__, (form,), methods | {"__module__": __name__})  # for pickle
 
 
 def _init_group(self: torch.optim.Adam, group: dict[str, Any], *lists: list[Tensor]) -> bool:
@@ -81,6 +78,9 @@ def _lay_moments(optimizer: torch.optim.Optimizer) -> None:
         for name, moment in state.items():
             if isinstance(moment, Tensor) and moment.shape == weight.shape:
                 state[name] = torch.empty_like(weight, dtype=moment.dtype).copy_(moment)
+
+
+SGD, Adam, AdamW = map(_lighter, (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW))
 
 
 def learning_rate(step: int, steps_per_epoch: int, lr: float, train: TrainSettings) -> float:

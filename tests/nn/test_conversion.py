@@ -160,3 +160,21 @@ def test_a_convolution_in_several_places() -> None:
     torch.testing.assert_close(converted(x), model(x))
     with pytest.raises(ValueError, match=r"first is used with inputs of \(2, 4, 4\) and \(2, 2, 2"):
         without_sharing(Twice(pooled=True), x)
+
+
+def test_subclasses_that_are_convolutions_and_others() -> None:
+    class Named(nn.Conv2d):
+        pass
+
+    class Standardised(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return nn.functional.conv2d(input, self.weight - self.weight.mean(), self.bias)
+
+    x = torch.randn(1, 2, 4, 4)
+    scaled = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 3))
+    model = nn.Sequential(Named(2, 2, 3, padding=1), scaled)
+    converted = without_sharing(model, x)
+    assert all(isinstance(layer, SpatialFeatureLayer) for layer in converted.children())
+    torch.testing.assert_close(converted(x), model(x))
+    with pytest.raises(ValueError, match=r"^1 is a Standardised, which isn't known to be"):
+        without_sharing(nn.Sequential(Named(2, 2, 3), Standardised(2, 2, 2)), x)

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from sfl.nn import RegularConvNet, SpatialFeatureLayer, kernel, without_sharing
+from sfl.nn import RegularConvNet, kernel
 from sfl.nn.winograd import Conv2d, conv2d
 
 pytestmark = pytest.mark.skipif(kernel.load() is None, reason="there is no C++ compiler here")
@@ -306,11 +306,3 @@ def test_a_network_learns_from_it_as_from_pytorchs(used: list[str]) -> None:
     _, theirs = loss_and_gradient(model, bfloat16=True)
     assert loss == pytest.approx(exact_loss, rel=0.005)
     assert (ours - exact).norm() < 1.5 * (theirs - exact).norm()
-
-
-def test_its_layers_can_lose_their_sharing() -> None:
-    model = RegularConvNet(channels=(4, 4, 4, 4, 4, 4)).eval()
-    x = torch.randn(2, 3, 32, 32)
-    local = without_sharing(model, x)
-    assert sum(isinstance(m, SpatialFeatureLayer) for m in local.modules()) == 6
-    torch.testing.assert_close(local(x), model(x), rtol=1e-3, atol=1e-4)

@@ -1,6 +1,7 @@
 """Optimizers and learning rates, against torch's own."""
 
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -169,3 +170,20 @@ def test_frozen_weights_are_left_out() -> None:
     optimizer = build_optimizer(OptimizerSettings(), model)
     (parameters,) = (group["params"] for group in optimizer.param_groups)
     assert len(parameters) == 1 and parameters[0] is model.weight
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_optimizers_can_be_pickled(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
+    more = {"momentum": 0.9} if name == "sgd" else {}
+    optimizers = [build_optimizer(OptimizerSettings(name=name, **more), model)]  # type: ignore[arg-type]
+    for _ in range(2):
+        for optimizer in optimizers:
+            for weight in optimizer.param_groups[0]["params"]:
+                weight.grad = torch.ones_like(weight)
+            optimizer.step()
+        optimizers.append(pickle.loads(pickle.dumps(optimizers[0])))
+    first, second, _ = (optimizer.param_groups[0]["params"] for optimizer in optimizers)
+    assert first[0] is not second[0]
+    assert all(map(torch.equal, first, second))
