@@ -3,9 +3,9 @@
 // In memory: x (H, W, C, B), y (OH, OW, O, B), weight (OH, OW, O, kh, kw, C/G), bias (O, OH, OW).
 // The batch is innermost, so a vector holds as many images, a weight is read once and broadcast,
 // and a tile of sums (rows x vectors) stays in registers while one runs along the field. All three
-// are that one product (see `tile` in product.h); they differ in what is a row, what is a vector and what is
-// summed over. The channels are innermost in the weights, so a row of a field is one piece of both
-// weights and input. Results do not depend on the number of threads.
+// are that one product (see `tile` in product.h); they differ in what is a row, what is a vector and
+// what is summed over. The channels are innermost in the weights, so a row of a field is one piece of
+// both weights and input. Results do not depend on the number of threads.
 //
 // Compiled on first use by sfl/nn/kernel.py, which knows the argument order.
 

@@ -27,8 +27,7 @@ from sfl.nn.plain import channels_innermost, positions_outermost
 from sfl.nn.window import Window
 
 FOLDER = Path(__file__).parent
-SOURCES = [FOLDER / name for name in ("kernel.cpp", "pointwise.cpp", "winograd.cpp")]
-HEADERS = [FOLDER / name for name in ("vectors.h", "product.h")]
+SOURCES, HEADERS = sorted(FOLDER.glob("*.cpp")), sorted(FOLDER.glob("*.h"))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
 _in_use, _told = True, False
 VECTOR = 16  # numbers of the widest vector, at most

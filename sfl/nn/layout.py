@@ -25,8 +25,13 @@ GLOBAL_HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
 
 
 def is_batch_innermost(x: Tensor) -> bool:
-    """Whether x (B, C, H, W) lies in memory as (H, W, C, B), and not as a usual tensor does."""
-    return x.dim() == 4 and not x.is_contiguous() and x.permute(2, 3, 1, 0).is_contiguous()
+    """Whether x (B, C, H, W) lies in memory as (H, W, C, B), and not as PyTorch's own do.
+
+    One image that does is in torch.channels_last.
+    """
+    if x.dim() != 4 or x.shape[0] == 1 or x.is_contiguous():
+        return False
+    return x.permute(2, 3, 1, 0).is_contiguous()
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -83,7 +88,7 @@ def _together(x: Tensor, first: nn.Module, second: nn.Module) -> Callable[[Tenso
     if type(first) is BatchNorm2d and type(second) is nn.ReLU:
         usual = first.training and first.affine and first.running_mean is not None
         usual = usual and first.momentum is not None and x.numel() > x.shape[1]
-        usual = usual and first.num_features == x.shape[1]
+        usual = usual and _are_usual(x, first.weight, first.bias)
         return (lambda x: batch_norm_relu(x, first)) if usual else None
     if type(first) is nn.ReLU and type(second) is MaxPool2d:
         sizes = (second.kernel_size, second.stride, second.padding, second.dilation)
@@ -101,6 +106,13 @@ def _is_served(x: Tensor) -> bool:
     last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     known = last and not x.is_contiguous() and x.dtype in kernel.NAMES
     return known and kernel.serves(x.device, torch.float32)
+
+
+def _are_usual(x: Tensor, *parameters: Tensor) -> bool:
+    """Whether PyTorch would normalise x with such parameters."""
+    exact = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
+    usual = [p.shape == x.shape[1:2] and p.device == x.device for p in parameters]
+    return all(usual) and all(p.dtype in (x.dtype, exact) for p in parameters)
 
 
 def _watched(module: nn.Module) -> bool:
@@ -153,9 +165,9 @@ class _Order:
 
     def empty(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, C, height, width) of x's type."""
-        size = (*x.shape[:2], height, width)
         if self.last:
-            return torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+            size, last = (*x.shape[:2], height, width), torch.channels_last
+            return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=last)
         return plain.empty(x, height, width, x.shape[1])
 
 
@@ -167,15 +179,15 @@ class _BatchNormRelu(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         (batch, channels, height, width), order = x.shape, _Order(x)
+        numbers = (1, batch * height * width) if order.last else (batch, height * width)
+        ctx.sizes = (numbers[0], channels, numbers[1], torch.get_num_threads())
+        ctx.kind = f"{'last_' if order.last else ''}{kernel.NAMES[x.dtype]}"
+        ctx.order, ctx.eps = order, eps
         y = order.empty(x, height, width)
         exact = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
         mean, variance, scale = statistics = x.new_empty(3, channels, dtype=exact)
-        given = (order(x), weight.to(exact), bias.to(exact))
-        positions = (1, channels, batch * height * width)
-        ctx.sizes = positions if order.last else (batch, channels, height * width)
-        ctx.sizes, ctx.eps = (*ctx.sizes, torch.get_num_threads()), eps
-        ctx.kind = f"{'last_' if order.last else ''}{kernel.NAMES[x.dtype]}"
-        each = (weight.new_tensor([eps], dtype=exact), *given, *statistics, order(y))
+        given = (order(x), *_contiguous(exact, weight, bias))
+        each = (x.new_tensor([eps], dtype=exact), *given, *statistics, order(y))
         kernel.call_exact(f"norm_forward_{ctx.kind}", ctx.sizes, *each)
         ctx.save_for_backward(x, weight, bias, mean, scale)
         ctx.mark_non_differentiable(mean, variance)
@@ -190,12 +202,15 @@ class _BatchNormRelu(torch.autograd.Function):
                 return F.batch_norm(x, None, None, weight, bias, True, eps=ctx.eps).relu()
 
             return (*derivatives(composed, ctx, dy, x, weight, bias), None)
-        order = _Order(x)
-        dx = order.empty(x, *x.shape[2:])
+        order, dx = ctx.order, ctx.order.empty(x, *x.shape[2:])
         parameters = dweight, dbias = mean.new_empty(2, x.shape[1])
-        given = (order(dy), order(x), weight.to(mean.dtype), bias.to(mean.dtype), mean, scale)
+        given = (order(dy), order(x), *_contiguous(mean.dtype, weight, bias, mean, scale))
         kernel.call_exact(f"norm_backward_{ctx.kind}", ctx.sizes, *given, *parameters, order(dx))
         return dx, dweight.to(weight.dtype), dbias.to(bias.dtype), None
+
+
+def _contiguous(dtype: torch.dtype, *tensors: Tensor) -> list[Tensor]:
+    return [tensor.to(dtype).contiguous() for tensor in tensors]
 
 
 class _ReluMaxPool(torch.autograd.Function):
@@ -206,19 +221,19 @@ class _ReluMaxPool(torch.autograd.Function):
         (batch, channels, height, width), order = x.shape, _Order(x)
         y = order.empty(x, height // 2, width // 2)
         images = (batch, channels) if order.last else (1, channels * batch)
-        ctx.sizes = (*images, height, width, torch.get_num_threads())
+        ctx.sizes, ctx.order = (*images, height, width, torch.get_num_threads()), order
         kernel.call("pool_forward", ctx.sizes, order(x), order(y))
-        ctx.save_for_backward(x, y)
+        ctx.save_for_backward(x)  # not y, which may be changed in place
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor | None:
-        x, y = ctx.saved_tensors
+        (x,) = ctx.saved_tensors
         if needs_composition(dy):
-            return derivatives(lambda x: F.max_pool2d(x.relu(), 2), ctx, dy, x)[0]
-        order = _Order(x)
-        dx = order.empty(x, *x.shape[2:])
+            (composed,) = derivatives(lambda x: F.max_pool2d(x.relu(), 2), ctx, dy, x)
+            return composed
+        dx: Tensor = ctx.order.empty(x, *x.shape[2:])
         if x.shape[2] % 2 or x.shape[3] % 2:  # a row or a column that no window reaches
             dx.zero_()
-        kernel.call("pool_backward", ctx.sizes, *map(order, (dy, x, y, dx)))
+        kernel.call("pool_backward", ctx.sizes, *map(ctx.order, (dy, x, dx)))
         return dx

@@ -13,7 +13,7 @@
 
 #include "vectors.h"
 
-constexpr Int CHUNKS = 16;
+constexpr Int CHUNKS = 16;  // as many threads can share the sums
 
 struct Sizes {
     Int batch, channels, positions, threads;  // batch: 1 if LAST
@@ -126,7 +126,7 @@ void norm_backward(const Sizes& s, const T* dy, const T* x, const V* weight, con
     const auto passed = [&](Int c, Vector<V> apart, Int at, int lanes) {
         const Vector<V> before =
             apart * of<LAST>(slope.data(), c, lanes) + of<LAST>(bias, c, lanes);
-        return before > 0 ? load(dy + at, lanes) : Vector<V>{};
+        return before <= 0 ? Vector<V>{} : load(dy + at, lanes);  // a NaN lets it through
     };
     const auto sums = channel_sums<V, LAST, 2>(s, [&](Int c, Int at, int lanes, Vector<V>* sum) {
         const Vector<V> apart = only<V>(load(x + at, lanes) - of<LAST>(mean, c, lanes), lanes);
@@ -167,31 +167,38 @@ void walk(const Pool& s, Each each) {
     }
 }
 
-// y = relu of the largest of four; a NaN wins.
+// The largest of four; a NaN wins.
+template <class T, class V = Sum<T>>
+inline Vector<V> largest_of(const Pool& s, const T* x, int lanes) {
+    const Int right = s.inner, below = s.width * s.inner;
+    Vector<V> largest = load(x, lanes);
+    for (const Int step : {right, below, below + right}) {
+        const Vector<V> v = load(x + step, lanes);
+        largest = v > largest ? v : largest;
+        largest = v != v ? v : largest;
+    }
+    return largest;
+}
+
+// y = relu of the largest of four.
 template <class T, class V = Sum<T>>
 void pool_forward(const Pool& s, const T* x, T* y) {
-    const Int right = s.inner, below = s.width * s.inner;
     walk<V>(s, [&](Int from, Int to, int lanes) {
-        Vector<V> largest = load(x + from, lanes);
-        for (const Int step : {right, below, below + right}) {
-            const Vector<V> v = load(x + from + step, lanes);
-            largest = v > largest ? v : largest;
-            largest = v != v ? v : largest;
-        }
-        store(y + to, relu<V>(largest), lanes);
+        store(y + to, relu<V>(largest_of(s, x + from, lanes)), lanes);
     });
 }
 
-// The gradient goes to the first of the largest, if the ReLU lets it. A row or column that no window
-// reaches is left as it is.
+// The gradient goes to the first of the largest, or of the NaNs, if the ReLU lets it. A row or
+// column that no window reaches is left as it is.
 template <class T, class V = Sum<T>>
-void pool_backward(const Pool& s, const T* dy, const T* x, const T* y, T* dx) {
+void pool_backward(const Pool& s, const T* dy, const T* x, T* dx) {
     const Int right = s.inner, below = s.width * s.inner;
     walk<V>(s, [&](Int from, Int to, int lanes) {
-        const Vector<V> largest = load(y + to, lanes);
-        Vector<V> left = largest > 0 ? load(dy + to, lanes) : Vector<V>{};
+        const Vector<V> largest = largest_of(s, x + from, lanes);
+        Vector<V> left = largest <= 0 ? Vector<V>{} : load(dy + to, lanes);
         for (const Int step : {Int(0), right, below, below + right}) {
-            const auto here = load(x + from + step, lanes) == largest;
+            const Vector<V> v = load(x + from + step, lanes);
+            const auto here = (v == largest) | (v != v);
             store(dx + from + step, here ? left : Vector<V>{}, lanes);
             left = here ? Vector<V>{} : left;
         }
@@ -219,9 +226,8 @@ SFL_EXPORT_NORM(BFloat16, true, last_bfloat16)
     extern "C" void sfl_pool_forward_##name(const Pool* s, const T* x, T* y) {                     \
         pool_forward<T>(*s, x, y);                                                                 \
     }                                                                                              \
-    extern "C" void sfl_pool_backward_##name(const Pool* s, const T* dy, const T* x, const T* y,   \
-                                             T* dx) {                                              \
-        pool_backward<T>(*s, dy, x, y, dx);                                                        \
+    extern "C" void sfl_pool_backward_##name(const Pool* s, const T* dy, const T* x, T* dx) {      \
+        pool_backward<T>(*s, dy, x, dx);                                                           \
     }
 SFL_EXPORT_POOL(float, float32)
 SFL_EXPORT_POOL(double, float64)

@@ -135,7 +135,9 @@ inline void store(BFloat16* to, Vector<float> v, int count = LANES<float>) {
         std::memcpy(to, &halves, count * sizeof(BFloat16));
 }
 
-// The numbers of two vectors, lane by lane.
+// The numbers of a vector, two by two; those of two vectors, lane by lane.
+inline void store(Pair* to, Halves numbers) { std::memcpy(to, &numbers, sizeof numbers); }
+
 inline void store(Pair* to, Halves first, Halves second) {
     const Vector<Pair> pairs = __builtin_convertvector(first, Vector<Pair>) |
                                __builtin_convertvector(second, Vector<Pair>) << 16;

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sfl import workers
-from sfl.nn import kernel, winograd
+from sfl.nn import kernel
 
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "pillow")
 
@@ -26,7 +26,6 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": precision,
         "compiled_kernel": kernel.serves(device, torch.float32),  # see sfl.nn.kernel
-        "winograd": winograd.serves(device, getattr(torch, precision)),  # unless train.compile
         "git": _git(),
     }
 

@@ -60,9 +60,8 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
 
     if config.model.storage == "local":
         say(f"spatial layers: {kernel.report(device)}")
-    if config.model.layer == "conv" and not config.train.compile:
-        fast = winograd.serves(device, getattr(torch, setup.precision))
-        say(f"convolutions: {'compiled Winograd kernel, bfloat16' if fast else 'PyTorch'}")
+    elif config.model.layer == "conv" and not config.train.compile:
+        say(f"convolutions: {winograd.report(model, device, getattr(torch, setup.precision))}")
     metrics, so_far = restore(checkpoint, setup, model, optimizer)
     if config.train.compile:
         model.compile()

@@ -39,6 +39,7 @@ def test_which_tensors_have_their_batch_innermost() -> None:
     assert not is_batch_innermost(x[0])
     assert not is_batch_innermost(innermost(x)[:, :2])
     assert not is_batch_innermost(torch.randn(1, 1, 4, 5))  # both: a usual tensor
+    assert not is_batch_innermost(innermost(torch.randn(1, 3, 4, 5)))  # both: channels_last
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_pairs_equal_their_modules(
 
 
 @compiled
-@pytest.mark.parametrize("batch", [2, 9])
+@pytest.mark.parametrize("batch", [1, 9])
 def test_pairs_in_bfloat16_are_rounded_once(batch: int) -> None:
     """Statistics and parameters are float32, as with PyTorch's own modules under autocast."""
     torch.manual_seed(0)
@@ -227,13 +228,54 @@ def test_pairs_have_second_derivatives(index: int, order: Order) -> None:
 
 @compiled
 @in_both_orders
-def test_not_a_number_goes_through(order: Order) -> None:
+def test_not_a_number_goes_through_and_its_gradient_back(order: Order) -> None:
     x = order(torch.randn(4, 2, 4, 4))
     x[1, 0, 2, 3] = torch.nan
     norm, pool = (pair for pair, _ in pairs(2))
-    assert norm(x.clone())[:, 0].isnan().all()
-    pooled = pool(x.clone())
-    assert pooled[1, 0, 1, 1].isnan() and pooled.isnan().sum() == 1
+    y, dx, *_ = gradients(norm, x, torch.ones_like(x))
+    assert y[:, 0].isnan().all() and dx[:, 0].isnan().all() and dx[:, 1].isfinite().all()
+    y, dx = gradients(pool, x, torch.ones(4, 2, 2, 2))
+    assert y[1, 0, 1, 1].isnan() and y.isnan().sum() == 1
+    assert dx[1, 0, 2, 3] == 1 and dx[1, 0, 2:, 2:].sum() == 1
+
+
+@compiled
+@in_both_orders
+def test_what_stands_behind_a_pair_may_change_it_in_place(order: Order) -> None:
+    x, dy = order(torch.randn(4, 3, 4, 4)), torch.randn(4, 3, 2, 2)
+    pool = pairs(3)[1][0]
+    model = Sequential(*pool, nn.ReLU(inplace=True))
+    assert torch.equal(gradients(model, x, dy)[1], gradients(pool, x, dy)[1])
+
+
+@compiled
+@in_both_orders
+def test_parameters_as_pytorch_takes_them(order: Order, called: Called) -> None:
+    """Strided ones are read as they are; what PyTorch refuses is left to it."""
+    x, norm = order(torch.randn(4, 3, 4, 4)), pairs(3)[0][0]
+    theirs = nn.Sequential(*copy.deepcopy(norm))
+    for weight in (torch.randn(6)[::2], torch.randn(1).expand(3)):
+        given = {"0.weight": weight}
+        found = [torch.func.functional_call(each, given, x.clone()) for each in (norm, theirs)]
+        torch.testing.assert_close(*found)
+    assert len(called) == 2
+    for wrong in (torch.ones(3).double(), torch.ones(2), torch.ones(3, device="meta")):
+        with pytest.raises(RuntimeError):
+            torch.func.functional_call(norm, {"0.weight": wrong}, x.clone())
+    assert len(called) == 2
+
+
+@compiled
+@in_both_orders
+def test_pairs_compute_where_the_input_is_in_the_order_that_it_had(order: Order) -> None:
+    x = order(torch.randn(4, 3, 4, 4))
+    for pair, _ in pairs(3):
+        dy = torch.randn_like(pair(x.clone()))
+        expected = gradients(pair, x, dy)
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t.contiguous())
+        with torch.device("meta"), hooks:
+            found = gradients(pair, x, dy)
+        assert all(map(torch.equal, found, expected))
 
 
 @compiled

@@ -1,7 +1,12 @@
 """Winograd's convolutions: exact on whole numbers, close on others, used only where they may be."""
 
+import contextlib
 import copy
+import ctypes
+import platform
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from sfl.nn import RegularConvNet, kernel
@@ -100,46 +106,112 @@ def test_close_on_others(
     batch: int, channels: int, outs: int, height: int, width: int, padding: tuple[int, int],
     seed: int,
 ) -> None:  # fmt: skip
-    """Within 1 % of the exact result, root of the mean square: bfloat16 has 8 bits."""
+    """Within 0.5 % of the exact result, root of the mean square, and a small sample's luck."""
     torch.manual_seed(seed)
     case = (batch, 16 * channels, 16 * outs, height, width, padding)
     x, weight, bias, dy = drawn(case, torch.randn)
     found = results(conv2d, x, weight, bias, dy, padding)
     expected = results(convolved, x, weight, bias, dy, padding)
     for ours, exact in zip(found, expected, strict=True):
-        assert (ours - exact).norm() <= 0.01 * exact.norm()
+        assert (ours - exact).norm() <= 0.006 * exact.norm()
+
+
+def test_as_exact_as_is_said() -> None:
+    torch.manual_seed(0)
+    case = (8, 128, 128, 16, 16, (1, 1))
+    inputs = drawn(case, torch.randn)
+    expected = results(convolved, *inputs, (1, 1))
+
+    def pytorchs(x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int]) -> Tensor:
+        return F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), padding=padding)
+
+    for form, least, most in ((conv2d, 0.003, 0.005), (pytorchs, 0.0015, 0.003)):
+        found = results(form, *inputs, (1, 1))
+        for ours, exact in zip(found[:3], expected, strict=False):
+            assert least <= (ours - exact).norm() / exact.norm() <= most
 
 
 def test_the_same_on_any_number_of_threads() -> None:
+    """Of four panels of channels, which five threads share: exact, as on one."""
     torch.manual_seed(0)
-    inputs = drawn((40, 48, 80, 9, 9, (1, 1)), torch.randn)
+    x, weight, bias, dy = drawn((6, 208, 80, 7, 6, (1, 1)), whole)
+    inputs = (x, weight * 4, bias, dy)
+    expected = results(convolved, *inputs, (1, 1))
     before = torch.get_num_threads()
-    found = []
     try:
-        for threads in (1, 2, 3):
+        for threads in (1, 3, 5):
             torch.set_num_threads(threads)
-            found.append(results(conv2d, *inputs, (1, 1)))
+            found = results(conv2d, *inputs, (1, 1))
+            for ours, exact in zip(found, expected, strict=True):
+                assert torch.equal(ours, exact.to(ours.dtype))
     finally:
         torch.set_num_threads(before)
-    for others in found[1:]:
-        assert all(map(torch.equal, found[0], others))
 
 
-def test_numbers_that_are_none_stay_none() -> None:
-    x, weight, bias, _ = drawn((1, 16, 16, 8, 8, (1, 1)), whole)
-    x[0, 3, 2, 2] = float("nan")
-    y = conv2d(x, weight, bias, (1, 1))
-    assert y[0, :, 1:4, 1:4].isnan().all()
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of other processors")
+@pytest.mark.parametrize("flag", ["-march=x86-64", "-mno-avx512bf16"])
+def test_exact_where_the_processor_has_no_such_products(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, built = kernel.FOLDER / "winograd.cpp", tmp_path / "kernel.so"
+    flags = [*(f for f in kernel.FLAGS if f != "-O3"), "-O1", flag]
+    command = [kernel._compiler(), *flags, str(source), *kernel._openmp(), "-o", str(built)]
+    subprocess.run(command, check=True)
+    library = ctypes.CDLL(str(built))
+    assert not library.sfl_has_pairs()
+    monkeypatch.setattr(kernel, "load", lambda: library)
+    for case in CASES[:4]:
+        test_exact_on_whole_numbers(case)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_none_stay_none(number: float) -> None:
+    x, weight, bias, dy = drawn((1, 16, 16, 8, 8, (1, 1)), whole)
+    x[0, 3, 2, 2] = number
+    y, _, dweight, _ = results(conv2d, x, weight, bias, dy, (1, 1))
+    assert not y[0, :, 1:4, 1:4].isfinite().any()
     assert y[0, :, 6:, 6:].isfinite().all()  # of another tile
+    assert not dweight[:, 3].isfinite().any() and dweight[:, 4].isfinite().all()
+    dy[0, 5, 2, 2] = number
+    _, dx, dweight, dbias = results(
+        conv2d, *drawn((1, 16, 16, 8, 8, (1, 1)), whole)[:3], dy, (1, 1)
+    )
+    assert not dx[0, :, 1:4, 1:4].isfinite().any()
+    assert not dbias[5].isfinite() and not dweight[5].isfinite().any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x, w, b: (x.float(), w, b, (1, 1)),
+        lambda x, w, b: (x[:0], w, b, (1, 1)),
+        lambda x, w, b: (x[0], w, b, (1, 1)),
+        lambda x, w, b: (x, w[:40], b[:40], (1, 1)),
+        lambda x, w, b: (x, w[:, :16], b, (1, 1)),
+        lambda x, w, b: (x, w[..., :2], b, (1, 1)),
+        lambda x, w, b: (x, w, b[:1], (1, 1)),
+        lambda x, w, b: (x, w.bfloat16(), b, (1, 1)),
+        lambda x, w, b: (x, w, b.double(), (1, 1)),
+        lambda x, w, b: (x, w.to("meta"), b, (1, 1)),
+        lambda x, w, b: (x, w, b, (3, 1)),
+        lambda x, w, b: (x, w, b, (1, -1)),
+        lambda x, w, b: (x[..., :2], w, b, (0, 0)),
+    ],
+)
+def test_tensors_that_it_does_not_take(change: Callable[..., Any]) -> None:
+    x, weight, bias, _ = drawn((2, 48, 48, 5, 5, (1, 1)), whole)
+    conv2d(x, weight, bias, (1, 1))
+    with pytest.raises(ValueError, match="no such convolution"):
+        conv2d(*change(x, weight, bias))
 
 
 # --- the module
 
 
-def pair_of_layers(**settings: Any) -> tuple[Conv2d, nn.Conv2d]:
-    """Ours and PyTorch's, with the same weights."""
+def pair_of_layers(last: bool = True, **settings: Any) -> tuple[Conv2d, nn.Conv2d]:
+    """Ours and PyTorch's, with the same weights, in torch.channels_last or not."""
     ours = Conv2d(**({"in_channels": 48, "out_channels": 64, "kernel_size": 3} | settings))
-    theirs = copy.deepcopy(ours.to(memory_format=LAST))
+    theirs = copy.deepcopy(ours.to(memory_format=LAST) if last else ours)
     theirs.__class__ = nn.Conv2d  # type: ignore[assignment]
     return ours, theirs
 
@@ -149,10 +221,12 @@ def images(*size: int) -> Tensor:
 
 
 @pytest.mark.parametrize("padding", [0, 1, 2, (0, 2), "same", "valid"])
-@pytest.mark.parametrize("bias", [True, False])
-def test_under_autocast_it_computes_convolutions(padding: Any, bias: bool, used: list[str]) -> None:
+@pytest.mark.parametrize(("bias", "last"), [(True, True), (False, True), (True, False)])
+def test_under_autocast_it_computes_convolutions(
+    padding: Any, bias: bool, last: bool, used: list[str]
+) -> None:
     torch.manual_seed(0)
-    ours, theirs = pair_of_layers(padding=padding, bias=bias)
+    ours, theirs = pair_of_layers(padding=padding, bias=bias, last=last)
     x, found = images(3, 48, 6, 9), []
     for layer in (ours, theirs):
         given = x.clone().requires_grad_()
@@ -202,6 +276,12 @@ def test_other_inputs_are_pytorchs(used: list[str], monkeypatch: pytest.MonkeyPa
         for given in (x[0], x[:0], x.contiguous(), images(2, 48, 3, 8)):
             assert torch.equal(ours(given), theirs(given))
             assert ours(given).stride() == theirs(given).stride()
+        with torch.autocast("cpu", enabled=False):
+            assert torch.equal(ours(x), theirs(x))
+        for other in (x.double(), x.long(), x.to(torch.complex64)):
+            for layer in (ours, theirs):
+                with pytest.raises(RuntimeError):
+                    layer(other)
         with FlopCounterMode(display=False) as flops:
             ours(x)
         assert flops.get_total_flops() == 2 * 2 * 36 * 9 * 48 * 64
@@ -214,6 +294,70 @@ def test_other_inputs_are_pytorchs(used: list[str], monkeypatch: pytest.MonkeyPa
     assert not used
 
 
+def test_parameters_that_are_not_the_constructors(used: list[str]) -> None:
+    x = images(2, 48, 8, 8)
+    pruned, theirs = pair_of_layers()
+    for layer in (pruned, theirs):
+        for name, parameter in list(layer.named_parameters()):
+            setattr(layer, name, nn.Parameter(parameter[:40]))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(pruned(x), theirs(x))
+        for broken in ({"device": "meta"}, {"dtype": torch.float64}):
+            wrong, _ = pair_of_layers()
+            wrong.bias = nn.Parameter(torch.zeros(64, **broken))  # type: ignore[arg-type]
+            assert wrong.bias is not None
+            with contextlib.suppress(RuntimeError):
+                wrong(x)
+        wrong.bias = nn.Parameter(torch.zeros(3))
+        with pytest.raises(RuntimeError):
+            wrong(x)
+        negative, _ = pair_of_layers(padding=-1)
+        with pytest.raises(RuntimeError, match="negative padding"):
+            negative(x)
+    assert not used
+
+
+def test_it_computes_where_the_input_is(used: list[str]) -> None:
+    ours, _ = pair_of_layers()
+    x = images(2, 48, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+        y = ours(x)
+    assert y.device.type == "cpu" and used == FUNCTIONS[:1]
+
+
+def test_what_is_kept_for_the_gradients_may_come_back_in_another_order(used: list[str]) -> None:
+    ours, _ = pair_of_layers()
+    found = []
+    for unpack in (lambda kept: kept, lambda kept: kept.contiguous()):
+        x = images(2, 48, 8, 8).copy_(torch.arange(48)[:, None, None]).requires_grad_()
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, unpack)
+        with torch.autocast("cpu", torch.bfloat16), hooks:
+            y = ours(x)
+        found.append(torch.autograd.grad(y.sum(), [x, *ours.parameters()]))
+    assert all(map(torch.equal, *found))
+    assert used == 2 * FUNCTIONS
+
+
+def test_recomputed_compiled_copied_and_without_gradients(used: list[str], tmp_path: Path) -> None:
+    ours, _ = pair_of_layers()
+    x = images(2, 48, 8, 8).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = ours(x)
+        (dx,) = torch.autograd.grad(expected.sum(), x)
+        again = checkpoint(ours, x, use_reentrant=False)
+        assert torch.equal(torch.autograd.grad(again.sum(), x)[0], dx)
+        for still in (torch.no_grad(), torch.inference_mode()):
+            with still:
+                assert torch.equal(ours(x), expected)
+        assert torch.equal(copy.deepcopy(ours)(x), expected)
+        torch.save(ours, tmp_path / "layer.pt")
+        assert torch.equal(torch.load(tmp_path / "layer.pt", weights_only=False)(x), expected)
+        used.clear()
+        compiled = torch.compile(ours, backend="eager", fullgraph=True)(x)
+    assert not used
+    assert (compiled - expected).float().norm() < 0.01 * expected.float().norm()
+
+
 def test_fake_tensors_pass_through(used: list[str]) -> None:
     with torch.autocast("cpu", torch.bfloat16), FakeTensorMode():
         y = Conv2d(48, 64, 3)(images(2, 48, 8, 8))
@@ -224,7 +368,7 @@ def test_which_processors_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
     library = kernel.load()
     assert library is not None
     monkeypatch.setattr(kernel, "_has_amx", lambda: False)
-    assert kernel.multiplies_pairs() == bool(library.sfl_has_pairs())
+    assert kernel.multiplies_pairs() == ("avx512_bf16" in kernel._instructions())
     with kernel.without():
         assert not kernel.multiplies_pairs()
     monkeypatch.setattr(kernel, "_has_amx", lambda: True)
@@ -247,13 +391,14 @@ def test_only_what_is_asked_for_has_a_gradient(frozen: tuple[str, ...], used: li
             assert (parameter.grad is None) == (name in frozen)
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         if one.grad is not None and other.grad is not None:
-            torch.testing.assert_close(one.grad, other.grad, rtol=0.02, atol=0.05)
-    assert len(used) == 2
+            assert (one.grad - other.grad).norm() <= 0.01 * other.grad.norm()
+    assert len(used) == (1 if "weight" in frozen and len(frozen) == 1 else 2)
 
 
-def test_gradients_of_gradients_and_many_at_once(used: list[str]) -> None:
+@pytest.mark.parametrize("last", [True, False])
+def test_gradients_of_gradients_and_many_at_once(last: bool, used: list[str]) -> None:
     torch.manual_seed(0)
-    ours, theirs = pair_of_layers()
+    ours, theirs = pair_of_layers(last)
     x, found = images(2, 48, 5, 5), []
     for layer in (ours, theirs):
         given = x.bfloat16().requires_grad_()

@@ -165,14 +165,12 @@ def test_draws_between_the_steps_change_nothing(
 
 # --- resumed, same run
 
+# Of the six kernels the first has three channels, the last two are 2×2.
+WINOGRAD = ["model.layer=conv", f"model.channels={6 * [48]}", "train.precision=bfloat16"]
 RECIPES: dict[str, list[str]] = {
     "everything": [],
     "conv, channels last": ["model.layer=conv"],
-    "conv, Winograd": [
-        "model.layer=conv",
-        "model.channels=[48, 48, 48, 48, 48, 48]",
-        "train.precision=bfloat16",
-    ],
+    "conv, Winograd": WINOGRAD,
     "dense, notebook": [
         "model={name: SimpleModel, storage: dense, init: notebook, channels: [1], dropout: 0.3}"
     ],
@@ -187,7 +185,10 @@ RECIPES: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("changes", RECIPES.values(), ids=RECIPES.keys())
-def test_resumed_at_any_epoch_it_is_the_same_run(changes: list[str], tmp_path: Path) -> None:
+def test_resumed_at_any_epoch_it_is_the_same_run(
+    changes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "multiplies_pairs", lambda: kernel.load() is not None)
     setup = tiny_setup(*changes, base=SPATIAL)
     straight = new_run(tmp_path, "straight")
     fit(setup, straight)
@@ -665,11 +666,9 @@ def test_bfloat16_products_and_float32_weights(batch: tuple[Tensor, Tensor]) -> 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        (["model.layer=conv"], "convolutions: PyTorch"),
-        (
-            ["model.layer=conv", "train.precision=bfloat16"],
-            "convolutions: compiled Winograd kernel",
-        ),
+        (["model.layer=conv", "train.precision=bfloat16"], "convolutions: PyTorch"),
+        (WINOGRAD, "convolutions: 3 of 6 by the compiled Winograd kernel"),
+        ([*WINOGRAD, "train.precision=float32"], "convolutions: PyTorch"),
         (["model.layer=spatial"], "spatial layers: "),
     ],
 )
@@ -680,7 +679,7 @@ def test_it_says_what_computes_the_layers(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(kernel, "multiplies_pairs", lambda: True)
+    monkeypatch.setattr(kernel, "multiplies_pairs", lambda: kernel.load() is not None)
     fit(tiny_setup("train.epochs=1", *changes, base=SPATIAL), new_run(tmp_path))
     said = capsys.readouterr().err
     assert line in said and said.count("convolutions:") == ("conv" in line)
