@@ -16,6 +16,7 @@ from sfl.errors import Exit, UserError
 from sfl.files import atomic_path, write_error
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Okabe & Ito (2008), told apart by the colour-blind; on a dark ground their brighter ones.
@@ -92,6 +93,18 @@ def svg(draw: Draw, size: tuple[float, float], *, dark: bool) -> bytes:
         written = io.BytesIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
         return written.getvalue()
+
+
+def log_ticks(axis: "Axis", steps: Sequence[float] = (1.0, 2.0, 5.0)) -> None:
+    """Plain numbers at these steps of each power of ten, on a logarithmic scale.
+
+    matplotlib's own are TeX, which isn't read here.
+    """
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from sfl.analysis.comparison import Comparison
 from sfl.analysis.drawing import curve, heading, over_epochs, short, styles
 from sfl.analysis.images import TestImages
 from sfl.analysis.results import Group, logged_by_all
-from sfl.pictures import Picture
+from sfl.pictures import Picture, log_ticks
 from sfl.units import count_text
 
 if TYPE_CHECKING:
@@ -148,16 +148,14 @@ def _by_cost(comparison: Comparison, figure: "Figure", *, field: str, label: str
 
 def _cost_axis(axes: "Axes", costs: Sequence[float]) -> None:
     """From zero where the costs are alike, logarithmic where they are not; room for the names."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter
 
     low, high = min(costs), max(costs)
     spread = high / low if low else 1.0
     if spread > 5:
         axes.set_xscale("log")
         axes.set_xlim(low / spread**0.15, high * spread**0.5)
-        steps = (1.0, 2.0, 5.0) if spread < 20 else (1.0,)
-        axes.xaxis.set_major_locator(LogLocator(subs=steps))
-        axes.xaxis.set_minor_locator(NullLocator())
+        log_ticks(axes.xaxis, (1.0, 2.0, 5.0) if spread < 20 else (1.0,))
     else:
         axes.set_xlim(0, 1.6 * (high or 1))
     axes.xaxis.set_major_formatter(

@@ -39,10 +39,13 @@ def _draw_growth(axes: "Axes", entry: dict[str, Any]) -> None:
     milliseconds = [1e3 * seconds for seconds in entry["seconds"]]
     middle = len(values) // 2
     linear = [milliseconds[middle] * value / values[middle] for value in values]
-    axes.loglog(values, linear, color=GUIDE, linestyle="--", label="linear")
-    axes.loglog(values, milliseconds, color=OURS, marker="o", label="measured")
-    axes.set_xticks(values, [str(value) for value in values], minor=False)
-    axes.minorticks_off()
+    axes.plot(values, linear, color=GUIDE, linestyle="--", label="linear")
+    axes.plot(values, milliseconds, color=OURS, marker="o", label="measured")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(values, [str(value) for value in values], fontsize="small")
+    axes.set_xticks([], minor=True)
+    pictures.log_ticks(axes.yaxis)
     axes.set_xlabel(entry["axis"])
     axes.set_ylabel("ms")
     axes.legend()
@@ -56,6 +59,7 @@ def _draw_forms(axes: "Axes", entry: dict[str, Any]) -> None:
     axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.set_xscale("log")
     axes.set_xlim(min(milliseconds) / 3, max(milliseconds) * 3)  # room for the numbers
+    pictures.log_ticks(axes.xaxis)
     axes.set_xlabel("ms")
     title = f"{entry['layers']}\nbatch {entry['batch']}, {entry['precision']}"
     axes.set_title(title)
