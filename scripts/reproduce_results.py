@@ -72,6 +72,7 @@ ROWS = (
         "86.9 %, epochs unknown",
         ("train.epochs=60", "train.precision=auto"),
     ),
+    Row("conv", "RegularConvNet (twin of the next)", overrides=("train.test_every=1",)),
     Row("conv-local", "RegularConvNet, local (nothing shared)"),
 )
 
