@@ -22,7 +22,10 @@ def needs_every_rule() -> bool:
 
 
 def is_traced(x: Tensor) -> bool:
-    """Whether x is no plain tensor (fake, batched), or something records what is done with it."""
+    """Whether x is no plain tensor (fake, batched), or something records what is done with it.
+
+    Modes of torch functions don't count: torch.device is one.
+    """
     if torch.compiler.is_compiling():  # before all that a compiler can't follow
         return True
     recorded = torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None

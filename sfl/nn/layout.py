@@ -116,8 +116,9 @@ def _are_usual(x: Tensor, *parameters: Tensor) -> bool:
 
 
 def _watched(module: nn.Module) -> bool:
-    """Whether somebody wants to see what goes into a module or comes out of it."""
+    """Whether somebody wants to see what goes into a module or comes out of it, or replaced it."""
     hooks = (
+        "forward" in vars(module),
         *(getattr(nn.modules.module, f"_global_{kind}_hooks") for kind in GLOBAL_HOOKS),
         module._forward_hooks,
         module._forward_pre_hooks,
