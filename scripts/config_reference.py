@@ -16,14 +16,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from sfl.analysis.comparison import Comparison
-from sfl.config import Config
+from sfl.compare.schema import Comparison
+from sfl.config.schema import Config
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 HEAD = """# Settings
 
-<!-- made by scripts/config_reference.py from sfl/settings.py -->
+<!-- made by scripts/config_reference.py from sfl/config/schema.py -->
 
 What a YAML file, or `--set a.b=v`, may say. Unknown keys, wrong types, duplicate keys and values
 out of range are errors, each with its file and line. Scalars are read as in YAML 1.2: `1e-3` is a

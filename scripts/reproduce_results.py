@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfl.rundir import CONFIG, ENVIRONMENT, METRICS, RESULT, Run
+from sfl.runs.directory import CONFIG, ENVIRONMENT, METRICS, RESULT, Run
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"

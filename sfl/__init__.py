@@ -7,18 +7,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfl.config import load as load_config
-    from sfl.nn import SpatialFeatureLayer, build_model, without_sharing
+    from sfl.config.load import load as load_config
+    from sfl.nn.conversion import without_sharing
+    from sfl.nn.models.networks import build_model
+    from sfl.nn.spatial import SpatialFeatureLayer
     from sfl.training.load import load_run
 
 __all__ = ["SpatialFeatureLayer", "build_model", "load_config", "load_run", "without_sharing"]
 
 _HOMES = {
-    "SpatialFeatureLayer": ("sfl.nn", "SpatialFeatureLayer"),
-    "build_model": ("sfl.nn", "build_model"),
-    "load_config": ("sfl.config", "load"),
+    "SpatialFeatureLayer": ("sfl.nn.spatial", "SpatialFeatureLayer"),
+    "build_model": ("sfl.nn.models.networks", "build_model"),
+    "load_config": ("sfl.config.load", "load"),
     "load_run": ("sfl.training.load", "load_run"),
-    "without_sharing": ("sfl.nn", "without_sharing"),
+    "without_sharing": ("sfl.nn.conversion", "without_sharing"),
 }
 
 

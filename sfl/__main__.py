@@ -1,5 +1,5 @@
 """python -m sfl: what torchrun starts."""
 
-from sfl.cli import main
+from sfl.cli.main import main
 
 main()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sfl.display import say
 from sfl.errors import Exit, UserError
+from sfl.progress import say
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ def runs_dir(tmp_path: Path) -> Path:
 
 def call_sfl(*arguments: object, stdin: str = "") -> "CompletedProcess[str]":
     """Runs a command line as the console script does, but in this process."""
-    from sfl import cli
+    from sfl.cli.main import main
 
     out, err, before = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
     with (
@@ -58,7 +58,7 @@ def call_sfl(*arguments: object, stdin: str = "") -> "CompletedProcess[str]":
         patch.setenv("THP_MEM_ALLOC_ENABLE", "1")  # main sets it; here it must go again
         try:
             with pytest.raises(SystemExit) as exit_:
-                cli.main()
+                main()
         finally:
             signal.signal(signal.SIGTERM, before)
     code = exit_.value.code
@@ -105,7 +105,7 @@ def make_run(
     """
     import numpy as np
 
-    from sfl.config import from_text
+    from sfl.config.load import from_text
 
     values: dict[str, Any] = {
         "run": path.name,

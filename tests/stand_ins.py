@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from sfl.config import Config, load
-from sfl.rundir import Run
+from sfl.config.load import load
+from sfl.config.schema import Config
+from sfl.runs.directory import Run
 
 MadeRun = Callable[..., Path]
 

@@ -3,29 +3,35 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 SFL = Path(__file__).parent.parent / "sfl"
-ROOMS = {"nn", "data", "training", "analysis", "bench"}
-# The hall without those that call rooms: UPPER_HALL (tables for types alone), sfl.
-GROUND = {
-    "errors", "files", "workers", "display", "ram", "yamlfile", "settings", "mistakes", "config",
-    "rundir", "runs", "units", "pictures",
+LEAVES = {
+    "errors", "files", "units", "progress", "pictures", "stats", "torchrun", "host_memory",
 }  # fmt: skip
-COMMANDS = {"cli", "cli_options", "cli_runs", "cli_compare", "cli_plot"}
-UPPER_HALL = {
-    "experiments",
-    "comparisons",
-    "missing",
-    "tables",
-    "exits",
-    *COMMANDS,
-}  # what calls the rooms
+# What each room may import of sfl, beside itself. A name stands for a room or a leaf, a dotted one
+# for a single module.
+MAY_IMPORT: dict[str, set[str]] = {
+    **dict.fromkeys(LEAVES, LEAVES),
+    "config": {*LEAVES, "nn.models.graphs"},
+    "runs": {*LEAVES, "config"},
+    "data": LEAVES,
+    "nn": set(),
+    "learning": {"errors", "nn"},
+    "training": {*LEAVES, "config", "runs", "data", "nn", "learning"},
+    "plots": {*LEAVES, "config", "runs", "data", "nn"},
+    "compare": {*LEAVES, "config", "runs", "plots", "training", "data"},
+}
+EVERYTHING = {"bench", "cli", "__init__", "__main__"}
+# The modules of compare that train or test something.
+TRAINS = {"compare/plan.py", "compare/train_missing.py", "compare/results.py"}
 HEAVY = {"torch", "torchvision", "scipy", "matplotlib", "PIL", "safetensors", "tensorboard"}
+HEAVY_ROOMS = {"data", "nn", "learning", "training", "bench"}
 MAX_FUNCTION, MAX_FILE = 60, 300
 
 MODULES = sorted(path.relative_to(SFL).as_posix() for path in SFL.rglob("*.py"))
@@ -43,9 +49,9 @@ class Import:
 
     @property
     def of_sfl(self) -> str | None:
-        """The room, or module of the hall, that is imported; None for other packages."""
+        """The module of sfl that is imported, "nn.spatial"; None for other packages."""
         package, _, rest = self.name.partition(".")
-        return rest.split(".")[0] if package == "sfl" else None
+        return (rest or "__init__") if package == "sfl" else None
 
 
 def imports_of(tree: ast.AST, when: str = "start") -> Iterator[Import]:
@@ -54,11 +60,10 @@ def imports_of(tree: ast.AST, when: str = "start") -> Iterator[Import]:
             yield from (Import(alias.name, when) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0 and node.module, "imports are absolute here"
-            # `from sfl import runs` imports sfl.runs
-            parts = [node.module] if node.module != "sfl" else []
-            yield from (Import(name, when) for name in parts)
-            if not parts:
-                yield from (Import(f"sfl.{alias.name}", when) for alias in node.names)
+            # `from sfl.nn import spatial` imports sfl.nn.spatial
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield Import(inner if is_module(inner) else node.module, when)
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             yield from (Import(found.name, "types") for found in imports_of(node))
         else:
@@ -66,54 +71,27 @@ def imports_of(tree: ast.AST, when: str = "start") -> Iterator[Import]:
             yield from imports_of(node, "call" if inside else when)
 
 
+def is_module(name: str) -> bool:
+    package, *parts = name.split(".")
+    path = SFL.joinpath(*parts)
+    return package == "sfl" and (path.with_suffix(".py").is_file() or path.is_dir())
+
+
 def imports(module: str) -> list[Import]:
     return list(imports_of(ast.parse((SFL / module).read_text(encoding="utf-8"))))
 
 
-def home(module: str) -> str:
-    """The room of a module, or its own name if it stands in the hall."""
-    return module.split("/")[0].removesuffix(".py")
+def room(module: str) -> str:
+    """The room of a module, given as a path or a dotted name; or its own name beside the rooms."""
+    return module.replace("/", ".").removesuffix(".py").split(".")[0]
 
 
-def of(*homes: str) -> list[str]:
-    return [module for module in MODULES if home(module) in homes]
+def of(*rooms: str) -> list[str]:
+    return [module for module in MODULES if room(module) in rooms]
 
 
-def test_every_room_and_module_is_known() -> None:
-    """A new module must be given its place here, or no rule would hold for it."""
-    hall = (
-        GROUND
-        | COMMANDS
-        | {"exits", "experiments", "comparisons", "missing", "tables", "__init__", "__main__"}
-    )
-    assert {home(module) for module in MODULES} <= hall | ROOMS
-    assert {home(module) for module in MODULES} >= GROUND
-
-
-def test_the_reader_of_imports_sees_them_all() -> None:
-    code = (
-        "import a.b\nfrom sfl import runs, nn\nfrom sfl.data import x\n"
-        "if TYPE_CHECKING:\n    from sfl.training import y\n"
-        "class C:\n    import c\n    def f(self):\n        import d\n"
-        "try:\n    import e\nexcept ImportError:\n    pass\n"
-    )
-    found = {(i.name, i.when) for i in imports_of(ast.parse(code))}
-    assert found == {
-        ("a.b", "start"),
-        ("sfl.runs", "start"),
-        ("sfl.nn", "start"),
-        ("sfl.data", "start"),
-        ("sfl.training", "types"),
-        ("c", "start"),
-        ("d", "call"),
-        ("e", "start"),
-    }
-
-
-Rule = Callable[[Import], bool]
-
-
-def breaches(modules: list[str], forbidden: Rule) -> list[str]:
+def breaches(modules: Iterable[str], forbidden: Callable[[Import], bool]) -> list[str]:
+    modules = list(modules)
     assert modules
     return [
         f"sfl/{module} imports {found.name} ({found.when})"
@@ -123,60 +101,106 @@ def breaches(modules: list[str], forbidden: Rule) -> list[str]:
     ]
 
 
-def test_the_ground_of_the_hall_imports_no_room() -> None:
-    """Not even inside a function: whoever reads a config or lists runs stays light."""
-    allowed = GROUND | {None}
-    assert breaches(of(*GROUND), lambda found: found.of_sfl not in allowed) == []
+def test_the_reader_of_imports_sees_them_all() -> None:
+    code = (
+        "import a.b\nfrom sfl import units, nn\nfrom sfl.data.dataset import x\n"
+        "if TYPE_CHECKING:\n    from sfl.training import fit\n"
+        "class C:\n    import c\n    def f(self):\n        import d\n"
+        "try:\n    import e\nexcept ImportError:\n    pass\n"
+    )
+    found = {(i.name, i.when) for i in imports_of(ast.parse(code))}
+    assert found == {
+        ("a.b", "start"),
+        ("sfl.units", "start"),
+        ("sfl.nn", "start"),
+        ("sfl.data.dataset", "start"),
+        ("sfl.training.fit", "types"),
+        ("c", "start"),
+        ("d", "call"),
+        ("e", "start"),
+    }
 
 
-def test_nn_imports_torch_and_nothing_else_of_sfl() -> None:
+def test_every_room_has_its_rule() -> None:
+    assert {room(module) for module in MODULES} == MAY_IMPORT.keys() | EVERYTHING
+
+
+@pytest.mark.parametrize("name", MAY_IMPORT)
+def test_a_room_imports_only_what_it_may(name: str) -> None:
+    """Not even inside a function, nor for types."""
+    allowed = {name, *MAY_IMPORT[name]}
+
+    def forbidden(found: Import) -> bool:
+        of_sfl = found.of_sfl
+        return of_sfl is not None and of_sfl not in allowed and room(of_sfl) not in allowed
+
+    assert breaches(of(name), forbidden) == []
+
+
+def test_only_what_trains_in_compare_imports_training() -> None:
+    """And only when it is called: a comparison of finished runs needs no torch."""
+
+    def training(found: Import) -> bool:
+        return found.of_sfl is not None and room(found.of_sfl) == "training"
+
+    modules = set(of("compare"))
+    assert breaches(modules - TRAINS, training) == []
+    assert breaches(TRAINS, lambda found: training(found) and found.when == "start") == []
+
+
+def test_nn_needs_torch_alone() -> None:
     own = sys.stdlib_module_names | {"torch", "sfl"}
+    assert breaches(of("nn"), lambda found: found.name.split(".")[0] not in own) == []
+
+
+def test_the_graphs_need_no_torch() -> None:
+    for module in ("nn/__init__.py", "nn/models/__init__.py", "nn/models/graphs.py"):
+        assert {found.name for found in imports(module)} <= {"typing"}
+
+
+def test_the_engine_knows_of_nn_the_window_alone() -> None:
+    modules = [module for module in of("nn") if module.startswith("nn/engine/")]
 
     def forbidden(found: Import) -> bool:
-        return found.of_sfl not in ("nn", None) or found.name.split(".")[0] not in own
+        of_sfl = found.of_sfl
+        return of_sfl is not None and not of_sfl.startswith(("nn.engine", "nn.window"))
 
-    assert breaches(of("nn"), forbidden) == []
-
-
-@pytest.mark.parametrize(
-    ("room", "others"),
-    [
-        ("data", {"nn", "training", "analysis", "bench", *UPPER_HALL}),
-        ("training", {"analysis", "bench", *UPPER_HALL}),
-        ("analysis", {"training", "bench", *UPPER_HALL}),
-    ],
-)
-def test_data_flows_one_way(room: str, others: set[str]) -> None:
-    assert breaches(of(room), lambda found: found.of_sfl in others) == []
+    assert breaches(modules, forbidden) == []
 
 
-def test_analysis_needs_models_and_data_only_inside_functions() -> None:
-    """And torch, scipy and matplotlib as well: comparing finished runs is reading text files."""
+def test_reading_runs_needs_no_heavy_package_at_the_start() -> None:
+    """torch and such are imported inside functions where a room is not made for them."""
+    light = [module for module in MODULES if room(module) not in HEAVY_ROOMS]
 
     def forbidden(found: Import) -> bool:
-        heavy = found.of_sfl in ("nn", "data") or found.name.split(".")[0] in HEAVY
+        of_sfl = found.of_sfl
+        heavy = found.name.split(".")[0] in HEAVY
+        if of_sfl is not None and of_sfl != "nn.models.graphs":
+            heavy |= room(of_sfl) in HEAVY_ROOMS
         return heavy and found.when == "start"
 
-    assert breaches(of("analysis"), forbidden) == []
+    assert breaches(light, forbidden) == []
 
 
-def test_the_hall_imports_rooms_and_heavy_packages_only_inside_functions() -> None:
-    hall = [module for module in MODULES if home(module) not in ROOMS]
+def test_no_two_modules_import_each_other() -> None:
+    """Nor do three in a ring."""
 
-    def forbidden(found: Import) -> bool:
-        heavy = found.of_sfl in ROOMS or found.name.split(".")[0] in HEAVY
-        return heavy and found.when == "start"
+    def path_of(name: str) -> str:
+        path = name.replace(".", "/")
+        return f"{path}/__init__.py" if (SFL / path).is_dir() else f"{path}.py"
 
-    assert breaches(hall, forbidden) == []
-
-
-def test_only_the_command_line_and_experiments_import_rooms_at_all() -> None:
-    """exits looks up whether torch ran out of memory; sfl itself names its public things."""
-    others = of("tables", "__init__", "__main__")
-    assert breaches(others, lambda found: found.of_sfl in ROOMS and found.when != "types") == []
-    assert {f.name for f in imports("exits.py") if f.of_sfl in ROOMS} <= {"sfl.training.memory"}
-    everything = set(MODULES) - set(of(*COMMANDS, "__main__"))
-    assert breaches(sorted(everything), lambda found: found.of_sfl in COMMANDS) == []
+    graph = {
+        module: {
+            path_of(found.of_sfl)
+            for found in imports(module)
+            if found.of_sfl is not None and found.when != "types"
+        }
+        for module in MODULES
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"imports go round: {' → '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -213,7 +237,7 @@ def check(what):
 
 import sfl
 check("import sfl")
-import sfl.cli
+import sfl.cli.main
 runs = ["--runs", {str(tmp_path / "runs")!r}]
 for arguments in (
     ["--help"],
@@ -228,7 +252,7 @@ for arguments in (
 ):
     sys.argv = ["sfl", *arguments]
     try:
-        sfl.cli.main()
+        sfl.cli.main.main()
     except SystemExit as exit:
         expected = {{"train": 2, "evaluate": 4}}.get(arguments[0], 0)
         assert "--help" in arguments or exit.code == expected, (arguments, exit.code)
@@ -248,10 +272,10 @@ def test_training_does_not_import_pytorchs_compiler(tmp_path: Path, tiny: Path) 
     """160 MB and a second, which optimizers and tensors without memory would cost by themselves."""
     code = f"""
 import sys
-import sfl.cli
+import sfl.cli.main
 sys.argv = ["sfl", "train", "--config", {str(tiny)!r}, "--runs", {str(tmp_path / "runs")!r}]
 try:
-    sfl.cli.main()
+    sfl.cli.main.main()
 except SystemExit as exit:
     assert exit.code == 0
 found = {{"torch._dynamo", "sympy", "triton", "torch.utils.flop_counter"}} & set(sys.modules)

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sfl.config import load
+from sfl.config.load import load
 from tests.conftest import TINY
 
 Sfl = Callable[..., "CompletedProcess[str]"]

@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 import yaml
 
-from sfl import config
-from sfl.rundir import Run
+from sfl.config import load
+from sfl.runs.directory import Run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def test_every_console_command_of_the_documents_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In the order of the README, because `evaluate` needs what `train` left."""
-    from sfl import cli
+    from sfl.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     for _, *arguments in commands():
@@ -66,7 +66,7 @@ def test_every_console_command_of_the_documents_runs(
             arguments += [word for setting in SMALL for word in ("--set", setting)]
         monkeypatch.setattr("sys.argv", ["sfl", *arguments])
         with pytest.raises(SystemExit) as exit_:
-            cli.main()
+            main()
         captured = capsys.readouterr()
         assert exit_.value.code == 0, f"sfl {' '.join(arguments)}: {captured.err}"
         assert captured.out, f"sfl {' '.join(arguments)} printed nothing"
@@ -106,34 +106,34 @@ def test_kept_results_are_whole_and_of_the_config_they_name(folder: Path) -> Non
     run = Run(folder)
     assert run.result is not None
     assert len(run.metrics) == run.result["epochs"]
-    kept = config.from_text(run.config_text, folder.name)
-    named = config.load(row.config, [*row.overrides, "data.source=folder"])
+    kept = load.from_text(run.config_text, folder.name)
+    named = load.load(row.config, [*row.overrides, "data.source=folder"])
     assert kept.identity() == named.identity()
     accuracy = f"{100 * run.result['accuracy']:.2f} % test accuracy after {len(run.metrics)} epochs"
-    assert accuracy in config.find(row.config).read_text(encoding="utf-8")
+    assert accuracy in load.find(row.config).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", config.named_configs())
+@pytest.mark.parametrize("name", load.named_configs())
 def test_every_named_config_loads_and_opens_with_its_command(name: str) -> None:
-    text = config.named_configs()[name].read_text(encoding="utf-8")
+    text = load.named_configs()[name].read_text(encoding="utf-8")
     assert re.match(rf"# sfl train --config (configs/)?{name}(\.yaml)?\n# ", text)
-    assert yaml.safe_load(text)["model"]["name"] == config.load(name).model.name
+    assert yaml.safe_load(text)["model"]["name"] == load.load(name).model.name
 
 
 def test_the_readme_names_every_config() -> None:
-    for name in config.named_configs():
+    for name in load.named_configs():
         assert f"`{name}`" in README
 
 
 def test_python_blocks_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-    from sfl import cli
+    from sfl.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     small = [word for setting in SMALL for word in ("--set", setting)]
     monkeypatch.setattr("sys.argv", ["sfl", "train", "--config", "quickstart", *small])
     with pytest.raises(SystemExit):
-        cli.main()
+        main()
     namespace: dict[str, object] = {}
     exec(first, namespace)
     exec(second, namespace)
@@ -150,8 +150,8 @@ def test_the_speed_table_comes_from_docs_speed() -> None:
     "folder", sorted((ROOT / "docs" / "twins").glob("*Net/")), ids=lambda p: p.name
 )
 def test_the_twins_reports_are_of_their_numbers_and_quoted_as_they_are(folder: Path) -> None:
-    from sfl.analysis.comparison import Comparison
-    from sfl.analysis.rows import to_csv, to_markdown
+    from sfl.compare.schema import Comparison
+    from sfl.compare.table import to_csv, to_markdown
 
     text = (folder / "comparison.json").read_text(encoding="utf-8")
     comparison = Comparison.model_validate_json(text)
@@ -163,7 +163,7 @@ def test_the_twins_reports_are_of_their_numbers_and_quoted_as_they_are(folder: P
 
 def test_the_readme_opens_with_the_twins() -> None:
     """Its first picture is of their report, its words are the report's."""
-    from sfl.analysis.comparison import Comparison
+    from sfl.compare.schema import Comparison
 
     folder = ROOT / "docs" / "twins" / "SpatialDenseNet"
     assert re.findall(r"!\[.*?\]\((.*?)\)", README)[0] == "docs/twins/SpatialDenseNet/accuracy.svg"

@@ -47,10 +47,10 @@ def files(folder: Path, pattern: str) -> set[str]:
 def test_the_wheel_holds_every_module_and_every_config(site: Path) -> None:
     assert files(site / "sfl", "*.py") == files(ROOT / "sfl", "*.py")
     assert files(site / "sfl", "*.cpp") == {
-        f"nn/{name}.cpp" for name in ("kernel", "pointwise", "winograd")
+        f"nn/engine/cpu/{name}.cpp" for name in ("kernel", "pointwise")
     }
-    assert files(site / "sfl", "*.h") == {"nn/vectors.h", "nn/product.h"}
-    assert files(site / "sfl", "*.html") == {"analysis/report.html"}
+    assert files(site / "sfl", "*.h") == {"nn/engine/cpu/vectors.h", "nn/engine/cpu/product.h"}
+    assert files(site / "sfl", "*.html") == {"compare/report.html"}
     configs = files(ROOT / "configs", "*.yaml")
     assert files(site / "sfl" / "configs", "*.yaml") == configs
     assert {"conv.yaml", "notebook/simple.yaml"} <= configs
@@ -64,7 +64,7 @@ def test_the_wheel_brings_nothing_else(site: Path) -> None:
 
 def test_the_wheel_finds_the_named_configs_from_any_folder(site: Path, tmp_path: Path) -> None:
     code = (
-        "import json, sfl.config as c;"
+        "import json, sfl.config.load as c;"
         "print(json.dumps([c.__file__, {k: str(v) for k, v in c.named_configs().items()}]))"
     )
     module, found = json.loads(run_python(code, tmp_path, PYTHONPATH=str(site)))
@@ -76,7 +76,7 @@ def test_the_wheel_finds_the_named_configs_from_any_folder(site: Path, tmp_path:
 
 def test_the_wheel_makes_the_command(site: Path) -> None:
     entry_points = (site / "sfl-0.1.0.dist-info" / "entry_points.txt").read_text()
-    assert "sfl = sfl.cli:main" in entry_points
+    assert "sfl = sfl.cli.main:main" in entry_points
 
 
 def test_the_citation_is_of_this_version() -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sfl.rundir import Run
-from sfl.runs import list_runs
+from sfl.runs.directory import Run
+from sfl.runs.store import list_runs
 from tests.training.tiny import metrics, result, same, tensors
 
 Sfl = Callable[..., "CompletedProcess[str]"]

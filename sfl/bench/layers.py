@@ -12,11 +12,13 @@ from torch import Tensor
 
 from sfl.bench import references
 from sfl.bench.timing import Timing, interleaved, timed
-from sfl.nn import kernel, plain, spatial_conv2d
-from sfl.nn.layout import is_batch_innermost
-from sfl.nn.plain import empty_weight
-from sfl.ram import available_bytes
-from sfl.training.device import autocast
+from sfl.host_memory import available_bytes
+from sfl.learning.precision import autocast
+from sfl.nn.engine import reference
+from sfl.nn.engine.cpu import kernel
+from sfl.nn.engine.fused import is_batch_innermost
+from sfl.nn.engine.reference import empty_weight
+from sfl.nn.functional import spatial_conv2d
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def _call(
     """Forward and backward, as in a training step: float32 weights, autocast for bfloat16."""
     x, weight = x.detach().requires_grad_(not layer.first), weight.requires_grad_()
     if is_batch_innermost(x):
-        dy = plain.empty(dy, *layer.positions, layer.out_channels).copy_(dy)
+        dy = reference.empty(dy, *layer.positions, layer.out_channels).copy_(dy)
 
     def call() -> None:
         x.grad = weight.grad = None

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from sfl.ram import HUGE_PAGES, peak_bytes, reuse_memory
+from sfl.host_memory import HUGE_PAGES, peak_bytes, reuse_memory
 
 TURN_SECONDS = 0.1
 

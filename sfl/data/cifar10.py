@@ -28,9 +28,9 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 
 from sfl.data.dataset import Dataset, Split
-from sfl.display import say, track
 from sfl.errors import Exit, UserError
 from sfl.files import atomic_path, one_at_a_time
+from sfl.progress import say, track
 
 MEGABYTE = 1_000_000
 PATIENCE = 30  # seconds without a byte before a server is given up

@@ -1,13 +1,11 @@
 """What a data set is: two splits of uint8 images with labels, class names, a fingerprint.
 
-Knows the names of the sources, not how any of them is read; nothing of batches or models.
+Knows nothing of where images come from, of batches or models.
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -78,42 +76,6 @@ class Dataset:
             "train_fingerprint": self.fingerprints["train"],
             "test_fingerprint": self.fingerprints["test"],
         }
-
-
-def load_dataset(
-    source: str,
-    *,
-    root: Path,
-    mirror: str | None = None,
-    resize: int | None = None,
-    shapes: Mapping[str, int] | None = None,
-    fetch: bool = True,
-) -> Dataset:
-    """Reads, fetches or draws a data set.
-
-    source: "cifar10" (read from `root`, or fetched into it), "folder" (`root` holds
-        train/<class>/* and test/<class>/*) or "shapes" (drawn; needs no files).
-    mirror: where cifar10 is fetched from, instead of its authors' server.
-    resize: the side in pixels to which folder scales its images; None leaves them as they are.
-    shapes: keyword arguments of `draw_shapes`.
-    fetch: whether cifar10 may be fetched where it isn't here.
-
-    Raises UserError: an unknown source (exit 2), or (exit 3) whatever is wrong with the data.
-    """
-    # Imported here: these modules need Dataset, and drawing shapes needs no image library.
-    if source == "cifar10":
-        from sfl.data.cifar10 import load_cifar10
-
-        return load_cifar10(root, mirror, fetch=fetch)
-    if source == "folder":
-        from sfl.data.folder import load_folder
-
-        return load_folder(root, resize)
-    if source == "shapes":
-        from sfl.data.shapes import draw_shapes
-
-        return draw_shapes(**(shapes or {}))
-    raise UserError(f"data.source: {source!r} is unknown", "choose cifar10, folder or shapes")
 
 
 def hold_out(split: Split, count: int, classes: int) -> tuple[Split, Split]:

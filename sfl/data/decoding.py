@@ -14,9 +14,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from sfl import ram
-from sfl.display import track
+from sfl import host_memory
 from sfl.errors import Exit, UserError
+from sfl.progress import track
 
 
 def image_suffixes() -> set[str]:
@@ -95,7 +95,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _allocate(count: int, image: Tensor) -> Tensor:
-    needed, free = count * image.numel(), ram.available_bytes()
+    needed, free = count * image.numel(), host_memory.available_bytes()
     if free is not None and needed > free:
         raise UserError(
             f"{count:,} images of {image.shape[2]}x{image.shape[1]} take {needed / 1e9:.1f} GB of"

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from sfl.data.dataset import Dataset, Split
 from sfl.data.decoding import decode_all, digest, image_suffixes, unreadable
-from sfl.display import say, track
 from sfl.errors import Exit, UserError
 from sfl.files import atomic_path, one_at_a_time
+from sfl.progress import say, track
 
 FORMAT = "sfl folder cache 1"  # change it when the same files would give other tensors
 KEPT_CACHES = 4  # in one cache folder: enough to go to and fro between a few sizes

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfl.data.dataset import Dataset, Split
-from sfl.display import track
+from sfl.progress import track
 
 SIDE = 32
 CHUNK = 250  # images drawn at once: large enough to be quick, small enough for the CPU's cache

@@ -6,11 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sfl.nn import winograd
 from sfl.nn.spatial import SpatialFeatureLayer
-
-KNOWN = (nn.Conv2d.forward, winograd.Conv2d.forward)
-CONV_FORWARD = nn.Conv2d._conv_forward
 
 
 def without_sharing(model: nn.Module, example: Tensor) -> nn.Module:
@@ -28,7 +24,11 @@ def without_sharing(model: nn.Module, example: Tensor) -> nn.Module:
     def note(name: str) -> Callable[..., None]:
         def hook(conv: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
             assert isinstance(conv, nn.Conv2d)
-            if type(conv).forward not in KNOWN or type(conv)._conv_forward is not CONV_FORWARD:
+            own = type(conv)
+            if (
+                own.forward is not nn.Conv2d.forward
+                or own._conv_forward is not nn.Conv2d._conv_forward
+            ):
                 kind = type(conv).__name__
                 raise ValueError(f"{name} is a {kind}, which isn't known to be a mere convolution")
             channels, height, width = (*inputs, *named.values())[0].shape[-3:]

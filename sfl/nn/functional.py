@@ -6,7 +6,7 @@ Shapes: B batch, C channels in, O channels out, H×W input, OH×OW output, kh×k
 import torch
 from torch import Tensor
 
-from sfl.nn.operators import locally_connected
+from sfl.nn.engine.operators import locally_connected
 from sfl.nn.window import Padding, Pair, window_of
 
 

@@ -17,8 +17,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from sfl.nn.engine.reference import empty_weight
 from sfl.nn.functional import dense_conv2d, expect_groups, spatial_conv2d
-from sfl.nn.plain import empty_weight
 from sfl.nn.storage import dense_to_local, local_to_dense, shared_filter, sharing_distance
 from sfl.nn.window import Padding, Pair, field_mask, pair, window_of
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sfl.nn.plain import empty_weight
+from sfl.nn.engine.reference import empty_weight
 from sfl.nn.window import Window
 
 

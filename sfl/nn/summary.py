@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfl.nn.layout import BatchNorm2d, MaxPool2d
+from sfl.nn.engine.fused import BatchNorm2d, MaxPool2d
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.window import window_of
 

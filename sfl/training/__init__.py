@@ -1,1 +1,1 @@
-"""From a config and images to a run directory: the training loop and what it needs."""
+"""Training a run from its config to its result, and going on with one that was stopped."""

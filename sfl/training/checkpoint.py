@@ -121,7 +121,7 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
 def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
     """Puts the saved moments and step counts into an optimizer built from the same config.
 
-    It lays moments as their weights lie (channels_last), see sfl.training.optimizers.
+    It lays moments as their weights lie (channels_last), see sfl.learning.optimizers.
     """
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _without_prefix("optimizer", checkpoint.tensors).items():

@@ -1,12 +1,10 @@
 """Which device a run computes on, and in which precision."""
 
-import contextlib
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 
 import torch
 
-from sfl import workers
+from sfl import torchrun
 from sfl.errors import UserError
 
 
@@ -18,10 +16,10 @@ def pick_device(name: str) -> torch.device:
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if cuda else "mps" if mps else "cpu"
-    several = workers.count() > 1
+    several = torchrun.count() > 1
     if several and name.startswith("cuda:"):
         raise UserError(f"train.device: {name}: torchrun gives each worker a GPU", "use cuda")
-    device = torch.device(f"cuda:{workers.local_rank()}" if several and name == "cuda" else name)
+    device = torch.device(f"cuda:{torchrun.local_rank()}" if several and name == "cuda" else name)
     if device.type == "cuda" and not cuda:
         raise UserError(f"train.device: {name}: this machine has no CUDA device", "use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -43,10 +41,3 @@ def pick_precision(name: str, device: torch.device) -> str:
         multiplies = any(capabilities.get(unit) for unit in ("amx_bf16", "avx512_bf16"))
         fast = device.type == "cpu" and multiplies
     return "bfloat16" if fast else "float32"
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Products in bfloat16, weights and sums in float32; nothing where precision is float32."""
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)

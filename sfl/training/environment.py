@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from sfl import workers
-from sfl.nn import kernel
+from sfl import torchrun
+from sfl.nn.engine.cpu import kernel
 
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "pillow")
 
@@ -22,10 +22,10 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "packages": {name: version(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
         "device": device_name(device),
-        "workers": workers.count(),
+        "workers": torchrun.count(),
         "threads": torch.get_num_threads(),
         "precision": precision,
-        "compiled_kernel": kernel.serves(device, torch.float32),  # see sfl.nn.kernel
+        "compiled_kernel": kernel.serves(device, torch.float32),  # see sfl.nn.engine.cpu.kernel
         "git": _git(),
     }
 

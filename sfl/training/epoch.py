@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfl.data import train_batches
-from sfl.display import TrainingDisplay
-from sfl.training.device import autocast
-from sfl.training.divergence import Guard
-from sfl.training.optimizers import learning_rate
-from sfl.training.seeding import generator, seed_global
+from sfl.data.batches import train_batches
+from sfl.learning.divergence import Guard
+from sfl.learning.optimizers import learning_rate
+from sfl.learning.precision import autocast
+from sfl.learning.seeding import generator, seed_global
+from sfl.progress import TrainingDisplay
 from sfl.training.setup import Setup
 from sfl.training.stopping import asked, stop
 
@@ -99,7 +99,10 @@ def train_epoch(
     next_look = 0.0
     for step, (images, labels) in enumerate(batches, so_far.steps):
         steps_before = (epoch - 1) * setup.steps_per_epoch + step
-        lr = learning_rate(steps_before, setup.steps_per_epoch, config.optimizer.lr, config.train)
+        lr = learning_rate(
+            steps_before, setup.steps_per_epoch, epochs=config.train.epochs,
+            lr=config.optimizer.lr, schedule=config.train.schedule, warmup=config.train.warmup,
+        )  # fmt: skip
         for group in optimizer.param_groups:
             group["lr"] = so_far.lr = lr
         # So that any step can be repeated by itself; each worker drops other units.

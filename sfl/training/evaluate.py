@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfl.data import Split, batch_count, test_batches
-from sfl.display import track
+from sfl.data.batches import batch_count, test_batches
+from sfl.data.dataset import Split
 from sfl.errors import Exit, UserError
-from sfl.training.device import autocast
-from sfl.training.distributed import ALONE, World
+from sfl.learning.precision import autocast
+from sfl.learning.world import ALONE, World
+from sfl.progress import track
 from sfl.training.stopping import asked, stop
 
 BATCH_SIZE = 500  # of evaluation; no result depends on it
@@ -99,14 +100,3 @@ def refuse_divergence(loss: float, what: str) -> None:
             "lower optimizer.lr, or set optimizer.clip_norm",
             Exit.DIVERGED,
         )
-
-
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927): how sure one test set can make us."""
-    z = 1.959963984540054  # 97.5 % of a normal distribution lie below
-    share = correct / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    # At the ends they are exact, which rounding would miss.
-    low = 0.0 if correct == 0 else centre - half
-    return low, 1.0 if correct == n else centre + half

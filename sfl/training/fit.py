@@ -11,12 +11,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from sfl.config import Config, from_text
-from sfl.display import TrainingDisplay, say
+from sfl.config.load import from_text
+from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.files import check_space, write_text
-from sfl.nn import SpatialFeatureLayer, kernel, winograd
-from sfl.rundir import BEST, CONFIG, ENVIRONMENT, FAILURE, LABELS, LAST, PREDICTIONS, RESULT, Run
+from sfl.learning.divergence import Guard, refuse_weights
+from sfl.learning.optimizers import build_optimizer
+from sfl.learning.seeding import seed_global
+from sfl.learning.world import World
+from sfl.nn.engine.cpu import kernel
+from sfl.nn.spatial import SpatialFeatureLayer
+from sfl.progress import TrainingDisplay, say
+from sfl.runs.directory import (
+    BEST,
+    CONFIG,
+    ENVIRONMENT,
+    FAILURE,
+    LABELS,
+    LAST,
+    PREDICTIONS,
+    RESULT,
+    Run,
+)
 from sfl.training.checkpoint import (
     Checkpoint,
     load_optimizer,
@@ -25,18 +41,14 @@ from sfl.training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from sfl.training.distributed import World
-from sfl.training.divergence import Guard, refuse_weights
 from sfl.training.environment import environment
 from sfl.training.epoch import EpochSoFar, Metrics, train_epoch
 from sfl.training.evaluate import Evaluation, evaluate, refuse_divergence
 from sfl.training.memory import Peak, disk_bytes
-from sfl.training.optimizers import build_optimizer
-from sfl.training.result import cost, test_model, write_result
-from sfl.training.seeding import seed_global
 from sfl.training.setup import Setup, build
 from sfl.training.stopping import Stopped, asked, signals_noted, stop
 from sfl.training.tensorboard import write_events
+from sfl.training.testing import cost, test_model, write_result
 
 
 def fit(setup: Setup, run: Run) -> dict[str, Any]:
@@ -56,12 +68,10 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
     peak = Peak(device)
     seed_global(config.train.seed, "initialisation")
     model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes)).to(device)
-    optimizer = build_optimizer(config.optimizer, model)
+    optimizer = build_optimizer(model, **config.optimizer.model_dump(exclude={"clip_norm"}))
 
     if config.model.storage == "local":
         say(f"spatial layers: {kernel.report(device)}")
-    elif config.model.layer == "conv" and not config.train.compile:
-        say(f"convolutions: {winograd.report(model, device, getattr(torch, setup.precision))}")
     metrics, so_far = restore(checkpoint, setup, model, optimizer)
     if config.train.compile:
         model.compile()

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from sfl.config import Config, from_text
-from sfl.rundir import BEST, Run
+from sfl.config.load import from_text
+from sfl.config.schema import Config
+from sfl.runs.directory import BEST, Run
 from sfl.training.checkpoint import load_weights, read_checkpoint
 from sfl.training.setup import build
 

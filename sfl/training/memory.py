@@ -5,8 +5,8 @@ And what it took, and knowing it when it didn't fit into memory.
 
 import torch
 
-from sfl import ram
-from sfl.config import OptimizerSettings
+from sfl import host_memory
+from sfl.config.schema import OptimizerSettings
 from sfl.errors import Exit, UserError
 from sfl.nn.summary import ModelSummary
 
@@ -59,7 +59,7 @@ class Peak:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         else:
-            self._known = self._device.type == "cpu" and ram.forget_peak()
+            self._known = self._device.type == "cpu" and host_memory.forget_peak()
 
     def bytes(self) -> int | None:
         """The peak since `begin`; None where it can't be known."""
@@ -69,7 +69,7 @@ class Peak:
     def _most(self) -> int | None:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
-        return ram.peak_bytes() if self._known else None
+        return host_memory.peak_bytes() if self._known else None
 
 
 def available_bytes(device: torch.device) -> int | None:
@@ -78,7 +78,7 @@ def available_bytes(device: torch.device) -> int | None:
         # What torch keeps of earlier models is free for this one.
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
-    return ram.available_bytes()
+    return host_memory.available_bytes()
 
 
 def check_memory(

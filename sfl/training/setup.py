@@ -10,14 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sfl.config import Config
-from sfl.data import Dataset, Split, batch_count, hold_out, load_dataset
+from sfl.config.schema import Config
+from sfl.data.batches import batch_count
+from sfl.data.dataset import Dataset, Split, hold_out
+from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
-from sfl.nn import build_model
+from sfl.learning.world import ALONE, World
+from sfl.nn.models.networks import build_model
 from sfl.nn.summary import ModelSummary, summarize
 from sfl.training.checkpoint import read_checkpoint
 from sfl.training.device import pick_device, pick_precision
-from sfl.training.distributed import ALONE, World
 from sfl.training.memory import check_memory, is_out_of_memory
 from sfl.training.tensorboard import check_tensorboard
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-from sfl import workers
-from sfl.display import say
+from sfl import torchrun
+from sfl.progress import say
 
 # Seconds in which torchrun passes on what its workers may have got themselves: the same request.
 FORWARDED = 5.0
@@ -64,7 +64,7 @@ def stop(number: int) -> None:
 def _note(number: int, frame: FrameType | None) -> None:
     global _asked, _asked_at
     if _asked is not None:
-        if workers.count() > 1 and time.monotonic() - _asked_at < FORWARDED:
+        if torchrun.count() > 1 and time.monotonic() - _asked_at < FORWARDED:
             return
         sys.exit(128 + number)  # not Stopped: in mid-step there is nothing to save
     _asked, _asked_at = signal.Signals(number), time.monotonic()

@@ -11,7 +11,7 @@ from typing import Any
 
 from sfl.errors import UserError
 from sfl.files import write_error
-from sfl.rundir import Run
+from sfl.runs.directory import Run
 
 FILE = "events.out.tfevents.0.sfl"  # TensorBoard looks for this beginning
 

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from sfl.bench import references
-from sfl.nn import build_model, spatial_conv2d
+from sfl.nn.functional import spatial_conv2d
+from sfl.nn.models.networks import build_model
 from sfl.nn.storage import local_to_dense
 from sfl.nn.window import window_of
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from sfl import tables
-from sfl.bench import layers, run, scaling, steps
+from sfl.bench import layers, run, scaling, step_times
 from sfl.bench.layers import Layer
 from sfl.bench.plot import plot
 from sfl.bench.timing import Timing, interleaved, timed
 from sfl.bench.worker import Worker
+from sfl.cli import tables
 from sfl.errors import UserError
-from sfl.nn import kernel
+from sfl.nn.engine.cpu import kernel
 
 
 def test_functions_are_called_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,18 +57,15 @@ class FakeWorker:
         return 10**6
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_whole_run_in_small(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
-) -> None:
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: bool) -> None:
     small = {"a layer": (Layer((3, 6, 6), 4, 3),), "padded": (Layer((4, 6, 6), 4, 3, 1),)}
     monkeypatch.setattr(layers, "NETWORKS", small)
-    monkeypatch.setattr(run, "PRECISIONS", (precision,))
     monkeypatch.setattr(run, "IMAGES", 640)
     axes = {"batch": (1, 2), "channels in": (1, 2), "positions": (6, 8)}
     monkeypatch.setattr(scaling, "AXES", axes)
-    monkeypatch.setattr(steps, "Worker", FakeWorker)
-    found = json.loads(json.dumps(run.run(quick=precision == "float32")))
+    monkeypatch.setattr(step_times, "Worker", FakeWorker)
+    found = json.loads(json.dumps(run.run(quick=quick)))
     parts = {"format", "machine", "layers", "scaling", "steps", "data"}
     assert set(found) == parts
     assert [entry["axis"] for entry in found["scaling"]] == ["batch", "channels in", "positions"]
@@ -86,7 +83,7 @@ def test_a_whole_run_in_small(
     assert set(plain["forms"]) == forms | {"dense tensordot (notebook)"}
     assert set(padded["forms"]) == forms  # the notebook's layer doesn't pad
     for form in plain["forms"].values():
-        share = plain["flops"] / form["seconds"] / found["machine"]["mm_flops"][precision]
+        share = plain["flops"] / form["seconds"] / found["machine"]["mm_flops"]["float32"]
         assert form["share_of_mm"] == pytest.approx(share)
     assert 0 < found["data"]["share_of_epoch"] < 1
     steps_of_simple = found["steps"][0]["steps"]

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import functional as tv
 
-from sfl.data import Split, batch_count, batches, crop_and_flip, draw_crops, draw_flips, normalize
+from sfl.data import batches
+from sfl.data.batches import batch_count, crop_and_flip, draw_crops, draw_flips, normalize
+from sfl.data.dataset import Split
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 

@@ -24,7 +24,9 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-from sfl.data import Dataset, cifar10, load_dataset
+from sfl.data import cifar10
+from sfl.data.dataset import Dataset
+from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
 
 NAMES = [name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)]

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfl.data import Dataset, Split, hold_out, load_dataset
+from sfl.data.dataset import Dataset, Split, hold_out
+from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sfl.data import Dataset, decoding, folder, load_dataset
+from sfl.data import decoding, folder
+from sfl.data.dataset import Dataset
+from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
 
 

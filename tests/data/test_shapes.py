@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfl.data import Dataset, Split, draw_shapes, shapes
+from sfl.data import shapes
+from sfl.data.dataset import Dataset, Split
+from sfl.data.shapes import draw_shapes
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from sfl.nn import MODELS, SpatialFeatureLayer, build_model, without_sharing
+from sfl.nn.conversion import without_sharing
+from sfl.nn.models.networks import MODELS, build_model
+from sfl.nn.spatial import SpatialFeatureLayer
 from tests.nn.test_spatial import LAYERS, made
 
 layers = pytest.mark.parametrize("layer", LAYERS, ids=str)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sfl.nn import SpatialFeatureLayer, spatial_conv2d
+from sfl.nn.functional import spatial_conv2d
+from sfl.nn.spatial import SpatialFeatureLayer
 
 X, WEIGHT = torch.randn(2, 3, 6, 6), torch.randn(4, 4, 5, 3, 3, 3)
 

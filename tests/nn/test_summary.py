@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from sfl.nn import SpatialFeatureLayer, build_model
+from sfl.nn.models.networks import build_model
+from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.summary import LayerSummary, summarize
 
 

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sfl.config import OptimizerSettings
 from sfl.errors import Exit, UserError
+from sfl.learning.optimizers import build_optimizer
 from sfl.training.checkpoint import (
     FORMAT,
     load_optimizer,
@@ -24,7 +24,6 @@ from sfl.training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from sfl.training.optimizers import build_optimizer
 from tests.training.tiny import same
 
 IMAGES = {"classes": ["a", "b"], "in_dimensions": [3, 8, 8]}
@@ -60,12 +59,12 @@ OPTIMIZERS: list[dict[str, Any]] = [
 def test_training_goes_on_bit_for_bit(settings: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     net = model()
-    optimizer = build_optimizer(OptimizerSettings(**settings), net)
+    optimizer = build_optimizer(net, **settings)
     train(net, optimizer, seed=1)
     save_checkpoint(path, net, optimizer, CONFIG, IMAGES, METRICS)
 
     other = model()
-    other_optimizer = build_optimizer(OptimizerSettings(**settings), other)
+    other_optimizer = build_optimizer(other, **settings)
     checkpoint = read_checkpoint(path)
     load_weights(checkpoint, other)
     load_optimizer(checkpoint, other_optimizer)
@@ -88,7 +87,7 @@ def test_training_goes_on_bit_for_bit(settings: dict[str, Any], tmp_path: Path) 
 
 def test_what_a_file_says_besides_tensors(tmp_path: Path) -> None:
     net = model()
-    optimizer = build_optimizer(OptimizerSettings(), net)
+    optimizer = build_optimizer(net)
     save_checkpoint(tmp_path / "last", net, optimizer, CONFIG, IMAGES, METRICS)
     save_weights(tmp_path / "best", net, CONFIG, IMAGES)
     last, best = read_checkpoint(tmp_path / "last"), read_checkpoint(tmp_path / "best")
@@ -108,7 +107,7 @@ def test_there_is_no_pickle_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
             monkeypatch.setattr(module, name, refuse)
     monkeypatch.setattr(pickle, "Unpickler", refuse)
     net = model()
-    optimizer = build_optimizer(OptimizerSettings(), net)
+    optimizer = build_optimizer(net)
     train(net, optimizer, seed=0)
     path = tmp_path / "last.safetensors"
     save_checkpoint(path, net, optimizer, CONFIG, IMAGES, METRICS)
@@ -228,7 +227,7 @@ def test_any_safetensors_reader_finds_the_weights(tmp_path: Path) -> None:
 def test_a_flipped_byte_or_a_lost_end_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     net = model(1)
-    save_checkpoint(path, net, build_optimizer(OptimizerSettings(), net), CONFIG, IMAGES, METRICS)
+    save_checkpoint(path, net, build_optimizer(net), CONFIG, IMAGES, METRICS)
     whole = path.read_bytes()
 
     @settings(deadline=None, max_examples=150)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sfl.errors import Exit, UserError
-from sfl.training.device import autocast, pick_device, pick_precision
+from sfl.learning.precision import autocast
+from sfl.training.device import pick_device, pick_precision
 
 Machine = Callable[..., None]
 

@@ -12,12 +12,13 @@ from typing import Any, NoReturn
 import pytest
 from safetensors import SafetensorError
 
-from sfl import comparisons, experiments
+from sfl.compare import plan
+from sfl.compare.train_missing import complete
 from sfl.errors import Exit, UserError
-from sfl.missing import complete
-from sfl.rundir import BEST, LAST, Run
+from sfl.runs.directory import BEST, LAST, Run
 from sfl.training import checkpoint as checkpoints
 from sfl.training import fit as fitting
+from sfl.training import start
 from sfl.training.checkpoint import read_checkpoint
 from sfl.training.fit import fit
 from sfl.training.memory import checkpoint_bytes, disk_bytes
@@ -142,7 +143,7 @@ def test_a_folder_that_is_removed_meanwhile(
     run = tmp_path / "runs" / "a"
     breaking_in(2, monkeypatch, lambda: shutil.rmtree(run))
     with pytest.raises(UserError) as caught:
-        experiments.train(tiny_config(), tmp_path / "runs", "a")
+        start.train(tiny_config(), tmp_path / "runs", "a")
     assert caught.value.exit_code is Exit.RUN
     assert f"{run}/" in str(caught.value) and "No such file or directory" in str(caught.value)
 
@@ -162,7 +163,7 @@ def test_two_checkpoints_must_fit_before_anything_is_trained(
     free(needed - 1, monkeypatch)
     monkeypatch.setattr(fitting, "train_epoch", full)  # not reached
     with pytest.raises(UserError) as caught:
-        experiments.train(config, tmp_path, "a")
+        start.train(config, tmp_path, "a")
     assert caught.value.exit_code is Exit.RESOURCES
     assert str(caught.value) == (
         f"{tmp_path / 'a'}: no space left on the disk ({needed:,} bytes needed, {needed - 1:,} "
@@ -199,13 +200,13 @@ def test_a_comparison_counts_what_its_runs_leave(
     for name, channels in (("a", 2), ("b", 3)):
         text = SIMPLE.replace("channels: [2]", f"channels: [{channels}]")
         Path(f"{name}.yaml").write_text(text)
-    found = comparisons.plan(["a.yaml", "b.yaml"], ["train.keep=weights"], 2, tmp_path / "runs")
+    found = plan.plan(["a.yaml", "b.yaml"], ["train.keep=weights"], 2, tmp_path / "runs")
     sizes = []
     for experiment in found:
         setup = set_up(experiment.config)
         sizes += [disk_bytes(setup.summary, setup.config.optimizer, "weights")] * 2
     needed = sum(stays for stays, _ in sizes[:3]) + sizes[3][1]
-    monkeypatch.setattr(experiments, "train", full)  # not reached
+    monkeypatch.setattr(start, "train", full)  # not reached
     free(needed - 1, monkeypatch)
     with pytest.raises(UserError, match=rf"\({needed:,} bytes needed"):
         complete(found, tmp_path / "runs")

@@ -14,13 +14,15 @@ import pytest
 import torch
 from torch import nn
 
-from sfl import experiments, workers
+from sfl import torchrun
 from sfl.errors import UserError
-from sfl.rundir import Run
+from sfl.learning.world import ALONE, World
+from sfl.runs.directory import Run
 from sfl.training.checkpoint import read_checkpoint
 from sfl.training.device import pick_device
-from sfl.training.distributed import ALONE, World, open_world
+from sfl.training.distributed import open_world
 from sfl.training.setup import set_up
+from sfl.training.start import config_to_resume, resume, train
 from tests.training.tiny import metrics, tensors, tiny_config
 
 # 65 images in batches of 32: the last has one, and the second worker nothing of it. 21 steps.
@@ -59,9 +61,9 @@ def wait_for_epoch(process: "subprocess.Popen[str]", run: Run) -> None:
 
 
 def alone(config: Path, folder: Path, name: str, *overrides: str) -> Run:
-    from sfl.config import load
+    from sfl.config.load import load
 
-    experiments.train(load(config, overrides), folder, name)
+    train(load(config, overrides), folder, name)
     return Run(folder / name)
 
 
@@ -121,7 +123,7 @@ def test_all_stop_when_one_is_told_to_and_one_alone_goes_on(
     reached = read_checkpoint(run / "last.safetensors")
     assert reached.metrics == Run(run).metrics
     assert reached.so_far is not None  # the step in which the signal came is not lost
-    experiments.resume(Run(run), experiments.config_to_resume(Run(run)))
+    resume(Run(run), config_to_resume(Run(run)))
     straight = alone(config, tmp_path, "alone", *changes)
     expect_the_same_losses(straight, Run(run), 1e-4)
 
@@ -228,9 +230,9 @@ def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("second_of_two")
 def test_who_it_is_comes_from_torchrun_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (workers.count(), workers.rank(), workers.local_rank()) == (2, 1, 1)
+    assert (torchrun.count(), torchrun.rank(), torchrun.local_rank()) == (2, 1, 1)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # another launcher's variables
-    assert (workers.count(), workers.rank(), workers.local_rank()) == (1, 0, 0)
+    assert (torchrun.count(), torchrun.rank(), torchrun.local_rank()) == (1, 0, 0)
 
 
 @pytest.mark.usefixtures("second_of_two")

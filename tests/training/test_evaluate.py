@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from sfl.data import Split
+from sfl.data.dataset import Split
+from sfl.stats import wilson_interval
 from sfl.training import evaluate as evaluating
-from sfl.training.evaluate import Evaluation, evaluate, wilson_interval
+from sfl.training.evaluate import Evaluation, evaluate
 
 MEAN, STD = torch.tensor([0.5]), torch.tensor([0.5])
 

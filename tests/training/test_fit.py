@@ -14,21 +14,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sfl import config as configs
-from sfl.data import Split
-from sfl.data import test_batches as batches_of
+from sfl.config import load as configs
+from sfl.data.batches import test_batches as batches_of
+from sfl.data.dataset import Split
 from sfl.errors import Exit, UserError
-from sfl.nn import kernel
-from sfl.rundir import BEST, CONFIG, ENVIRONMENT, LABELS, LAST, METRICS, PREDICTIONS, RESULT, Run
-from sfl.runs import find
+from sfl.learning.divergence import Guard
+from sfl.learning.optimizers import build_optimizer, learning_rate
+from sfl.learning.seeding import seed_global
+from sfl.runs.directory import (
+    BEST,
+    CONFIG,
+    ENVIRONMENT,
+    LABELS,
+    LAST,
+    METRICS,
+    PREDICTIONS,
+    RESULT,
+    Run,
+)
+from sfl.runs.store import find
 from sfl.training import epoch as epochs
 from sfl.training import fit as fitting
-from sfl.training import result as results
-from sfl.training.divergence import Guard
+from sfl.training import testing as results
 from sfl.training.epoch import EpochSoFar, forward, train_epoch, train_step
 from sfl.training.fit import fit, is_best
-from sfl.training.optimizers import build_optimizer, learning_rate
-from sfl.training.seeding import seed_global
 from sfl.training.setup import Setup, build
 from sfl.training.stopping import Stopped
 from tests.training.tiny import (
@@ -57,7 +66,9 @@ def ready(setup: Setup) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Model and optimizer as fit() makes them."""
     seed_global(setup.config.train.seed, "initialisation")
     model = build(setup.config, setup.dataset.in_dimensions, len(setup.dataset.classes))
-    return model.to(setup.device), build_optimizer(setup.config.optimizer, model)
+    return model.to(setup.device), build_optimizer(
+        model, **setup.config.optimizer.model_dump(exclude={"clip_norm"})
+    )
 
 
 # --- a run from begin to end
@@ -185,10 +196,7 @@ RECIPES: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("changes", RECIPES.values(), ids=RECIPES.keys())
-def test_resumed_at_any_epoch_it_is_the_same_run(
-    changes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kernel, "multiplies_pairs", lambda: kernel.load() is not None)
+def test_resumed_at_any_epoch_it_is_the_same_run(changes: list[str], tmp_path: Path) -> None:
     setup = tiny_setup(*changes, base=SPATIAL)
     straight = new_run(tmp_path, "straight")
     fit(setup, straight)
@@ -287,8 +295,8 @@ def test_resumed_in_another_process_it_is_the_same_run(tmp_path: Path) -> None:
     code = f"""
 import torch
 from pathlib import Path
-from sfl.config import load
-from sfl.rundir import Run
+from sfl.config.load import load
+from sfl.runs.directory import Run
 from sfl.training.fit import fit
 from sfl.training.setup import set_up
 torch.set_num_threads({torch.get_num_threads()})
@@ -452,7 +460,7 @@ def test_divergence_is_told_and_nothing_good_is_lost(
     setup = tiny_setup(*changes, "optimizer={name: sgd, lr: 1.0e+30}")
     if "train.epochs=2" in changes:  # one good epoch first
         with interrupted_after(1), monkeypatch.context() as patch:
-            patch.setattr(epochs, "learning_rate", lambda *_: 1e-3)
+            patch.setattr(epochs, "learning_rate", lambda *_, **__: 1e-3)
             fit(setup, run)
         before = (run.path / LAST).read_bytes()
     with pytest.raises(UserError, match=message.replace("+", r"\+")) as error:
@@ -565,7 +573,9 @@ def test_the_schedule_runs_over_the_whole_run(
     setup = tiny_setup(f"train.schedule={schedule}")
     run = new_run(tmp_path)
     fit(setup, run)
-    assert rates == [learning_rate(step, 2, 1e-2, setup.config.train) for step in range(6)]
+    assert rates == [
+        learning_rate(step, 2, epochs=3, lr=1e-2, schedule=schedule) for step in range(6)
+    ]
     assert [line["lr"] for line in metrics(run)] == rates[1::2]
 
 
@@ -661,28 +671,6 @@ def test_bfloat16_products_and_float32_weights(batch: tuple[Tensor, Tensor]) -> 
     for parameter in model.parameters():
         assert parameter.dtype == torch.float32
         assert parameter.grad is not None and parameter.grad.dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        (["model.layer=conv", "train.precision=bfloat16"], "convolutions: PyTorch"),
-        (WINOGRAD, "convolutions: 3 of 6 by the compiled Winograd kernel"),
-        ([*WINOGRAD, "train.precision=float32"], "convolutions: PyTorch"),
-        (["model.layer=spatial"], "spatial layers: "),
-    ],
-)
-def test_it_says_what_computes_the_layers(
-    changes: list[str],
-    line: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(kernel, "multiplies_pairs", lambda: kernel.load() is not None)
-    fit(tiny_setup("train.epochs=1", *changes, base=SPATIAL), new_run(tmp_path))
-    said = capsys.readouterr().err
-    assert line in said and said.count("convolutions:") == ("conv" in line)
 
 
 # --- compile

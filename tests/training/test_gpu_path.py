@@ -19,13 +19,15 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from sfl.data import Split, train_batches
-from sfl.data import test_batches as batches_of
-from sfl.nn import MODELS, SpatialFeatureLayer, build_model
+from sfl.data.batches import test_batches as batches_of
+from sfl.data.batches import train_batches
+from sfl.data.dataset import Split
+from sfl.learning.optimizers import build_optimizer
+from sfl.learning.seeding import generator
+from sfl.nn.models.networks import MODELS, build_model
+from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.training.epoch import forward, train_step
 from sfl.training.evaluate import predict
-from sfl.training.optimizers import build_optimizer
-from sfl.training.seeding import generator
 from sfl.training.setup import Setup
 from tests.training.tiny import SPATIAL, tiny_setup
 
@@ -147,7 +149,7 @@ def test_initialisation(gpu: None, storage: Any, init: Any) -> None:
 
 
 def meta_step(setup: Setup, model: nn.Module, classes: int = 10) -> None:
-    optimizer = build_optimizer(setup.config.optimizer, model)
+    optimizer = build_optimizer(model, **setup.config.optimizer.model_dump(exclude={"clip_norm"}))
     for group in optimizer.param_groups:
         group["fused"] = False  # there is no fused form for meta tensors
     with torch.device("meta"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from sfl.rundir import BEST, LAST, Run
+from sfl.runs.directory import BEST, LAST, Run
 from sfl.training.checkpoint import read_checkpoint
 from sfl.training.fit import fit
 from tests.training.tiny import SPATIAL, metrics, new_run, same, tensors, tiny_setup
@@ -26,7 +26,7 @@ def test_leftovers_are_removed_at_the_next_start(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     left = run.path / f".{LAST}.abc.tmp"
     left.write_bytes(b"half a checkpoint")
-    from sfl.runs import lock
+    from sfl.runs.directory import lock
 
     with lock(run):
         assert not left.exists()

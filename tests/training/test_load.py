@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import sfl
-from sfl.data import test_batches as batches_of
+from sfl.data.batches import test_batches as batches_of
 from sfl.errors import Exit, UserError
-from sfl.rundir import BEST, PREDICTIONS, Run
+from sfl.runs.directory import BEST, PREDICTIONS, Run
 from sfl.training.fit import fit
 from sfl.training.load import load_run
 from tests.training.tiny import SPATIAL, new_run, tiny_setup

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfl import ram
-from sfl.config import OptimizerSettings
+from sfl import host_memory
+from sfl.config.schema import OptimizerSettings
 from sfl.errors import Exit, UserError
-from sfl.nn import build_model
+from sfl.nn.models.networks import build_model
 from sfl.nn.summary import ModelSummary, summarize
 from sfl.training import memory
 from sfl.training.memory import available_bytes, check_memory, is_out_of_memory, training_bytes
@@ -108,7 +108,7 @@ def test_on_a_gpu_what_torch_keeps_for_later_counts_as_free(
 
 
 def test_on_the_cpu_it_is_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ram, "available_bytes", lambda: 77)
+    monkeypatch.setattr(host_memory, "available_bytes", lambda: 77)
     assert available_bytes(CPU) == 77
 
 
@@ -133,8 +133,8 @@ def test_the_peak_counts_what_is_held_beside_what_was_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     peaks = iter([100, 175, 160, 90])
-    monkeypatch.setattr(ram, "peak_bytes", lambda: next(peaks))
-    monkeypatch.setattr(ram, "forget_peak", lambda: True)
+    monkeypatch.setattr(host_memory, "peak_bytes", lambda: next(peaks))
+    monkeypatch.setattr(host_memory, "forget_peak", lambda: True)
     peak = memory.Peak(CPU)
     assert peak.bytes() == 75
     peak.begin()
@@ -143,6 +143,6 @@ def test_the_peak_counts_what_is_held_beside_what_was_there(
 
 
 def test_a_peak_that_cannot_be_told_apart_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ram, "forget_peak", lambda: False)
+    monkeypatch.setattr(host_memory, "forget_peak", lambda: False)
     assert memory.Peak(CPU).bytes() is None
     assert memory.Peak(torch.device("mps")).bytes() is None

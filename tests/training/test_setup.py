@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sfl.data import Dataset, hold_out
+from sfl.data.dataset import Dataset, hold_out
 from sfl.errors import Exit, UserError
 from sfl.training import memory
 from sfl.training import setup as setups

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from sfl.rundir import BEST, LAST, RESULT, Run
+from sfl.runs.directory import BEST, LAST, RESULT, Run
 from sfl.training import epoch as epochs
 from sfl.training import evaluate as evaluating
 from sfl.training.checkpoint import read_checkpoint
 from sfl.training.fit import fit
-from sfl.training.result import write_result
 from sfl.training.stopping import Stopped, asked, signals_noted, stop
+from sfl.training.testing import write_result
 from tests.training.tiny import SPATIAL, metrics, new_run, result, same, tensors, tiny_setup
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -115,7 +115,7 @@ def test_the_second_signal_leaves_at_once(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_torchrun_passes_on_is_the_same_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sfl.workers.count", lambda: 2)
+    monkeypatch.setattr("sfl.torchrun.count", lambda: 2)
     with signals_noted():
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)

@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.util import tensor_util
 
 from sfl.errors import Exit, UserError
-from sfl.rundir import Run
+from sfl.runs.directory import Run
 from sfl.training.fit import fit
 from tests.training.tiny import interrupted_after, new_run, tiny_setup
 

@@ -11,11 +11,11 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sfl import config as configs
-from sfl import runs
-from sfl.config import Config
-from sfl.data import Dataset, Split
-from sfl.rundir import LAST, Run
+from sfl.config import load as configs
+from sfl.config.schema import Config
+from sfl.data.dataset import Dataset, Split
+from sfl.runs import store
+from sfl.runs.directory import LAST, Run
 from sfl.training import fit as fitting
 from sfl.training.setup import Setup, set_up
 
@@ -70,7 +70,7 @@ def random_dataset(
 
 
 def new_run(folder: Path, name: str = "run") -> Run:
-    return runs.create(folder, name)
+    return store.create(folder, name)
 
 
 def tensors(run: Run, name: str = LAST) -> dict[str, Tensor]:

@@ -1,1 +1,0 @@
-"""What finished runs say. Reads run directories, never trains."""

@@ -1,0 +1,38 @@
+"""`sfl bench`: this machine's speed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sfl.cli.options import Json
+
+
+def bench(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer sizes and repetitions: two minutes.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw it, too: bench.svg, bench.png.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """This machine's speed and memory, against the notebook's way of doing it.
+
+    \b
+    Examples:
+      sfl bench --quick
+      sfl bench --plot bench.svg --json > bench.json
+    """
+    from sfl.bench.plot import plot as draw
+    from sfl.bench.run import run
+    from sfl.cli import tables
+
+    measured = run(quick=quick)
+    if plot is not None:
+        draw(measured, plot)
+    if as_json:
+        tables.print_json(measured)
+        return
+    for made in tables.bench_tables(measured):
+        tables.stdout().print(made)

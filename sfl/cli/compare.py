@@ -1,0 +1,107 @@
+"""`sfl compare`: its options, what it prints, its exit code."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sfl.cli.options import RUNS, DataName, Json, Runs, Set
+from sfl.errors import Exit, UserError
+
+if TYPE_CHECKING:
+    from sfl.compare.schema import Comparison
+
+Models = Annotated[
+    list[str], typer.Argument(metavar="CONFIG_OR_RUN", help="Two models or more, mixed.")
+]
+Seeds = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Runs per config: its seed and the N - 1 after it."),
+]
+Target = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, metavar="ACCURACY", help="What it took to reach it, too: 0.5."),
+]
+NoTrain = Annotated[bool, typer.Option("--no-train", help="Only what is there.")]
+Unfinished = Annotated[
+    bool, typer.Option("--unfinished", help="Take unfinished runs as they stand.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Write a report with pictures: report.html, report.md."),
+]
+FailIfWorse = Annotated[
+    bool,
+    typer.Option(
+        "--fail-if-worse", help="Exit with 7 if a model is worse than the first, beyond chance."
+    ),
+]
+Csv = Annotated[bool, typer.Option("--csv", help="One row a model.")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="For a page.")]
+
+
+def compare(
+    names: Models,
+    set_: Set = None,
+    seeds: Seeds = None,
+    target: Target = None,
+    no_train: NoTrain = False,
+    unfinished: Unfinished = False,
+    out: Out = None,
+    data_name: DataName = None,
+    fail_if_worse: FailIfWorse = False,
+    as_csv: Csv = False,
+    as_markdown: Markdown = False,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Models side by side, each against the first: how sure, at what cost; trains what is missing.
+
+    \b
+    Examples:
+      sfl compare conv spatial
+      sfl compare spatial-shared spatial --seeds 3 --set train.epochs=20 --out report
+      sfl compare spatial-s0 checkpoints/other-s0 my.yaml --no-train --json
+    """
+    if as_json + as_csv + as_markdown > 1:
+        raise UserError("--json, --csv and --markdown: one of them")
+    from sfl.compare.compute import compare as compare_runs
+    from sfl.compare.plan import plan, refuse_target, results
+    from sfl.compare.train_missing import complete
+    from sfl.files import check_folder
+    from sfl.progress import say
+
+    overrides = set_ or []
+    if out is not None:
+        check_folder(out, "--out")  # before hours of training
+    planned = plan(names, overrides, seeds, runs, training=not no_train, unfinished=unfinished)
+    if target is not None:
+        refuse_target(planned)
+    complete(planned, runs, training=not no_train)
+    groups = results(planned, overrides, unfinished=unfinished)
+    comparison = compare_runs(groups, target, data_name)
+    _print(comparison, as_json, as_csv, as_markdown)
+    if out is not None:  # the numbers are there, whatever happens to the pictures
+        from sfl.compare import report
+
+        report.write(comparison, groups, out)
+        say(f"report: {out / 'report.html'}")
+    worse = [d.second for d in comparison.differences if d.is_worse]
+    if fail_if_worse and worse:
+        said = f"{', '.join(worse)}: worse than {comparison.models[0].name}, beyond chance"
+        raise UserError(said, exit_code=Exit.WORSE)
+
+
+def _print(comparison: "Comparison", as_json: bool, as_csv: bool, as_markdown: bool) -> None:
+    from sfl.cli import tables
+    from sfl.compare import table
+
+    if as_json:
+        tables.print_json(comparison.model_dump())
+    elif as_csv:
+        print(table.to_csv(comparison), end="")
+    elif as_markdown:
+        print(table.to_markdown(comparison), end="")
+    else:
+        tables.print_comparison([m.name for m in comparison.models], table.rows(comparison))
+        tables.print_lines([*comparison.remarks, "", *comparison.conclusion])

@@ -1,0 +1,34 @@
+"""`sfl data`: fetches and verifies the images, and says what they are."""
+
+from typing import Annotated
+
+import typer
+
+from sfl.cli.options import Json, Set
+
+
+def data(
+    config: Annotated[
+        str, typer.Option("--config", metavar="FILE", help="Whose data; default: CIFAR-10.")
+    ] = "spatial",
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch and verify the images, and say what they are.
+
+    \b
+    Examples:
+      sfl data
+      sfl data --set data.source=folder --set data.root=my-images
+    """
+    from sfl.cli import tables
+    from sfl.config.load import load
+
+    settings = load(config, set_ or [])
+    from sfl.training.setup import load_images
+
+    described = load_images(settings).summary()
+    if as_json:
+        tables.print_json(described)
+    else:
+        tables.stdout().print(tables.data_table(described))

@@ -1,0 +1,39 @@
+"""`sfl evaluate`: trained weights on the test images."""
+
+from typing import Annotated
+
+import typer
+
+from sfl.cli.options import RUNS, Json, Runs, Set
+
+
+def evaluate(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN_OR_FILE", help="Default: the newest finished run."),
+    ] = None,
+    set_: Set = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Test accuracy, loss, accuracy per class and confusion of a run or a file of weights.
+
+    \b
+    Examples:
+      sfl evaluate
+      sfl evaluate checkpoints/spatial-s0/best.safetensors --set data.root=/data
+    """
+    from sfl.cli import tables
+    from sfl.progress import say
+    from sfl.runs.store import find_weights
+
+    path = find_weights(runs, run)  # refuses before torch is imported
+    from sfl.training.testing import evaluate_weights
+
+    say(f"evaluating {path}")
+    result = evaluate_weights(path, set_ or [])
+    if as_json:
+        tables.print_json(result)
+        return
+    print(tables.result_line(result))
+    tables.stdout().print(tables.evaluation_table(result))

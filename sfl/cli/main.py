@@ -1,0 +1,62 @@
+"""The program `sfl`: its commands, each in a file of its own, and what they have in common."""
+
+import atexit
+import gc
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from sfl import torchrun
+from sfl.cli import exits
+from sfl.cli.bench import bench
+from sfl.cli.compare import compare
+from sfl.cli.data import data
+from sfl.cli.evaluate import evaluate
+from sfl.cli.plot import plot
+from sfl.cli.runs import runs_app
+from sfl.cli.show import show
+from sfl.cli.train import train
+from sfl.host_memory import reuse_memory
+
+app = typer.Typer(
+    epilog="Start with: sfl train --config configs/quickstart.yaml",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (train, evaluate, compare, plot, show, data, bench):
+    app.command()(command)
+app.add_typer(runs_app, name="runs")
+
+
+@app.callback(invoke_without_command=True)
+def sfl_command(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    debug: Annotated[  # exits.run takes it away before it gets here
+        bool, typer.Option("--debug", help="With any command: show the traceback of an error.")
+    ] = False,
+) -> None:
+    """Vision networks without weight sharing: train, evaluate and compare them."""
+    if version:
+        import sfl
+
+        print(f"sfl {sfl.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand not in (None, "train"):
+        torchrun.refuse_several(context.invoked_subcommand)
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def _leave_garbage() -> None:
+    """At its end Python looks through all that was imported: a sixth of a short command's time."""
+    if "torch" not in sys.modules:
+        gc.freeze()
+
+
+def main() -> NoReturn:
+    """Runs the command line of this process."""
+    reuse_memory()
+    atexit.register(_leave_garbage)
+    exits.run(lambda arguments: app(arguments, prog_name="sfl", standalone_mode=False))

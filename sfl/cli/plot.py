@@ -1,0 +1,78 @@
+"""`sfl plot`: its options, and where its pictures go."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sfl.cli.options import RUNS, DataName, Json, Runs, Set
+from sfl.errors import UserError
+
+
+def plot(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or its folder.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to; default: plots in the run.")
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose filters; default: the first one's.")
+    ] = None,
+    units: Annotated[
+        str | None, typer.Option(metavar="N,N…", help="Which of its units: 0,3,7.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(metavar="N,N…", help="Which test images: 0,12.")
+    ] = None,
+    data_name: DataName = None,
+    set_: Set = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Pictures of what a run has learnt: curves, filters by position, fields, activations.
+
+    \b
+    Examples:
+      sfl plot spatial-s0
+      sfl plot spatial-s0 --layer features.3 --units 0,1 --set data.root=/data
+    """
+    from sfl.cli import tables
+    from sfl.config.load import override
+    from sfl.files import check_folder
+    from sfl.pictures import need_matplotlib, write_all
+    from sfl.progress import say
+    from sfl.runs.store import find, find_weights
+
+    need_matplotlib("plot")
+    numbers = {"--units": units, "--images": images}
+    chosen = {option: _numbers(option, given) for option, given in numbers.items()}
+    found = find(runs, run)
+    find_weights(runs, run)  # refuses before torch is imported
+    folder = out or found.path / "plots"
+    check_folder(folder, "--out")
+    from sfl.plots.run import of_run
+    from sfl.training.load import load_run
+
+    loaded = load_run(found.path)
+    config = override(loaded.config, set_ or [])
+    shown = of_run(
+        found, config, loaded.model, loaded.in_dimensions,
+        layer=layer, units=chosen["--units"], places=chosen["--images"], data_name=data_name,
+    )  # fmt: skip
+    write_all(shown, folder)
+    if as_json:
+        listed = [{"name": picture.name, "caption": picture.caption} for picture in shown]
+        tables.print_json({"run": found.name, "folder": str(folder), "pictures": listed})
+        return
+    for picture in shown:
+        print(f"{folder / picture.name}.svg  {picture.caption}")
+    say(f"and the same as .png, in {folder}")
+
+
+def _numbers(option: str, given: str | None) -> list[int] | None:
+    """ "0,3,7" as numbers. Raises UserError (exit 2)."""
+    if given is None:
+        return None
+    parts = [part.strip() for part in given.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"{option} {given}: expected numbers from 0 on, as in 0,3,7")
+    return [int(part) for part in parts]

@@ -1,0 +1,104 @@
+"""The commands of `sfl runs`: list them, delete some."""
+
+import contextlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sfl.cli.options import RUNS, Json, Runs
+from sfl.errors import PROGRAM, UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WATCH_SECONDS = 2
+
+runs_app = typer.Typer(rich_markup_mode=None)
+
+
+@runs_app.callback(invoke_without_command=True)
+def list_runs(
+    context: typer.Context,
+    runs: Runs = RUNS,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The runs there are, with status, progress, accuracy, age and size; deleting them.
+
+    \b
+    Examples:
+      sfl runs
+      sfl runs --watch
+    """
+    context.obj = runs
+    if context.invoked_subcommand is not None:
+        return
+    from sfl.cli import tables
+    from sfl.progress import say
+    from sfl.runs.listing import describe
+    from sfl.runs.store import list_runs as all_runs
+
+    if watch:
+        _watch(runs, as_json)
+        return
+    rows = [describe(run) for run in all_runs(runs)]
+    if as_json:
+        tables.print_json({"runs": rows})
+    elif rows:
+        tables.stdout().print(tables.runs_table(rows))
+        for row in rows:
+            if row["failure"]:
+                print(f"{row['run']}: {row['failure']}")
+    else:
+        say(f"{runs}: no runs yet; train one: {PROGRAM} train --config configs/quickstart.yaml")
+
+
+def _watch(root: Path, as_json: bool) -> None:
+    """The table, again and again: the newest runs first, as many as the screen has room for."""
+    from rich.live import Live
+
+    from sfl.cli import tables
+    from sfl.runs.listing import describe
+    from sfl.runs.store import list_runs as all_runs
+
+    console = tables.stdout()
+    if as_json or not console.is_terminal:
+        raise UserError("--watch is for a terminal, without --json", "leave it out")
+
+    def table() -> "Table":
+        room = max(1, console.size.height - 3)
+        return tables.runs_table([describe(run) for run in reversed(all_runs(root)[-room:])])
+
+    with contextlib.suppress(KeyboardInterrupt), Live(table(), console=console) as live:
+        while True:
+            time.sleep(WATCH_SECONDS)
+            live.update(table())
+
+
+@runs_app.command("rm")
+def remove_runs(
+    context: typer.Context,
+    names: Annotated[list[str], typer.Argument(metavar="RUN")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", metavar="DIR", help="Where run directories live.")
+    ] = None,
+) -> None:
+    """Delete runs, after asking.
+
+    Example: sfl runs rm spatial-s0
+    """
+    from sfl import units
+    from sfl.progress import say
+    from sfl.runs.store import find, remove
+
+    # `sfl runs --runs DIR rm RUN` means the same directory as `sfl runs rm --runs DIR RUN`.
+    found = [find(runs or context.obj, name) for name in dict.fromkeys(names)]
+    for run in found:
+        say(f"{run.path}  {run.status}  {units.bytes_text(run.bytes)}")
+    if not yes:
+        typer.confirm(f"Delete {len(found)} run{'s' * (len(found) > 1)}?", abort=True, err=True)
+    for run in found:
+        remove(run)

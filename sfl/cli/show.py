@@ -1,0 +1,45 @@
+"""`sfl show`: a model layer by layer."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sfl.cli.options import RUNS, Json, Runs, Set
+
+if TYPE_CHECKING:
+    from sfl.config.schema import Config
+
+
+def show(
+    what: Annotated[str, typer.Argument(metavar="CONFIG_OR_RUN")],
+    set_: Set = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """A model, layer by layer: shapes, weights, FLOPs, what is shared, what dense would hold.
+
+    \b
+    Examples:
+      sfl show spatial
+      sfl show conv --set model.layer=spatial
+    """
+    from sfl.config.load import load
+    from sfl.runs.directory import BEST, CONFIG
+    from sfl.runs.store import search
+
+    folder = run.path if (run := search(runs, what)) else None
+    config = load(folder / CONFIG if folder else what, set_ or [])
+    print_model(config, as_json, folder and folder / BEST, model=config.model.name)
+
+
+def print_model(config: "Config", as_json: bool, weights: Path | None, /, **more: Any) -> None:
+    """The layer table, or as JSON: `more`, the sums and the layers."""
+    from sfl.cli import tables
+    from sfl.training.setup import describe_model, image_shape
+
+    summary = describe_model(config, *image_shape(config, weights))
+    if as_json:
+        tables.print_json({**more, **summary.to_dict()})
+    else:
+        tables.stdout().print(tables.summary_table(summary))

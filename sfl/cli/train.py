@@ -1,0 +1,71 @@
+"""`sfl train`: its options, and what it prints."""
+
+import shlex
+from typing import Annotated
+
+import typer
+
+from sfl.cli.options import RUNS, Json, Runs, Set
+from sfl.cli.show import print_model
+from sfl.errors import PROGRAM, UserError
+
+
+def train(
+    config: Annotated[
+        str | None,
+        typer.Option("--config", metavar="FILE", help="A YAML file, or a name: spatial."),
+    ] = None,
+    set_: Set = None,
+    seed: Annotated[
+        str | None, typer.Option(metavar="N", help="Short for --set train.seed=N.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; must be new.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show it only.")] = False,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Train a network, save it, and report its test accuracy.
+
+    \b
+    Examples:
+      sfl train --config configs/quickstart.yaml
+      sfl train --config spatial --set optimizer.lr=1e-3 --seed 1
+      sfl train --resume spatial-s0
+    """
+    from sfl.cli import tables
+    from sfl.config.load import load
+    from sfl.progress import say
+    from sfl.runs.store import data_root_option, find
+    from sfl.runs.store import run_name as run_name_of
+    from sfl.training import start
+
+    overrides = [*(set_ or []), *([f"train.seed={seed}"] if seed is not None else [])]
+    if (config is None) == (resume is None):
+        raise UserError("train needs --config FILE or --resume RUN, one of the two", "see --help")
+    folder = runs
+    if resume is not None:
+        if seed is not None or name is not None or dry_run:
+            raise UserError("--resume goes with --set alone", "seed and name are the run's own")
+        run = find(runs, resume)
+        folder = run.path.parent
+        settings = start.config_to_resume(run, overrides)
+        result = start.resume(run, settings)
+    else:
+        assert config is not None
+        settings = load(config, overrides)
+        if dry_run:
+            if not as_json:
+                print(settings.to_yaml(), end="")
+            print_model(settings, as_json, None, config=settings.to_dict())
+            return
+        run_name = run_name_of(config, settings) if name is None else name
+        result = start.train(settings, runs, run_name, exact=name is not None)
+    if as_json:
+        tables.print_json(result)
+        return
+    print(tables.result_line(result))
+    where = [] if folder == RUNS else ["--runs", str(folder)]
+    then = ["evaluate", result["run"], *where, *data_root_option(settings)]
+    say(f"saved in {folder / result['run']}")
+    say(f"next: {shlex.join([PROGRAM, *then])}")

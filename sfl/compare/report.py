@@ -1,0 +1,125 @@
+"""A comparison as a folder to publish: report.md, report.html, its numbers, its pictures.
+
+report.html is one file that needs nothing else. Without matplotlib there are no pictures, without
+the test images none of single images; the report says so.
+"""
+
+import base64
+import glob
+import html
+import json
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from sfl import pictures
+from sfl.compare.figures import pictures as pictures_of
+from sfl.compare.results import Group
+from sfl.compare.schema import Comparison
+from sfl.compare.table import escaped, rows, to_csv, to_markdown
+from sfl.errors import UserError
+from sfl.files import one_at_a_time, write_text
+from sfl.pictures import Picture
+from sfl.plots.test_images import TestImages, images_of
+from sfl.progress import say
+
+
+def write(comparison: Comparison, groups: Sequence[Group], out: Path) -> None:
+    """Makes the folder `out`, or writes into it. Raises UserError (exit 4 or 6) where it can't.
+
+    Pictures of an earlier report go; of two that are written at once the second waits.
+    """
+    shown = _drawable(comparison, groups)
+    with pictures.writable(out), one_at_a_time(out / ".lock"):
+        for name in _pictures_in(out / "report.md"):
+            for file in out.glob(f"{glob.escape(name)}.*"):
+                file.unlink()
+        pictures.write_all(shown, out)
+        write_text(out / "comparison.json", json.dumps(comparison.model_dump(), ensure_ascii=False))
+        write_text(out / "comparison.csv", to_csv(comparison))
+        write_text(out / "report.md", _markdown(comparison, shown))
+        write_text(out / "report.html", _page(comparison, shown))
+
+
+def _pictures_in(report: Path) -> list[str]:
+    """What an earlier report shows; none where there is no such file of ours."""
+    try:
+        return re.findall(r"^!\[.*\]\(([^()/]+)\.svg\)$", report.read_text("utf-8"), re.MULTILINE)
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _drawable(comparison: Comparison, groups: Sequence[Group]) -> list[Picture]:
+    if not pictures.has_matplotlib():
+        say("no pictures: matplotlib is not there (install it: pip install 'sfl[plots]')")
+        return []
+    images: TestImages | None = None
+    try:
+        images = images_of(groups[0].config, comparison.data.test)
+    except UserError as error:
+        say(f"no pictures of single images: {error}")
+    return pictures_of(comparison, groups, images)
+
+
+def _title(comparison: Comparison) -> str:
+    return " and ".join(model.name for model in comparison.models)
+
+
+def _images_line(comparison: Comparison) -> str:
+    data = comparison.data
+    trained = ", ".join(dict.fromkeys(f"{count:,}" for count in data.train_images))
+    return (
+        f"{data.name}: {trained} images to train on, {data.test_images:,} to test on "
+        f"(SHA-256 {data.test[:12]}…)"
+    )
+
+
+def _markdown(comparison: Comparison, shown: Sequence[Picture]) -> str:
+    parts = [f"# {escaped(_title(comparison))}", escaped(_images_line(comparison))]
+    parts += [to_markdown(comparison).strip()]
+    for picture in shown:
+        parts += [f"![{picture.name}]({picture.name}.svg)", escaped(picture.caption)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _page(comparison: Comparison, shown: Sequence[Picture]) -> str:
+    """The same as HTML, its pictures inside, each for a light and for a dark page."""
+    text = _text
+    heads = "".join(f"<th scope=col>{text(model.name)}</th>" for model in comparison.models)
+    body = "\n".join(
+        f"<tr><th scope=row{' class=sub' * label.startswith(' ')}>{text(label.strip())}</th>"
+        + "".join(f"<td>{text(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for label, cells in rows(comparison)
+    )
+    template = resources.files("sfl.compare").joinpath("report.html").read_text(encoding="utf-8")
+    filled = {
+        "title": text(_title(comparison)),
+        "images": text(_images_line(comparison)),
+        "conclusion": "\n".join(f"<p>{text(line)}</p>" for line in comparison.conclusion),
+        "head": heads,
+        "body": body,
+        "remarks": "\n".join(f"<li>{text(line)}</li>" for line in comparison.remarks),
+        "figures": "\n".join(map(_figure, shown)),
+    }
+    return Template(template).substitute(filled)
+
+
+def _text(text: str) -> str:
+    """As HTML; a number and its unit stay on one line."""
+    return html.escape(text).replace(" %", "&nbsp;%")
+
+
+def _figure(picture: Picture) -> str:
+    light, dark = (
+        "data:image/svg+xml;base64,"
+        + base64.b64encode(pictures.svg(picture.draw, picture.size, dark=dark)).decode()
+        for dark in (False, True)
+    )
+    caption = _text(picture.caption)
+    return (
+        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+        f'<img src="{light}" alt="{caption}"></picture><figcaption>{caption}</figcaption></figure>'
+    )

@@ -1,0 +1,197 @@
+"""A comparison's numbers as text: the one place where they are rounded and given their units.
+
+The terminal, Markdown and HTML show these rows; JSON and CSV hold the numbers themselves.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from sfl.compare.schema import Comparison, Difference, Model, Target
+from sfl.config.load import flat
+from sfl.units import bytes_text, count_text, percent_text, points_text, seconds_text
+
+UNKNOWN = "unknown"
+NONE = "–"
+
+
+def rows(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """A label and a text for each model; rows that no model has anything in are left out."""
+    models = comparison.models
+    made = [(label, [text(model) for model in models]) for label, text in OF_MODELS.items()]
+    against = [
+        (label, [NONE, *(text(difference) for difference in comparison.differences)])
+        for label, text in OF_DIFFERENCES.items()
+    ]
+    price = [(_label(comparison, label), list(map(text, models))) for label, text in PRICE.items()]
+    every = [*made, *against, *((label, list(map(text, models))) for label, text in COST.items())]
+    return [row for row in [*every, *price] if any(cell not in ("", NONE) for cell in row[1])]
+
+
+def _label(comparison: Comparison, label: str) -> str:
+    target = comparison.models[0].target
+    return label if target is None else label.format(f"{100 * target.accuracy:g} %")
+
+
+def _network(model: Model) -> str:
+    shared = {"conv": "shared", "spatial": f"not shared, {model.storage}"}[model.layer]
+    return f"{model.model}, {shared}"
+
+
+def _range(values: Sequence[Any], form: Callable[[Any], str]) -> str:
+    low, high = form(min(values)), form(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _span(interval: Sequence[float], form: Callable[[float], str]) -> str:
+    return f"{form(interval[0])} to {form(interval[1])}"
+
+
+def _welch(difference: Difference) -> str:
+    if difference.welch is None:
+        return NONE
+    return f"{_span(difference.welch.interval, points_text)}, {p_text(difference.welch.p)}"
+
+
+def p_text(p: float) -> str:
+    """0.0213 → "p = 0.0213"; what is smaller than can be told → "p < 0.0001"."""
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
+
+
+OF_MODELS: dict[str, Callable[[Model], str]] = {
+    "network, weights": _network,
+    "runs (seeds)": lambda m: f"{m.n} ({', '.join(map(str, m.seeds))})",
+    "epochs": lambda m: _range(m.epochs, str),
+    "test accuracy": lambda m: percent_text(m.accuracy),
+    "sd, points": lambda m: "" if m.accuracy_sd is None else f"{100 * m.accuracy_sd:.2f}",
+    "95 % interval": lambda m: (
+        "no spread" if m.accuracy_interval is None else _span(m.accuracy_interval, percent_text)
+    ),
+    "  which covers": lambda m: "seeds (t)" if m.interval_covers == "seeds" else "images (Wilson)",
+    "loss": lambda m: f"{m.loss:.3f}",
+}
+OF_DIFFERENCES: dict[str, Callable[[Difference], str]] = {
+    "difference, points": lambda d: points_text(d.accuracy),
+    "  95 %, seeds (Welch)": _welch,
+    "  95 %, images (bootstrap)": lambda d: _span(d.bootstrap.interval, points_text),
+    "  McNemar, exact": lambda d: NONE if d.mcnemar is None else p_text(d.mcnemar.p),
+    "images only it gets": lambda d: f"{d.only_second_count:,.0f}",
+    "  in all its runs": lambda d: f"{len(d.only_second):,}",
+    "images only the first gets": lambda d: f"{d.only_first_count:,.0f}",
+    "  in all runs of that": lambda d: f"{len(d.only_first):,}",
+}
+COST: dict[str, Callable[[Model], str]] = {
+    "trainable weights": lambda m: f"{m.weights:,}",
+    "bytes of weights": lambda m: bytes_text(m.weight_bytes),
+    "peak training memory": lambda m: (
+        UNKNOWN if m.peak_memory_bytes is None else bytes_text(m.peak_memory_bytes)
+    ),
+    "FLOPs/image forward": lambda m: count_text(m.flops_per_image),
+    "FLOPs/image training": lambda m: count_text(m.training_flops_per_image),
+    "images/s training": lambda m: f"{m.images_per_second:,.0f}",
+    "training time": lambda m: seconds_text(m.seconds),
+    "  of the runs": lambda m: "" if m.n == 1 else _range(m.seconds_each, seconds_text),
+    "training FLOPs": lambda m: count_text(m.training_flops),
+}
+
+
+def _reached(model: Model) -> str:
+    target = model.target
+    if target is None:
+        return ""
+    if target.epoch is None:
+        return f"not reached ({target.measured_on})"
+    return f"{target.epoch:.3g} ({target.measured_on}{_of_runs(model, ', ')})"
+
+
+def _of_runs(model: Model, before: str) -> str:
+    target = model.target
+    if target is None or target.reached == model.n:
+        return ""
+    return f"{before}{target.reached} of {model.n} runs"
+
+
+def _if_reached(text: Callable[[float], str], key: str) -> Callable[[Model], str]:
+    def cell(model: Model) -> str:
+        value = getattr(model.target, key, None)
+        return "" if value is None else f"{text(value)}{_of_runs(model, ' ')}"
+
+    return cell
+
+
+PRICE: dict[str, Callable[[Model], str]] = {
+    "epochs to {}": _reached,
+    "time to {}": _if_reached(seconds_text, "seconds"),
+    "FLOPs to {}": _if_reached(count_text, "training_flops"),
+}
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """The table, the remarks and the conclusion."""
+    header = ["", *(model.name for model in comparison.models)]
+    lines = [header, ["---", *["--:"] * len(comparison.models)]]
+    lines += [[label.strip(), *cells] for label, cells in rows(comparison)]
+    table = "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in lines)
+    remarks = "\n".join(f"- {escaped(remark)}" for remark in comparison.remarks)
+    return "\n\n".join(filter(None, [table, remarks, *map(escaped, comparison.conclusion)])) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text whose signs mean nothing in Markdown."""
+    return re.sub(r"([\\`*_\[\]<|])", r"\\\1", text)
+
+
+def to_csv(comparison: Comparison) -> str:
+    """One row a model; lists of images and the confusion matrix stay in the JSON.
+
+    The columns are always the same ones, but for those of the classes.
+    """
+    table = [_cells(_filled(model)) for model in comparison.models]
+    differences = [_cells({"difference": _filled(each)}) for each in comparison.differences]
+    if differences:
+        table[0] |= dict.fromkeys(differences[0])
+    for row, difference in zip(table[1:], differences, strict=True):
+        row |= difference
+    written = io.StringIO()
+    writer = csv.DictWriter(written, list(table[-1]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return written.getvalue()
+
+
+def _filled(values: BaseModel) -> dict[str, Any]:
+    """As plain values; what there isn't has its fields all the same, all of them empty."""
+    found: dict[str, Any] = {}
+    for name in type(values).model_fields:
+        value = getattr(values, name)
+        if name in EMPTY and value is None:
+            value = EMPTY[name]
+        found[name] = _filled(value) if isinstance(value, BaseModel) else value
+    return found
+
+
+EMPTY: dict[str, Any] = {
+    "accuracy_interval": [None, None],
+    "welch": {"interval": [None, None], "degrees_of_freedom": None, "p": None},
+    "mcnemar": {"p": None},
+    "target": dict.fromkeys(Target.model_fields),
+}
+
+
+def _cells(values: dict[str, Any]) -> dict[str, Any]:
+    """Nested keys joined by dots; intervals as `_low` and `_high`, lists by semicolons."""
+    cells: dict[str, Any] = {}
+    for name, value in flat(values).items():
+        if not isinstance(value, list):
+            cells[name] = value
+        elif name.endswith("interval"):
+            cells |= {f"{name}_low": value[0], f"{name}_high": value[1]}
+        elif name.endswith(("only_first", "only_second")):
+            cells[name] = len(value)
+        elif name != "confusion":
+            cells[name] = ";".join(map(str, value))
+    return cells

@@ -1,0 +1,112 @@
+"""Configs by path or name: found, read, overridden, checked.
+
+`load(path, overrides)` gives a Config or raises one UserError that lists every mistake. What a
+config may say stands in `schema`, reading YAML with line numbers in `yamlfile`, the wording of
+mistakes in `messages`.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sfl.config.messages import describe, did_you_mean
+from sfl.config.schema import Config
+from sfl.config.yamlfile import YamlTree, parse, read, set_value
+from sfl.errors import Exit, UserError
+
+
+def named_configs() -> dict[str, Path]:
+    """The configs that ship with sfl, by name: `conv`, `notebook/conv`, …"""
+    folder = Path(str(resources.files("sfl"))) / "configs"  # in a wheel
+    if not folder.is_dir():
+        folder = Path(__file__).parent.parent.parent / "configs"  # in the repository
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*.yaml"))
+    }
+
+
+def find(name: str | Path) -> Path:
+    """A config's path: the path itself, `configs/<name>.yaml` here, or the one that ships."""
+    path = Path(name)
+    shipped = named_configs()
+    candidates = [path, Path("configs") / f"{name}.yaml", shipped.get(str(name))]
+    # A shipped config is found by its path too, so that README commands work from any folder.
+    if path.suffix == ".yaml" and path.parts[:1] == ("configs",):
+        candidates.append(shipped.get(Path(*path.parts[1:]).with_suffix("").as_posix()))
+    for candidate in candidates:
+        # os.path's tests say no, not OSError, to a name that is too long or can't be looked at.
+        # A pipe will do: --config <(sed ...)
+        if candidate is not None and os.path.exists(candidate) and not os.path.isdir(candidate):
+            return candidate
+    choice = f"give the path of a YAML file, or one of {', '.join(shipped)}"
+    if os.path.isdir(path):
+        raise UserError(f"{path}: a folder, not a config file", choice)
+    raise UserError(f"{name}: no such config{did_you_mean(str(name), shipped)}", choice)
+
+
+def load(name: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """A config from a YAML file and `a.b=v` overrides; raises UserError with every mistake."""
+    tree = read(find(name), named_configs())
+    return _validated(apply_overrides(tree, overrides))
+
+
+def from_text(text: str, name: str) -> Config:
+    """A config from a checkpoint's own YAML text (exit 4)."""
+    try:
+        tree = parse(text, name)
+    except UserError as error:
+        raise _not_ours(error) from None
+    return from_tree(tree)
+
+
+def from_tree(tree: YamlTree) -> Config:
+    """A config from a run directory's own config.yaml (exit 4)."""
+    try:
+        return _validated(tree)
+    except UserError as error:
+        raise _not_ours(error) from None
+
+
+def _not_ours(error: UserError) -> UserError:
+    return UserError(error.message, "written by another version of sfl, or by hand?", Exit.RUN)
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """The config with `a.b=v` settings put in, checked as in a file."""
+    if not overrides:
+        return config
+    return _validated(apply_overrides(YamlTree(config.to_dict()), overrides))
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by their dotted keys: {"a": {"b": 1}} → {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, Mapping)
+        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return found
+
+
+def apply_overrides(tree: YamlTree, overrides: Sequence[str]) -> YamlTree:
+    """Puts `a.b=v` values, typed as YAML, into the tree."""
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        loc = tuple(part.strip() for part in key.split("."))
+        if not equals or not all(loc):
+            raise UserError(f"--set {override}: expected a.b=value, as in train.epochs=20")
+        if not value.strip():
+            raise UserError(f"--set {override}: has no value", f"{key}=null is the default")
+        tree = set_value(tree, loc, value, f"--set {override}")
+    return tree
+
+
+def _validated(tree: YamlTree) -> Config:
+    try:
+        return Config.model_validate(tree.values)
+    except ValidationError as error:
+        raise UserError(describe(error, tree, Config)) from None

@@ -1,0 +1,140 @@
+"""What pydantic found wrong in a config, in the words of the file: a line for each mistake.
+
+Every line says where, which key, what was given and what is allowed. Knows no setting by name.
+"""
+
+import difflib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from sfl.config.yamlfile import Key, Place, YamlTree
+
+MAX_SHOWN = 60  # characters of a value that is quoted back
+
+Loc = tuple[Key, ...]
+
+# What a mistake says behind its key, from pydantic's context of it; the value given comes after.
+_RANGES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "greater_than": lambda context: f"must be above {_plain(context['gt'])}",
+    "greater_than_equal": lambda context: f"must be at least {_plain(context['ge'])}",
+    "less_than": lambda context: f"must be below {_plain(context['lt'])}",
+    "less_than_equal": lambda context: f"must be at most {_plain(context['le'])}",
+    "finite_number": lambda context: "must be a finite number",
+    "int_type": lambda context: "expected a whole number",
+    "int_from_float": lambda context: "expected a whole number",
+    "float_type": lambda context: "expected a number",
+    "bool_type": lambda context: "expected true or false",
+    "list_type": lambda context: "expected a list",
+    "string_type": lambda context: "expected text (a number in quotes is text)",
+    "model_type": lambda context: "expected keys and values",
+    "too_short": lambda context: f"expected at least {context['min_length']} values",
+    "too_long": lambda context: f"expected at most {context['max_length']} values",
+}
+
+
+def describe(error: ValidationError, tree: YamlTree, settings: type[BaseModel]) -> str:
+    """All mistakes in the order of the file; `settings` is what the tree was read as."""
+    lines: dict[tuple[Place, str], None] = {}  # a dict keeps the order and drops repetitions
+    for mistake in error.errors(include_url=False):
+        loc, words = _explain(mistake, settings)
+        lines[(tree.place(loc), words)] = None
+    ordered = sorted(lines, key=lambda item: item[0])
+    return "\n".join(f"{place}: {line}" if place.file else line for place, line in ordered)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question behind an unknown word, about the nearest of the known; "" where none is near."""
+    proper = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), proper, n=1)
+    return f": did you mean {proper[close[0]]}?" if close else ""
+
+
+def _explain(mistake: ErrorDetails, settings: type[BaseModel]) -> tuple[Loc, str]:
+    """Where the mistake is, and what it is."""
+    loc, kind, context = mistake["loc"], mistake["type"], mistake.get("ctx", {})
+    key, given = _dotted(loc), _shown(mistake["input"])
+    if kind == "value_error":
+        return _own_words(loc, str(context["error"]), given, settings)
+    if kind == "extra_forbidden":
+        around = _settings_at(loc[:-1], settings)
+        assert around is not None, "an unknown key lies among settings"
+        known = list(around.model_fields)
+        guess = did_you_mean(str(loc[-1]), known)
+        return loc, f"unknown key {key}{guess}; allowed: {', '.join(known)}"
+    if kind == "missing":
+        choice = _choice(loc, settings)
+        return loc, f"{key} is missing" + (f"; give {_alternatives(choice)}" if choice else "")
+    if kind == "literal_error":
+        choice = _choice(loc, settings)
+        guess = did_you_mean(str(mistake["input"]), choice)
+        return loc, f"{key}: expected {_alternatives(choice)}, not {given}{guess}"
+    if kind == "string_pattern_mismatch":
+        description = str(_field(loc, settings).description).rstrip(".")
+        return loc, f"{key}: expected {description}, not {given}"
+    if kind in _RANGES:
+        return loc, f"{key or 'the file'}: {_RANGES[kind](context)}, not {given}"
+    return loc, f"{key}: {mistake['msg']}, not {given}"
+
+
+def _own_words(loc: Loc, message: str, given: str, settings: type[BaseModel]) -> tuple[Loc, str]:
+    """A mistake that settings found themselves: "key: …" is about that key of theirs."""
+    found = _settings_at(loc, settings)
+    if found is None:
+        return loc, f"{_dotted(loc)}: {message}, not {given}"
+    key, colon, rest = message.partition(": ")
+    if colon and key in found.model_fields:
+        return (*loc, key), f"{_dotted((*loc, key))}: {rest}"
+    return loc, f"{_dotted(loc)}: {message}"
+
+
+def _settings_at(loc: Loc, settings: type[BaseModel]) -> type[BaseModel] | None:
+    """The settings at a place; None where there is a plain value."""
+    for part in loc:
+        field = settings.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return None
+        settings = inner
+    return settings
+
+
+def _field(loc: Loc, settings: type[BaseModel]) -> FieldInfo:
+    around = _settings_at(loc[:-1], settings)
+    assert around is not None, f"{loc} is not a key of settings"
+    return around.model_fields[str(loc[-1])]
+
+
+def _choice(loc: Loc, settings: type[BaseModel]) -> list[str]:
+    """The words that a setting may be; [] where it isn't one of a few."""
+    annotation = _field(loc, settings).annotation
+    branches = (annotation,) if get_origin(annotation) is Literal else get_args(annotation)
+    literals = [branch for branch in branches if get_origin(branch) is Literal]
+    return [str(word) for literal in literals for word in get_args(literal)]
+
+
+def _dotted(loc: Loc) -> str:
+    """("optimizer", "betas", 1) → "optimizer.betas[1]"."""
+    return "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc
+    ).removeprefix(".")
+
+
+def _plain(bound: float) -> float:
+    """1.0 → 1."""
+    return int(bound) if bound == int(bound) else bound
+
+
+def _shown(value: object) -> str:
+    """A value on one line, as JSON writes it (YAML does too), cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+
+
+def _alternatives(words: Iterable[object]) -> str:
+    *others, last = map(str, words)
+    return f"{', '.join(others)} or {last}" if others else last

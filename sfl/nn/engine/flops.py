@@ -1,0 +1,32 @@
+"""FLOPs of the locally connected product, for PyTorch's own counter.
+
+Importing this module makes `torch.utils.flop_counter.FlopCounterMode` count the layer; it stands
+apart because the counter takes 80 MB to import. Two for each multiply-add, those with the zeros of
+the padding included.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+from sfl.nn.engine import operators  # noqa: F401 - what the formulas are of
+
+Sizes = Sequence[int]
+
+
+@register_flop_formula(torch.ops.sfl.spatial_conv2d)
+def _(x: Sizes, weight: Sizes, *rest: Any, **keywords: Any) -> int:
+    return 2 * x[0] * math.prod(weight)
+
+
+@register_flop_formula(torch.ops.sfl.spatial_conv2d_input_gradient)
+def _(dy: Sizes, weight: Sizes, *rest: Any, **keywords: Any) -> int:
+    return 2 * dy[0] * math.prod(weight)
+
+
+@register_flop_formula(torch.ops.sfl.spatial_conv2d_weight_gradient)
+def _(x: Sizes, dy: Sizes, *rest: Any, out_shape: Sizes, **keywords: Any) -> int:
+    return 2 * x[0] * math.prod(out_shape)

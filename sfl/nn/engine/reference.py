@@ -1,0 +1,175 @@
+"""The locally connected product and its two gradients in plain PyTorch, for every device.
+
+Three functions, each linear in both of its tensors; a compiled kernel may take their place
+(cpu.kernel), `operators` makes operators of them. They know no autograd.
+
+Shapes: B batch, C channels in, O channels out, H×W input, OH×OW positions, kh×kw kernel, G groups.
+Inside, positions are outermost and the batch innermost: (H, W, C, B), so that each position of
+each group is one matrix product, (O/G, K) × (K, B) with K = kh·kw·C/G, and needs no reordering of
+its result. Weights have their channels innermost, (OH, OW, O, kh, kw, C/G), as convolutions have
+them in torch.channels_last: a row of a field is then one piece of memory. The fields (patches) of a
+few rows of positions are copied together at a time, stay in the cache, and are made again for the
+gradients rather than kept.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfl.nn.window import Window
+
+# Bytes of the fields that are laid out at a time: as much as stays in a CPU's cache; a GPU wants
+# few large products.
+CPU_BAND, GPU_BAND = 4 << 20, 256 << 20
+
+
+def positions_outermost(x: Tensor) -> Tensor:
+    """(B, C, H, W) → (H, W, C, B), contiguous; no copy where it lies so in memory already."""
+    return x.permute(2, 3, 1, 0).contiguous()
+
+
+def channels_innermost(weight: Tensor) -> Tensor:
+    """(OH, OW, O, C/G, kh, kw) → (OH, OW, O, kh, kw, C/G), contiguous; no copy where it lies so."""
+    return weight.permute(0, 1, 2, 4, 5, 3).contiguous()
+
+
+def empty_weight(shape: Sequence[int], **like: Any) -> Tensor:
+    """(OH, OW, O, C/G, kh, kw) that lies in memory as (OH, OW, O, kh, kw, C/G)."""
+    *units, channels, kh, kw = shape
+    return torch.empty(*units, kh, kw, channels, **like).permute(0, 1, 2, 5, 3, 4)
+
+
+def empty(like: Tensor, height: int, width: int, channels: int) -> Tensor:
+    """(B, C, H, W) that lies in memory as (H, W, C, B); B, dtype and device of `like`."""
+    batch = like.shape[0]
+    strides = (1, batch, width * channels * batch, channels * batch)
+    return like.new_empty_strided((batch, channels, height, width), strides)
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
+    """x (B, C, H, W), weight (OH, OW, O, C/G, kh, kw), bias (O, OH, OW) → (B, O, OH, OW)."""
+    positions_h, positions_w, out_channels = weight.shape[:3]
+    weight = channels_innermost(weight)
+    output = empty(x, positions_h, positions_w, out_channels)
+    y = positions_outermost(output)
+    x = _padded(positions_outermost(x), window, (positions_h, positions_w))
+    for rows in _bands(x, window, positions_h, positions_w):
+        fields = _fields(x, rows, window, positions_w, groups)
+        torch.bmm(_matrices(weight[rows], groups), fields, out=_columns(y[rows], groups))
+    if bias is not None:
+        y += bias.permute(1, 2, 0)[..., None]
+    return output
+
+
+def input_gradient(
+    dy: Tensor, weight: Tensor, size: tuple[int, int], window: Window, groups: int
+) -> Tensor:
+    """The gradient of x (B, C, H, W) from that of y, dy (B, O, OH, OW); size: (H, W)."""
+    positions_h, positions_w, _, channels, kh, kw = weight.shape
+    weight = channels_innermost(weight)
+    output = empty(dy, *size, channels * groups)
+    dy = positions_outermost(dy)
+    (top, left), batch = window.padding, dy.shape[3]
+    height, width = window.reach((positions_h, positions_w))
+    # Room for the input and all that the windows reach of its padding.
+    height, width = max(height, top + size[0]), max(width, left + size[1])
+    # The sum over the taps is taken in float32 at least, as the products take theirs.
+    exact = torch.promote_types(dy.dtype, torch.float32)
+    fits = (height, width) == size and dy.dtype == exact
+    shape = (height, width, channels * groups, batch)
+    dx = positions_outermost(output).zero_() if fits else dy.new_zeros(shape, dtype=exact)
+    for rows in _bands(dx, window, positions_h, positions_w):
+        fields = torch.bmm(_matrices(weight[rows], groups).mT, _columns(dy[rows], groups))
+        n = rows.stop - rows.start
+        fields = fields.view(n, positions_w, groups, kh, kw, channels, batch)
+        for i in range(kh):
+            for j in range(kw):
+                tap = _tap(dx, rows, i, j, window, positions_w)
+                tap.unflatten(2, (groups, channels)).add_(fields[:, :, :, i, j])
+    if not fits:
+        positions_outermost(output).copy_(dx[top : top + size[0], left : left + size[1]])
+    return output
+
+
+def weight_gradient(x: Tensor, dy: Tensor, window: Window, groups: int) -> Tensor:
+    """The gradient of the weight (OH, OW, O, C/G, kh, kw) from x and that of y."""
+    x, dy = positions_outermost(x), positions_outermost(dy)
+    positions_h, positions_w, out_channels, _ = dy.shape
+    channels, (kh, kw) = x.shape[2] // groups, window.kernel
+    x = _padded(x, window, (positions_h, positions_w))
+    dw = dy.new_empty(positions_h, positions_w, out_channels, kh, kw, channels)
+    for rows in _bands(x, window, positions_h, positions_w):
+        fields = _fields(x, rows, window, positions_w, groups)
+        torch.bmm(_columns(dy[rows], groups), fields.mT, out=_matrices(dw[rows], groups))
+    return dw.permute(0, 1, 2, 5, 3, 4)
+
+
+def with_all_derivatives(
+    x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int
+) -> Tensor:
+    """The same as `forward`, of operations that PyTorch has every rule for, and slower.
+
+    For forward-mode derivatives and the transforms of torch.func.
+    """
+    positions_h, positions_w, out_channels, channels, kh, kw = weight.shape
+    x = _padded(x.permute(2, 3, 1, 0), window, (positions_h, positions_w))
+    rows = slice(0, positions_h)
+    taps = [_tap(x, rows, i, j, window, positions_w) for i in range(kh) for j in range(kw)]
+    fields = torch.stack(taps, dim=3).unflatten(2, (groups, channels))  # (OH, OW, G, C/G, kh·kw, B)
+    matrices = weight.unflatten(2, (groups, out_channels // groups)).flatten(5)
+    y = torch.einsum("yxgoct,yxgctb->bgoyx", matrices, fields).flatten(1, 2)
+    return y if bias is None else y + bias
+
+
+def _padded(x: Tensor, window: Window, positions: tuple[int, int]) -> Tensor:
+    """x (H, W, C, B) with zeros around it, as far as the windows reach."""
+    (top, left), (height, width) = window.padding, window.reach(positions)
+    bottom, right = (max(0, height - top - x.shape[0]), max(0, width - left - x.shape[1]))
+    if not any((top, left, bottom, right)):
+        return x
+    return torch.nn.functional.pad(x, (0, 0, 0, 0, left, right, top, bottom))
+
+
+def _bands(x: Tensor, window: Window, positions_h: int, positions_w: int) -> Iterator[slice]:
+    """Rows of positions, so many at a time that their fields take no more than a band's bytes."""
+    channels, batch = x.shape[2:]
+    kh, kw = window.kernel
+    row = max(1, positions_w * channels * kh * kw * batch * x.element_size())
+    step = max(1, (GPU_BAND if x.is_cuda else CPU_BAND) // row)
+    return (slice(i, min(i + step, positions_h)) for i in range(0, positions_h, step))
+
+
+def _fields(x: Tensor, rows: slice, window: Window, positions_w: int, groups: int) -> Tensor:
+    """The fields of some rows of positions, side by side: (n·OW·G, K, B), from padded x."""
+    (kh, kw), (sh, sw), (dh, dw) = window.kernel, window.stride, window.dilation
+    channels, batch = x.shape[2] // groups, x.shape[3]
+    along_h, along_w, along_c, _ = x.stride()
+    n = rows.stop - rows.start
+    view = x[rows.start * sh :].as_strided(
+        (n, positions_w, groups, kh, kw, channels, batch),
+        (along_h * sh, along_w * sw, along_c * channels, along_h * dh, along_w * dw, along_c, 1),
+    )
+    return view.reshape(n * positions_w * groups, kh * kw * channels, batch)
+
+
+def _tap(x: Tensor, rows: slice, i: int, j: int, window: Window, positions_w: int) -> Tensor:
+    """What the kernel's place (i, j) sees from some rows of positions: a view (n, OW, C, B)."""
+    (sh, sw), (dh, dw) = window.stride, window.dilation
+    first_h, first_w = rows.start * sh + i * dh, j * dw
+    last_h, last_w = (rows.stop - 1) * sh + i * dh, (positions_w - 1) * sw + j * dw
+    return x[first_h : last_h + 1 : sh, first_w : last_w + 1 : sw]
+
+
+def _matrices(weight: Tensor, groups: int) -> Tensor:
+    """(n, OW, O, kh, kw, C/G) → (n·OW·G, O/G, K), a view."""
+    n, positions_w, out_channels, *field = weight.shape
+    size = field[0] * field[1] * field[2]
+    return weight.view(n * positions_w * groups, out_channels // groups, size)
+
+
+def _columns(y: Tensor, groups: int) -> Tensor:
+    """(n, OW, O, B) → (n·OW·G, O/G, B), a view."""
+    n, positions_w, out_channels, batch = y.shape
+    return y.view(n * positions_w * groups, out_channels // groups, batch)

@@ -1,0 +1,1 @@
+"""The notebook's networks, and their graphs as plain values."""

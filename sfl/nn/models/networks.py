@@ -1,0 +1,224 @@
+"""The notebook's three networks, as plain modules; their defaults are the notebook's graphs.
+
+Every model takes the same keywords, which are what `model:` takes in a YAML file:
+  in_dimensions  (C, H, W) of an image        classes      number of classes
+  layer          "conv" (weights shared) or "spatial" (SpatialFeatureLayer, not shared)
+  storage, init  see sfl.nn.spatial; storage only with layer="spatial"
+  channels       channels out of each layer   kernel_sizes one number or pair per layer
+  hidden_sizes   units of the hidden linear layers of the classifier
+  dropout        before the first and the last linear layer
+  dropout2d      of whole feature maps, before the last block
+Switching `layer` and nothing else gives the twin: the same graph with or without sharing.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+from torch import Tensor, nn
+
+from sfl.nn.engine.fused import BatchNorm2d, MaxPool2d, Sequential
+from sfl.nn.spatial import Init, SpatialFeatureLayer, Storage, expect_choice
+from sfl.nn.window import Pair, pair, window_of
+
+Layer = Literal["conv", "spatial"]
+Dimensions = tuple[int, int, int]
+
+
+class _Network(nn.Module):
+    """What the three have in common: features, then a classifier."""
+
+    features: nn.Sequential
+    classifier: nn.Sequential
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W), normalised → logits (B, classes)."""
+        logits: Tensor = self.classifier(self.features(x))
+        return logits
+
+
+class RegularConvNet(_Network):
+    """Six padded layers in three pooled blocks, then three linear layers: 5,852,170 weights."""
+
+    def __init__(
+        self,
+        *,
+        in_dimensions: Dimensions = (3, 32, 32),
+        classes: int = 10,
+        layer: Layer = "conv",
+        storage: Storage | None = None,
+        init: Init = "receptive_field",
+        channels: Sequence[int] = (32, 64, 128, 128, 256, 256),
+        kernel_sizes: Sequence[Pair] = (3, 3, 3, 3, 3, 3),
+        hidden_sizes: Sequence[int] = (1024, 512),
+        dropout: float = 0.1,
+        dropout2d: float = 0.05,
+    ) -> None:
+        super().__init__()
+        stack = _Stack(in_dimensions, layer, storage, init)
+        stack.add_blocks(channels, kernel_sizes, dropout2d, same_size=True, pooled=3)
+        self.features = Sequential(*stack.modules)
+        self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
+
+
+class SpatialDenseNet(_Network):
+    """Six unpadded layers in three blocks, the first two pooled, then two linear layers.
+
+    7,256,446 weights in local storage, 225,543,622 in the notebook's dense one.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_dimensions: Dimensions = (3, 32, 32),
+        classes: int = 10,
+        layer: Layer = "spatial",
+        storage: Storage | None = None,
+        init: Init = "receptive_field",
+        channels: Sequence[int] = (10, 20, 32, 64, 128, 256),
+        kernel_sizes: Sequence[Pair] = (3, 3, 3, 3, 2, 2),
+        hidden_sizes: Sequence[int] = (512,),
+        dropout: float = 0.1,
+        dropout2d: float = 0.05,
+    ) -> None:
+        super().__init__()
+        stack = _Stack(in_dimensions, layer, storage, init)
+        stack.add_blocks(channels, kernel_sizes, dropout2d, same_size=False, pooled=2)
+        self.features = Sequential(*stack.modules)
+        self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
+
+
+class SimpleModel(_Network):
+    """One layer and a linear classifier: 171,010 weights in local storage, 13,873,510 in dense."""
+
+    def __init__(
+        self,
+        *,
+        in_dimensions: Dimensions = (3, 32, 32),
+        classes: int = 10,
+        layer: Layer = "spatial",
+        storage: Storage | None = None,
+        init: Init = "receptive_field",
+        channels: Sequence[int] = (5,),
+        kernel_sizes: Sequence[Pair] = (3,),
+        hidden_sizes: Sequence[int] = (),
+        dropout: float = 0.0,
+        dropout2d: float = 0.0,
+    ) -> None:
+        super().__init__()
+        stack = _Stack(in_dimensions, layer, storage, init)
+        _expect_entries(1, channels=channels, kernel_sizes=kernel_sizes)
+        stack.add_layer(channels[0], kernel_sizes[0])
+        stack.modules.append(nn.Dropout2d(dropout2d))
+        self.features = Sequential(*stack.modules)
+        self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
+
+
+MODELS: dict[str, type[nn.Module]] = {
+    "RegularConvNet": RegularConvNet,
+    "SpatialDenseNet": SpatialDenseNet,
+    "SimpleModel": SimpleModel,
+}
+
+
+def build_model(name: str, **settings: object) -> nn.Module:
+    """The model of that name; settings are the keywords at the top of this file, None = default.
+
+    Raises ValueError for an unknown name or value and for sizes that don't fit, TypeError for
+    other keywords.
+    """
+    if name not in MODELS:
+        raise ValueError(f"no model is called {name!r}; there are {', '.join(MODELS)}")
+    return MODELS[name](**{key: value for key, value in settings.items() if value is not None})
+
+
+class _Stack:
+    """Modules under construction, and the (C, H, W) that comes out of the last of them."""
+
+    def __init__(
+        self, in_dimensions: Dimensions, layer: Layer, storage: Storage | None, init: Init
+    ) -> None:
+        expect_choice("layer", layer, Layer)
+        expect_choice("init", init, Init)
+        if layer == "conv" and storage is not None:
+            raise ValueError("storage is a setting of layer: spatial; a conv layer has none")
+        self.modules: list[nn.Module] = []
+        self.dimensions = in_dimensions
+        self.layer, self.storage, self.init = layer, storage or "local", init
+
+    def add_layer(self, out_channels: int, kernel_size: Pair, same_size: bool = False) -> None:
+        """A conv or a spatial layer; same_size pads so that an odd kernel keeps H×W."""
+        channels, height, width = self.dimensions
+        kh, kw = kernel = pair(kernel_size)
+        padding = ((kh - 1) // 2, (kw - 1) // 2) if same_size else (0, 0)
+        _, size = window_of((height, width), kernel, 1, padding)
+        if self.layer == "conv":
+            conv = nn.Conv2d(channels, out_channels, kernel, padding=padding)
+            if self.init == "receptive_field":
+                nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")  # U(±√(6 / fan-in))
+                assert conv.bias is not None
+                nn.init.zeros_(conv.bias)
+            self.modules.append(conv)
+        else:
+            spatial = SpatialFeatureLayer(
+                self.dimensions,
+                out_channels,
+                kernel,
+                padding=padding,
+                storage=self.storage,
+                init=self.init,
+            )
+            self.modules.append(spatial)
+        self.dimensions = (out_channels, *size)
+
+    def add_blocks(
+        self,
+        channels: Sequence[int],
+        kernel_sizes: Sequence[Pair],
+        dropout2d: float,
+        *,
+        same_size: bool,
+        pooled: int,
+    ) -> None:
+        """Three blocks of layer, BatchNorm, ReLU, layer, ReLU; the first `pooled` end in a pool.
+
+        The notebook normalises only the first of two layers.
+        """
+        _expect_entries(6, channels=channels, kernel_sizes=kernel_sizes)
+        for block in range(3):
+            first, second = 2 * block, 2 * block + 1
+            self.add_layer(channels[first], kernel_sizes[first], same_size)
+            self.modules += [BatchNorm2d(channels[first]), nn.ReLU(inplace=True)]
+            self.add_layer(channels[second], kernel_sizes[second], same_size)
+            self.modules.append(nn.ReLU(inplace=True))
+            if block < pooled:
+                self.add_pool()
+            if block == 1:
+                self.modules.append(nn.Dropout2d(dropout2d))
+
+    def add_pool(self) -> None:
+        channels, height, width = self.dimensions
+        if min(height, width) < 2:
+            raise ValueError(f"2×2 pooling needs an input of at least 2×2, not {height}×{width}")
+        self.modules.append(MaxPool2d(kernel_size=2, stride=2))
+        self.dimensions = (channels, height // 2, width // 2)
+
+
+def _classifier(
+    dimensions: Dimensions, hidden_sizes: Sequence[int], classes: int, dropout: float
+) -> nn.Sequential:
+    """Flatten, dropout, hidden linear layers with ReLU, dropout, the logits."""
+    channels, height, width = dimensions
+    modules: list[nn.Module] = [nn.Flatten(), nn.Dropout(dropout)]
+    sizes = [channels * height * width, *hidden_sizes]
+    for size_in, size_out in pairwise(sizes):
+        modules += [nn.Linear(size_in, size_out), nn.ReLU(inplace=True)]
+    if hidden_sizes:
+        modules.append(nn.Dropout(dropout))
+    return nn.Sequential(*modules, nn.Linear(sizes[-1], classes))
+
+
+def _expect_entries(count: int, **lists: Sequence[object]) -> None:
+    for name, values in lists.items():
+        if len(values) != count:
+            raise ValueError(f"{name} has {len(values)} entries, this model has {count} layers")

@@ -1,0 +1,178 @@
+"""What a trained network has learnt at each place, as numbers: filters, fields, activations.
+
+Shapes: B images, C channels in, O channels out (units), H×W pixels, OH×OW positions, kh×kw kernel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MEMORY = 2**24  # numbers that a transform may take at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Filters:
+    """A layer's filters (OH, OW, O, C, kh, kw), OH = OW = 1 where one is shared by all positions.
+
+    positions: (OH, OW) of its output all the same.
+    """
+
+    name: str
+    weight: "Tensor"
+    positions: tuple[int, int]
+
+    @property
+    def is_shared(self) -> bool:
+        return self.weight.shape[:2] == (1, 1) and self.positions != (1, 1)
+
+
+def layers(model: "nn.Module") -> "list[tuple[str, nn.Module]]":
+    """The convolutions, shared or not, in the order of the network, with their names."""
+    from torch import nn
+
+    from sfl.nn.spatial import SpatialFeatureLayer
+
+    kinds = (nn.Conv2d, SpatialFeatureLayer)
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+
+
+def filters(name: str, layer: "nn.Module", positions: tuple[int, int]) -> Filters:
+    """A layer's filters; of dense storage what lies inside the receptive fields."""
+    from torch import nn
+
+    from sfl.nn.spatial import SpatialFeatureLayer
+
+    if isinstance(layer, SpatialFeatureLayer):
+        return Filters(name, layer.local_weight().detach().float(), positions)
+    assert isinstance(layer, nn.Conv2d)
+    return Filters(name, layer.weight.detach().float()[None, None], positions)
+
+
+def similarity(found: Filters) -> "Tensor":
+    """Mean cosine between filters of one unit that lie (dy, dx) positions apart.
+
+    Returns (2·OH − 1, 2·OW − 1), no distance in the middle. Weights of padding count as zeros. All
+    ones where one filter is shared. Drawn independently, filters have a mean cosine of 0: what is
+    above was learnt (or drawn together).
+    """
+    import torch
+
+    height, width = found.positions
+    if found.is_shared:
+        return torch.ones(2 * height - 1, 2 * width - 1)
+    unit = found.weight.flatten(3)  # (OH, OW, O, K)
+    unit = unit / unit.norm(dim=3, keepdim=True).clamp(min=1e-12)
+    grid = (2 * height, 2 * width)  # zeros around, so that nothing wraps
+    chunk = max(1, MEMORY // (4 * height * width * unit.shape[3]))
+    power = torch.zeros(grid[0], grid[1] // 2 + 1)
+    for part in unit.split(chunk, dim=2):
+        power += torch.fft.rfft2(part.flatten(2), s=grid, dim=(0, 1)).abs().square().sum(dim=2)
+    there = torch.fft.rfft2(torch.ones(height, width), s=grid).abs().square()
+    pairs = torch.fft.irfft2(there, s=grid).round().clamp(min=1) * unit.shape[2]
+    cosine = torch.fft.irfft2(power, s=grid) / pairs
+    shifted: Tensor = torch.fft.fftshift(cosine)
+    return shifted[1:, 1:]  # no distance lay at (OH, OW); the first row and column are void
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Mean cosines at 1, 2, … positions' distance.
+
+    by_chance: what two standard errors of each mean would be if the filters were independent.
+    """
+
+    distances: list[int]
+    means: list[float]
+    by_chance: list[float]
+
+
+def by_distance(found: Filters) -> Similarity:
+    """`similarity` over all pairs of positions so far apart (rounded)."""
+    import torch
+
+    cosine = similarity(found)
+    height, width = (size // 2 for size in cosine.shape)
+    dy = torch.arange(-height, height + 1)[:, None]
+    dx = torch.arange(-width, width + 1)[None, :]
+    apart = (dy.square() + dx.square()).double().sqrt().round().long()
+    pairs = ((height + 1 - dy.abs()) * (width + 1 - dx.abs())).double()
+    distances = list(range(1, max(height, width) + 1))
+    counts = [float(pairs[apart == d].sum()) for d in distances]
+    sums = [float((cosine * pairs)[apart == d].sum()) for d in distances]
+    # The cosine of two random directions has variance 1 / K; each pair was counted both ways.
+    single = found.weight.shape[2] * found.weight[0, 0, 0].numel() / 2
+    by_chance = [0.0 if found.is_shared else 2 / (count * single) ** 0.5 for count in counts]
+    means = [total / count for total, count in zip(sums, counts, strict=True)]
+    return Similarity(distances, means, by_chance)
+
+
+def receptive_fields(
+    model: "nn.Module", images: "Tensor", units: Sequence[int]
+) -> "dict[str, Tensor]":
+    """Effective receptive fields of units at each layer's centre (Luo et al. 2016, NeurIPS).
+
+    model: in evaluation mode. images (B, C, H, W), normalised. By layer's name (units, H, W): how
+    much the unit's output moves with a pixel, |∂y/∂x|, mean over images and channels, largest 1.
+    A unit that a layer doesn't have is left out.
+    """
+    import torch
+
+    fields: dict[str, Tensor] = {}
+    x = images.clone().requires_grad_()
+    for name, y in outputs(model, x, dict(layers(model))).items():
+        centre = y[:, :, y.shape[2] // 2, y.shape[3] // 2]
+        maps = []
+        for unit in units:
+            if unit < centre.shape[1]:
+                (slope,) = torch.autograd.grad(centre[:, unit].sum(), x, retain_graph=True)
+                field = slope.abs().mean(dim=(0, 1))
+                maps.append(field / field.max().clamp(min=1e-30))
+        fields[name] = torch.stack(maps) if maps else images.new_zeros(0, *images.shape[2:])
+    return fields
+
+
+def activations(model: "nn.Module", images: "Tensor") -> "dict[str, Tensor]":
+    """By layer's name (B, OH, OW): what the ReLU behind it gives, mean over the units.
+
+    Of a layer without a ReLU before the next one: its own output, negative parts cut off.
+    model: in evaluation mode. images (B, C, H, W), normalised.
+    """
+    import torch
+    from torch import nn
+
+    names = {module: name for name, module in layers(model)}
+    watched: dict[str, nn.Module] = {}
+    name = None
+    for module in model.modules():
+        if module in names:
+            name = names[module]
+            watched[name] = module
+        elif name is not None and isinstance(module, nn.ReLU):
+            watched[name], name = module, None
+    with torch.no_grad():
+        return {name: y.relu().mean(dim=1) for name, y in outputs(model, images, watched).items()}
+
+
+def outputs(
+    model: "nn.Module", x: "Tensor", watched: "dict[str, nn.Module]"
+) -> "dict[str, Tensor]":
+    """What modules of the model put out when it sees x, under their names."""
+    caught: dict[str, Tensor] = {}
+
+    def catch(name: str) -> Any:
+        def hook(module: "nn.Module", inputs: object, output: "Tensor") -> "Tensor":
+            caught[name] = output
+            return output.clone()  # a ReLU behind it may work in place
+
+        return hook
+
+    handles = [module.register_forward_hook(catch(name)) for name, module in watched.items()]
+    try:
+        model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return caught

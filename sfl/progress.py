@@ -1,0 +1,160 @@
+"""What a person sees while something long is going on: bars on a terminal, plain lines elsewhere.
+
+Everything here goes to standard error; standard output belongs to results. Knows nothing of what
+is being counted.
+"""
+
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, TypeVar
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from sfl import torchrun
+
+T = TypeVar("T")
+
+# emoji: or a path with ":cat:" in it would be shown as another one. Of several workers one speaks.
+console = Console(
+    stderr=True, highlight=False, soft_wrap=True, emoji=False, quiet=torchrun.rank() > 0
+)
+
+
+def say(line: str) -> None:
+    """Prints one line of message on standard error."""
+    console.print(line, markup=False)
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yields the items under a progress bar; where there is no terminal, says once what goes on."""
+    if not console.is_terminal:
+        say(f"{description} ...")
+        yield from items
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield from progress.track(items, total=total, description=description)
+
+
+class Trend:
+    """A quantity over the time of a run, as a line of blocks: at most 24 equal parts of it."""
+
+    BLOCKS, MOST = "▁▂▃▄▅▆▇█", 24
+
+    def __init__(self) -> None:
+        self._parts: list[float] = []
+        self._waiting: list[float] = []  # until a part is whole
+        self._each = 1  # values in a part
+
+    def add(self, value: float) -> None:
+        """The value in the next moment."""
+        self._waiting.append(value)
+        if len(self._waiting) < self._each:
+            return
+        self._parts.append(sum(self._waiting) / self._each)
+        self._waiting = []
+        if len(self._parts) == self.MOST:  # each two become one
+            pairs = zip(self._parts[::2], self._parts[1::2], strict=True)
+            self._parts = [(one + other) / 2 for one, other in pairs]
+            self._each *= 2
+
+    def __str__(self) -> str:
+        low, high = min(self._parts, default=0.0), max(self._parts, default=0.0)
+        steps = (len(self.BLOCKS) - 1) / ((high - low) or 1.0)
+        return "".join(self.BLOCKS[round((value - low) * steps)] for value in self._parts)
+
+
+class _BarAndTrends(Progress):
+    """A bar, and below it a line of text."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        if self.below:
+            yield Text(self.below, overflow="ellipsis", no_wrap=True)
+
+
+class TrainingDisplay:
+    """A run under way: a line for every epoch done; on a terminal a bar, and two trends.
+
+    Losses are means of batch means, accuracies fractions, speeds in images per second.
+    """
+
+    def __init__(self, name: str, epochs: int, steps_per_epoch: int) -> None:
+        self.name, self.epochs, self.steps_per_epoch = name, epochs, steps_per_epoch
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[values]}  left"),
+            TimeRemainingColumn(compact=True),
+        )
+        self._bar = _BarAndTrends(
+            *columns, console=console, transient=True, expand=True, disable=not console.is_terminal
+        )
+        self._task: TaskID | None = None
+        self._loss, self._accuracy = Trend(), Trend()
+        self._last = (0, 0, 0.0, 0.0)  # epoch, step, and of it the sums behind the means
+
+    def __enter__(self) -> "TrainingDisplay":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def step(self, epoch: int, step: int, loss: float, accuracy: float, speed: float) -> None:
+        """Moves the bar: `step` steps of the epoch are done, with these means over them."""
+        total = self.epochs * self.steps_per_epoch
+        completed = (epoch - 1) * self.steps_per_epoch + step
+        if self._task is None:
+            # Started here, so that a resumed run's time left doesn't count epochs of another day.
+            self._task = self._bar.add_task("", total=total, completed=completed, values="")
+        self._note(epoch, step, loss, accuracy)
+        self._bar.below = f"loss {loss:.3f} {self._loss}   accuracy {accuracy:.1%} {self._accuracy}"
+        self._bar.update(
+            self._task,
+            description=f"{self.name}  epoch {epoch}/{self.epochs}",
+            completed=completed,
+            values=f"{speed:,.0f} images/s",
+        )
+
+    def _note(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
+        """Adds to the trends what the steps since the last look were like."""
+        last_epoch, last_step, losses, accuracies = self._last
+        if epoch != last_epoch or step <= last_step:
+            last_step, losses, accuracies = 0, 0.0, 0.0
+        self._last = (epoch, step, loss * step, accuracy * step)
+        self._loss.add((loss * step - losses) / (step - last_step))
+        self._accuracy.add((accuracy * step - accuracies) / (step - last_step))
+
+    def epoch(self, line: dict[str, Any]) -> None:
+        """Prints an epoch's line of metrics.jsonl in words."""
+        parts = [
+            f"epoch {line['epoch']}/{self.epochs}",
+            f"loss {line['train_loss']:.3f}",
+            f"accuracy {line['train_accuracy']:.1%}",
+        ]
+        looks = [key for key in ("validation_accuracy", "test_accuracy") if key in line]
+        parts += [f"{key.replace('_', ' ')} {line[key]:.1%}" for key in looks]
+        parts += [f"{line['images_per_second']:,.0f} images/s", f"{line['seconds']:.0f} s"]
+        say("  ".join(parts))

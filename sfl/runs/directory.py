@@ -1,0 +1,212 @@
+"""One run directory: what its files are called, reading them, writing the small ones.
+
+Reads and writes text files only, so that listing runs needs no torch. What a run directory holds
+is described in docs/run-directory.md. Knows nothing of training, nor of other runs.
+"""
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from sfl.config.yamlfile import YamlTree, parse
+from sfl.errors import PROGRAM, Exit, UserError
+from sfl.files import write_error, write_text
+
+Status = Literal["running", "finished", "interrupted", "failed", "damaged"]
+
+CONFIG, METRICS, RESULT = "config.yaml", "metrics.jsonl", "result.json"
+ENVIRONMENT, PREDICTIONS, LABELS = "environment.json", "predictions.npy", "labels.npy"
+LAST, BEST, FAILURE, LOCK = "last.safetensors", "best.safetensors", "failure.txt", ".lock"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory; its files are read when asked for."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @cached_property
+    def config_text(self) -> str:
+        """config.yaml as it stands."""
+        return self._read(CONFIG) or ""
+
+    @cached_property
+    def config_tree(self) -> YamlTree:
+        """config.yaml as values with their lines. Raises UserError (exit 4)."""
+        try:
+            return parse(self.config_text, str(self.path / CONFIG))
+        except UserError as error:
+            raise UserError(str(error), exit_code=Exit.RUN) from None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.yaml as plain values. Raises UserError (exit 4)."""
+        return dict(self.config_tree.values)
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One object an epoch; [] before the first."""
+        return [self._object(METRICS, line) for line in (self._read(METRICS) or "").splitlines()]
+
+    @cached_property
+    def result(self) -> dict[str, Any] | None:
+        """result.json; None before the run has finished."""
+        return self._json(RESULT)
+
+    @property
+    def environment(self) -> dict[str, Any] | None:
+        """environment.json; None before training has begun."""
+        return self._json(ENVIRONMENT)
+
+    @property
+    def provenance(self) -> dict[str, str] | None:
+        """Source and fingerprints of the images that it is trained on; None: it doesn't say."""
+        return (self.result or self.environment or {}).get("data")
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        text = self._read(name)
+        return None if text is None else self._object(name, text)
+
+    def _read(self, name: str) -> str | None:
+        """A file's text; None where there is none. Raises UserError (exit 4)."""
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            raise UserError(f"{self.path / name}: can't be read: {reason}", "", Exit.RUN) from None
+
+    def _object(self, name: str, text: str) -> dict[str, Any]:
+        """A JSON object of one of its files. Raises UserError (exit 4)."""
+        values = None
+        with contextlib.suppress(ValueError, RecursionError):
+            values = json.loads(text, parse_constant=_refuse_constant)
+        if not isinstance(values, dict):
+            raise self.damaged(name)
+        return values
+
+    def damaged(self, name: str) -> UserError:
+        """What to raise for one of its files that doesn't say what it should."""
+        hint = f"put it back, or delete the run: {PROGRAM} runs rm {self.name}"
+        return UserError(f"{self.path / name}: damaged", hint, Exit.RUN)
+
+    @property
+    def status(self) -> Status:
+        """running: it is locked; finished: has a result; failed: says why; else interrupted."""
+        if self.is_locked():
+            return "running"
+        if (self.path / RESULT).exists():
+            return "finished"
+        return "failed" if (self.path / FAILURE).exists() else "interrupted"
+
+    @property
+    def failure(self) -> str | None:
+        """Why training ended without a result, in a line; None: it didn't, or was only stopped."""
+        return self._read(FAILURE)
+
+    @property
+    def modified(self) -> float:
+        """When training last wrote something, in seconds since 1970; pictures of it don't count."""
+        return max((found.st_mtime for found in self._stats(self.path.glob("*"))), default=0.0)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all its files, in folders of it too."""
+        return sum(found.st_size for found in self._stats(self.path.rglob("*")))
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Size of its checkpoints."""
+        there = [self.path / name for name in (LAST, BEST) if (self.path / name).exists()]
+        return sum(path.stat().st_size for path in there)
+
+    @staticmethod
+    def _stats(paths: Iterator[Path]) -> list[os.stat_result]:
+        """Of the files among them; a running run's temporary ones may go while we look."""
+        stats = []
+        with contextlib.suppress(FileNotFoundError):
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):
+                    found = path.stat()
+                    if stat.S_ISREG(found.st_mode):
+                        stats.append(found)
+        return stats
+
+    def has_begun(self) -> bool:
+        """Whether there is anything in it that training has made."""
+        return bool(self.metrics) or (self.path / LAST).exists() or (self.path / BEST).exists()
+
+    def is_locked(self) -> bool:
+        """Whether a process is training this run."""
+        path = self.path / LOCK
+        if not path.exists():
+            return False
+        try:
+            with FileLock(path, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a folder that we may not write to: nobody trains there as us
+            return False
+
+    def write_metrics(self, metrics: list[dict[str, Any]]) -> None:
+        """Replaces metrics.jsonl."""
+        write_text(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in metrics))
+
+    def write_failure(self, error: Exception) -> None:
+        """Says why training ended; nothing where that can't be written, a full disk perhaps.
+
+        Of what is no line for a user only its kind: its words may name paths, hosts and users.
+        """
+        line = str(error) if isinstance(error, UserError) else type(error).__name__
+        for path in (self.path.absolute(), self.path):
+            line = line.replace(str(path), self.name)
+        with contextlib.suppress(UserError):
+            write_text(self.path / FAILURE, f"{line.partition(chr(10))[0]}\n")
+
+    def write_json(self, name: str, values: dict[str, Any]) -> None:
+        """Replaces a JSON file of the run."""
+        write_text(self.path / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def lock(run: Run) -> Iterator[None]:
+    """Holds the run for this process; refused (exit 4) while another one holds it.
+
+    The lock's file goes when the run has finished: nobody will train it any more.
+    """
+    taken = FileLock(run.path / LOCK)
+    try:
+        taken.acquire(timeout=1)  # a reader that asks for the status holds it for a moment
+    except Timeout:
+        raise UserError(
+            f"{run.path}: another process is training it", "wait, or stop that one", Exit.RUN
+        ) from None
+    except OSError as error:
+        raise write_error(run.path / LOCK, error) from None
+    try:
+        for pattern in (".*.tmp", ".tmp*"):  # of a process that was killed while it wrote: ours,
+            for left_over in run.path.glob(pattern):  # and safetensors'
+                left_over.unlink(missing_ok=True)
+        yield
+    finally:
+        if (run.path / RESULT).exists():
+            (run.path / LOCK).unlink(missing_ok=True)
+        taken.release()
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")

@@ -1,0 +1,131 @@
+"""All run directories below a folder: name one, make it exclusively, find them, list them, delete.
+
+Knows nothing of training.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from sfl.config.schema import Config
+from sfl.errors import PROGRAM, Exit, UserError
+from sfl.files import check_folder, write_error
+from sfl.runs.directory import BEST, CONFIG, ENVIRONMENT, LOCK, RESULT, Run, lock
+
+
+def create(root: Path, name: str, *, exact: bool = False) -> Run:
+    """A new, empty run directory: `name`, or `name-2`, `name-3`… where it is taken.
+
+    exact: a name given by hand; one that exists is refused (exit 4).
+    """
+    for attempt in range(1, 1_000_000):
+        path = root / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+            return Run(path)
+        except FileExistsError:
+            check_root(root)
+            if exact:
+                check_new(root, name)
+        except OSError as error:
+            raise write_error(path, error) from None
+    raise AssertionError("a million runs of one name")
+
+
+def check_new(root: Path, name: str) -> None:
+    """Raises UserError for a name given by hand that is taken (exit 4) or none (exit 2)."""
+    odd = not name.isprintable() or name.startswith((".", "-")) or len(os.fsencode(name)) > 200
+    if not name or odd or Path(name).name != name:
+        raise UserError(f"--name {name[:80]!r}: expected a name, not a path; up to 200 letters")
+    if (path := root / name).exists():
+        hint = f"choose another, or go on with it: {PROGRAM} train --resume {path}"
+        raise UserError(f"{path}: a run of this name exists", hint, Exit.RUN)
+
+
+def check_root(root: Path) -> None:
+    """Raises UserError (exit 4) where no run can be made below `root`, before minutes of work."""
+    check_folder(root, "--runs")
+
+
+def list_runs(root: Path) -> list[Run]:
+    """All run directories, the last written last. Raises UserError (exit 4): can't be read."""
+    try:
+        paths = list(root.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{root}: can't be read: {error.strerror}", "", Exit.RUN) from None
+    return sorted(map(Run, filter(_is_run, paths)), key=lambda run: (run.modified, run.name))
+
+
+def search(root: Path, name: str) -> Run | None:
+    """The run of that name below `root`, or at that path; None where there is no such run."""
+    return next((Run(path) for path in (root / name, Path(name)) if _is_run(path)), None)
+
+
+def find(root: Path, name: str) -> Run:
+    """As `search`, but raises UserError (exit 4) where there is no such run."""
+    if run := search(root, name):
+        return run
+    names = [run.name for run in list_runs(root)][-8:]
+    hint = f"there are {', '.join(names)}" if names else "there are none yet"
+    raise UserError(f"{name}: no such run in {root}", hint, Exit.RUN)
+
+
+def find_weights(root: Path, name: str | None) -> Path:
+    """The trained weights of a run, or the file itself; without a name, of the newest finished run.
+
+    Raises UserError (exit 4).
+    """
+    if name is not None and os.path.isfile(name):
+        return Path(name)
+    run = newest_finished(root) if name is None else find(root, name)
+    if not (run.path / BEST).exists():
+        hint = {
+            "running": "wait for its first checkpoint",
+            "interrupted": f"go on with it: {PROGRAM} train --resume {run.path}",
+        }.get(run.status, f"{BEST} was not kept")
+        raise UserError(f"{run.path}: has no trained weights", hint, Exit.RUN)
+    return run.path / BEST
+
+
+def _is_run(path: Path) -> bool:
+    """A config.yaml alone doesn't make one: other programs have such files, and we delete runs."""
+    there = [name for name in (CONFIG, ENVIRONMENT, LOCK) if os.path.isfile(path / name)]
+    return CONFIG in there and len(there) > 1
+
+
+def newest_finished(root: Path) -> Run:
+    """Raises UserError (exit 4) where no run has finished."""
+    finished = [run for run in list_runs(root) if (run.path / RESULT).exists()]
+    if not finished:
+        hint = f"train one: {PROGRAM} train --config configs/quickstart.yaml"
+        raise UserError(f"{root}: no finished run", hint, Exit.RUN)
+    return max(finished, key=lambda run: (run.path / RESULT).stat().st_mtime)
+
+
+def remove(run: Run) -> None:
+    """Deletes a run directory; refused (exit 4) while it is being trained."""
+    try:
+        with lock(run):
+            shutil.rmtree(run.path)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.strerror else error
+        raise UserError(f"{run.path}: can't be deleted: {reason}", "", Exit.RUN) from None
+
+
+def run_name(name: str | Path, config: Config) -> str:
+    """`<config>-s<seed>`; a config in a folder of ours carries the folder's name."""
+    path = Path(name)
+    stem = path.with_suffix("") if path.suffix in (".yaml", ".yml") else path
+    folders = [part for part in stem.parts[:-1] if part not in ("configs", "..")]
+    kept = [stem.name] if path.is_absolute() else [*folders, stem.name]
+    return f"{'-'.join(kept)}-s{config.train.seed}"
+
+
+def data_root_option(config: Config) -> list[str]:
+    """What a later command on this run needs besides its name: no run keeps an absolute path."""
+    data = config.data
+    elsewhere = data.source != "shapes" and Path(data.root).is_absolute()
+    return ["--set", f"data.root={data.root}"] if elsewhere else []

@@ -1,0 +1,103 @@
+"""How sure a difference of accuracies is: intervals and tests. Knows no run and no model.
+
+scipy gives the distributions; it is imported when they are needed. All intervals are of 95 %.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+RESAMPLES = 10_000  # of the bootstrap: the ends of its interval then vary by some hundredths of sd
+
+
+@dataclass(frozen=True)
+class Welch:
+    """Interval of a difference of means, degrees of freedom, two-sided p."""
+
+    interval: tuple[float, float]
+    degrees_of_freedom: float
+    p: float
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Student's interval of the mean of n ≥ 2 values; None where they don't differ at all."""
+    if not stdev(values):
+        return None
+    half = _t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    mean = fmean(values)
+    return mean - half, mean + half
+
+
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927): how sure one test set can make us."""
+    z = 1.959963984540054  # 97.5 % of a normal distribution lie below
+    share = correct / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    # At the ends they are exact, which rounding would miss.
+    low = 0.0 if correct == 0 else centre - half
+    return low, 1.0 if correct == n else centre + half
+
+
+def welch(first: Sequence[float], second: Sequence[float]) -> Welch | None:
+    """Of mean(second) − mean(first), for unequal variances (Welch 1947, Biometrika 34).
+
+    None where a side has one value, or neither has any spread: nothing can be said then.
+    """
+    if min(len(first), len(second)) < 2:
+        return None
+    variances = [stdev(values) ** 2 / len(values) for values in (first, second)]
+    variance = sum(variances)
+    if not variance:
+        return None
+    sizes = (len(first), len(second))
+    freedom = variance**2 / sum(v**2 / (n - 1) for v, n in zip(variances, sizes, strict=True))
+    difference, error = fmean(second) - fmean(first), math.sqrt(variance)
+    half = _t_quantile(freedom) * error
+    from scipy.special import stdtr
+
+    p = 2 * float(stdtr(freedom, -abs(difference) / error))
+    return Welch((difference - half, difference + half), freedom, p)
+
+
+def mcnemar(first: "NDArray[np.bool_]", second: "NDArray[np.bool_]") -> float:
+    """Two-sided p of the exact test of two runs on the same N images (McNemar 1947).
+
+    first, second: (N,) whether each image was got right. Were the runs equally good, the images
+    that only one gets right would be divided as by a fair coin.
+    """
+    from scipy.special import bdtr
+
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    rarer, both = min(only_first, only_second), only_first + only_second
+    return min(1.0, 2 * float(bdtr(rarer, both, 0.5)))
+
+
+def paired_bootstrap(
+    first: "NDArray[np.bool_]", second: "NDArray[np.bool_]"
+) -> tuple[float, float]:
+    """Interval of the difference of mean accuracies, second − first, over the draw of test images.
+
+    first, second: (runs, N), whether each run got each image right. Images are drawn anew, all
+    runs' answers with them (percentile interval, Efron 1979); the seeds stay those that were run.
+    """
+    import numpy as np
+
+    each = second.mean(axis=0) - first.mean(axis=0)
+    values, counts = np.unique(each.round(12), return_counts=True)
+    # N draws with replacement are a multinomial over the few values that a difference can have.
+    draws = np.random.default_rng(0).multinomial(len(each), counts / len(each), RESAMPLES)
+    low, high = np.quantile(draws @ values / len(each), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _t_quantile(freedom: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975))

@@ -1,0 +1,129 @@
+"""What a run ends with: the test set, read once, on the best checkpoint.
+
+result.json, predictions.npy and labels.npy of a run directory; the result again from a file of
+weights.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import nn
+
+from sfl.config.load import from_text, override
+from sfl.errors import Exit, UserError
+from sfl.files import atomic_path
+from sfl.progress import say
+from sfl.runs.directory import LABELS, PREDICTIONS, RESULT, Run
+from sfl.stats import wilson_interval
+from sfl.training.checkpoint import load_weights, read_checkpoint
+from sfl.training.evaluate import Evaluation, evaluate, refuse_divergence
+from sfl.training.setup import Setup, build, set_up
+
+
+def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, Any]]:
+    """The evaluation on the test set, and what result.json says of it."""
+    evaluation = evaluate(
+        model,
+        setup.test,
+        mean=setup.mean,
+        std=setup.std,
+        precision=setup.precision,
+        description="testing",
+        world=setup.world,
+    )
+    refuse_divergence(evaluation.loss, "test loss of the trained model")
+    classes = setup.dataset.classes
+    confusion = evaluation.confusion(len(classes))
+    # A class without test images has no accuracy; JSON has no NaN.
+    per_class = [
+        row[label] / sum(row) if sum(row) else None for label, row in enumerate(confusion.tolist())
+    ]
+    return evaluation, {
+        "accuracy": evaluation.accuracy,
+        "accuracy_interval": list(wilson_interval(evaluation.correct, len(evaluation.labels))),
+        "loss": evaluation.loss,
+        "n": len(evaluation.labels),
+        "per_class": dict(zip(classes, per_class, strict=True)),
+        "confusion": confusion.tolist(),
+        "data": setup.dataset.provenance(),
+        "weights": setup.summary.weights,
+        "weight_bytes": setup.summary.bytes,
+        "flops_per_image": setup.summary.flops,
+        "training_flops_per_image": setup.summary.training_flops,
+    }
+
+
+def write_result(run: Run, evaluation: Evaluation, result: dict[str, Any]) -> None:
+    """predictions.npy and labels.npy, then result.json: a run with a result has everything."""
+    for name, classes in ((PREDICTIONS, evaluation.predictions), (LABELS, evaluation.labels)):
+        with atomic_path(run.path / name) as temporary, temporary.open("wb") as file:
+            np.save(file, classes.numpy())
+    run.write_json(RESULT, result)
+
+
+class Tested(NamedTuple):
+    """Weights on the test images: with what, their answers, and what result.json says of them."""
+
+    setup: Setup
+    evaluation: Evaluation
+    values: dict[str, Any]
+
+
+def evaluate_weights(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What `sfl evaluate` says of a file of weights; raises as `test_weights` does."""
+    return {"file": str(path), **test_weights(path, overrides).values}
+
+
+def cost(setup: Setup, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """What result.json says of training: images an epoch, epochs, seconds, memory at its peak."""
+    seconds = [line["seconds"] for line in metrics]
+    peaks: list[Any] = [line.get("peak_memory_bytes") for line in metrics]
+    return {
+        "train_images": len(setup.train),
+        "epochs": len(metrics),
+        "seconds": sum(seconds),
+        "seconds_per_epoch": sum(seconds) / len(seconds),
+        "peak_memory_bytes": None if None in peaks else max(peaks),
+    }
+
+
+def test_weights(path: Path, overrides: Sequence[str]) -> Tested:
+    """Tests a file of weights by itself: its config is inside.
+
+    overrides: `a.b=v` settings, for a data root or a device of this machine.
+
+    Raises UserError: (exit 4) for what is no checkpoint of that model, (exit 3) for images of other
+    classes or another shape than it was trained on.
+    """
+    checkpoint = read_checkpoint(path)
+    kept = from_text(checkpoint.config, str(path))
+    config = override(kept, overrides)
+    said = "root" in kept.data.model_fields_set or any("data.root" in given for given in overrides)
+    if config.data.source != "shapes" and not said:
+        raise UserError(
+            f"{path}: its images lay at an absolute path, which no run keeps",
+            "say where they are: --set data.root=DIR",
+            Exit.DATA,
+        )
+    setup = set_up(config, training=False)
+    trained_on, given = checkpoint.images, setup.dataset.describe()
+    for key, what in (("classes", "classes"), ("in_dimensions", "images of the shape")):
+        if trained_on[key] != given[key]:
+            raise UserError(
+                f"{path}: was trained on {what} {_listed(trained_on[key])}; "
+                f"data.source {config.data.source} has {_listed(given[key])}",
+                exit_code=Exit.DATA,
+            )
+    model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes))
+    load_weights(checkpoint, model)
+    if trained_on["fingerprints"] != given["fingerprints"]:
+        say(f"{path}: these are other images than those of its run")
+    evaluation, result = test_model(setup, model.to(setup.device))
+    return Tested(setup, evaluation, {"model": config.model.name, **result})
+
+
+def _listed(values: object) -> str:
+    assert isinstance(values, list)
+    return ", ".join(map(str, values))

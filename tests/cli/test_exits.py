@@ -1,0 +1,146 @@
+"""Every way out of a command line: exit code and one line on standard error."""
+
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+
+import pytest
+import typer
+
+from sfl.cli import exits
+from sfl.errors import Exit, UserError
+
+
+@pytest.fixture(autouse=True)
+def _same_signals_afterwards() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def outcome(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[object, str, str]]:
+    """Runs a program that raises or returns something: exit code, stdout, stderr."""
+
+    def call(what: BaseException | object, *arguments: str) -> tuple[object, str, str]:
+        def program(given: list[str]) -> object:
+            assert "--debug" not in given
+            if isinstance(what, BaseException):
+                raise what
+            return what
+
+        monkeypatch.setattr(sys, "argv", ["sfl", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            exits.run(program)
+        captured = capsys.readouterr()
+        return exit_.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "line"),
+    [
+        (None, 0, ""),
+        (0, 0, ""),
+        (2, 2, ""),
+        (UserError("a: wrong", "mend it", Exit.DATA), 3, "error: a: wrong (mend it)\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (SystemExit(143), 143, ""),
+        (
+            MemoryError(),
+            6,
+            "error: out of memory (a smaller data.batch_size or model needs less)\n",
+        ),
+        (
+            typer.Abort(),
+            130,
+            "error: stopped, nothing was done (--yes doesn't ask)\n",
+        ),
+        (
+            ValueError("two\nlines"),
+            1,
+            "error: a bug of sfl: ValueError: two lines (--debug shows where)\n",
+        ),
+        (typer.BadParameter("no\nsuch"), 2, "error: Invalid value: no such\n"),
+    ],
+)
+def test_every_way_out(outcome: Callable[..., object], what: object, code: int, line: str) -> None:
+    assert outcome(what) == (code, "", line)
+
+
+def test_torchs_own_out_of_memory_is_known(outcome: Callable[..., object]) -> None:
+    import torch  # noqa: F401  (what is looked up only where torch is there)
+
+    error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+    line = "error: out of memory (a smaller data.batch_size or model needs less)\n"
+    assert outcome(error) == (6, "", line)
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "train"], ["train", "--debug"]])
+def test_debug_anywhere_shows_the_traceback_before_the_line(
+    outcome: Callable[..., tuple[int, str, str]], arguments: list[str]
+) -> None:
+    code, out, err = outcome(UserError("a: wrong", "", Exit.DATA), *arguments)
+    assert (code, out) == (3, "")
+    assert err.startswith("Traceback (most recent call last)")
+    assert err.endswith("\nerror: a: wrong\n")
+
+
+def sfl(code: str, **options: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        [sys.executable, "-c", f"from sfl.cli import exits\n{code}"],
+        text=True,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def test_sigterm_unwinds_and_exits_143() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "def program(arguments):\n"
+        "    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    finally:\n        print('unwound', file=sys.stderr)\n"
+        "exits.run(program)"
+    )
+    done = sfl(code)
+    assert (done.returncode, done.stderr) == (143, "unwound\n")
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    """`sfl runs | head -1`"""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = sfl("exits.run(lambda arguments: print('x' * 10))", stdout=write)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_name_that_the_terminal_cannot_show_stops_nothing() -> None:
+    code = "exits.run(lambda arguments: print('\\udcff × –'))"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    done = sfl(code, stdout=subprocess.PIPE, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "\\udcff \\xd7 \\u2013\n"
+
+
+def test_a_warning_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def program(arguments: list[str]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("slower:\nno compiler", stacklevel=1)
+
+    monkeypatch.setattr(sys, "argv", ["sfl"])
+    with pytest.raises(SystemExit):
+        exits.run(program)
+    assert capsys.readouterr().err == "warning: slower: no compiler\n"

@@ -1,0 +1,373 @@
+"""Which runs a comparison takes, what it trains, what it leaves out. Training has a stand-in."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sfl.compare.plan import Experiment, plan, results
+from sfl.compare.train_missing import complete
+from sfl.config.schema import Config
+from sfl.errors import Exit, UserError
+from sfl.runs import store
+from sfl.runs.directory import Run, lock
+from tests.stand_ins import Images, MadeRun, configs, images, made, trained
+
+
+def finished_names(found: list[Experiment]) -> list[list[str]]:
+    """In the order of the seeds."""
+    every = [[run for _, run in sorted(experiment.runs.items())] for experiment in found]
+    return [[Run(run.path).name for run in each if run.status == "finished"] for each in every]
+
+
+def missing_seeds(found: list[Experiment]) -> list[list[int]]:
+    return [[config.train.seed for config in experiment.missing] for experiment in found]
+
+
+def test_without_seeds_all_finished_runs_of_that_config_count(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    made(made_run, runs_dir / "other", "one", "train.epochs=3")
+    made(made_run, runs_dir / "b", "one", "train.seed=5", "train.device=auto")
+    made(made_run, runs_dir / "a", "one", "train.seed=1", "train.keep=weights")
+    made(made_run, runs_dir / "half", "one", "train.seed=9", finished=False)
+    found = plan(["one", "two"], [], None, runs_dir)
+    assert finished_names(found) == [["a", "b"], []]  # in the order of the seeds
+    assert missing_seeds(found) == [[], [0]]
+
+
+def test_seeds_are_the_configs_own_and_those_after_it(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    for seed in (1, 3, 7):
+        made(made_run, runs_dir / f"s{seed}", "one", f"train.seed={seed}")
+    found = plan(["one", "two"], ["train.seed=2"], 3, runs_dir)
+    assert finished_names(found) == [["s3"], []]
+    assert missing_seeds(found) == [[2, 4], [2, 3, 4]]
+
+
+def test_of_two_runs_of_one_seed_the_newer_counts(
+    configs: Path, runs_dir: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = made(made_run, runs_dir / "z", "one")
+    new = made(made_run, runs_dir / "a", "one")
+    made(made_run, runs_dir / "b", "one", finished=False)
+    monkeypatch.setattr(store, "list_runs", lambda root: [old, new])
+    assert finished_names(plan(["one", "two"], [], None, runs_dir))[0] == ["a"]
+
+
+def test_a_folder_makes_another_experiment_if_it_holds_other_images(
+    configs: Path, runs_dir: Path, made_run: MadeRun, images: Images
+) -> None:
+    """Its name says nothing: a run on some images must never pass for one on others."""
+    run = made(made_run, runs_dir / "a", "one", "data.source=folder", "data.root=elsewhere")
+    overrides = ["data.source=folder", "data.root=here"]
+    finished = Run(run.path).result
+    assert finished is not None
+    for train, expected in (("here", ["a"]), ("there", [])):
+        data = {"source": "folder", "train": train, "test": "t"}
+        run.write_json("result.json", finished | {"data": data})
+        found = plan(["one", "two"], overrides, None, runs_dir)
+        assert finished_names(found) == [expected, []]
+    assert images.read == ["here", "here"]  # once in each comparison, for both models
+
+
+def test_without_training_no_images_are_read(
+    configs: Path, runs_dir: Path, made_run: MadeRun, images: Images
+) -> None:
+    """They need not be there any more."""
+    made(made_run, runs_dir / "a", "one", "data.source=folder")
+    found = plan(["one", "two"], ["data.source=folder"], None, runs_dir, training=False)
+    assert finished_names(found) == [["a"], []]
+    assert images.read == []
+
+
+def test_a_run_of_another_version_is_passed_over(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    run = made(made_run, runs_dir / "a", "one")
+    (run.path / "config.yaml").write_text(run.config_text + "future: 1\n")
+    assert finished_names(plan(["one", "two"], [], None, runs_dir)) == [[], []]
+
+
+def test_a_config_named_twice_is_refused(configs: Path, runs_dir: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        plan(["one", "two", "one"], [], None, runs_dir)
+    assert str(caught.value) == "one is named twice (give each experiment once)"
+
+
+def test_a_storage_is_passed_over_by_a_conv_layer(
+    configs: Path, runs_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["train.epochs=7", "model.storage=dense"]
+    one, two = plan(["one", "two"], overrides, None, runs_dir)
+    assert (one.config.model.storage, two.config.model.storage) == ("dense", None)
+    assert one.config.train.epochs == two.config.train.epochs == 7
+    assert capsys.readouterr().err == (
+        "two: --set model.storage=dense passed over: a conv layer has no storage\n"
+    )
+
+
+def test_a_storage_counts_where_the_layer_is_set_too(configs: Path, runs_dir: Path) -> None:
+    overrides = ["model.storage=dense", "model.layer=spatial"]
+    two, _ = plan(["two", "simple"], overrides, None, runs_dir)
+    assert two.config.model.storage == "dense"
+
+
+def test_what_is_missing_is_trained_after_saying_so(
+    configs: Path,
+    runs_dir: Path,
+    made_run: MadeRun,
+    trained: list[tuple[str, Config]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made(made_run, runs_dir / "mine", "one")
+    found = plan(["one", "two"], [], 2, runs_dir)
+    complete(found, runs_dir)
+    assert [name for name, _ in trained] == ["one-s1", "two-s0", "two-s1"]
+    assert [config.train.seed for _, config in trained] == [1, 0, 1]
+    assert [config.model.layer for _, config in trained] == ["spatial", "conv", "conv"]
+    assert finished_names(found) == [["mine", "one-s1"], ["two-s0", "two-s1"]]
+    assert missing_seeds(found) == [[], []]
+    assert "to be trained first: one-s1, two-s0, two-s1\n" in capsys.readouterr().err
+    again = plan(["one", "two"], [], 2, runs_dir)
+    assert missing_seeds(again) == [[], []]
+
+
+def test_nothing_is_said_where_nothing_is_missing(
+    configs: Path, runs_dir: Path, made_run: MadeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        made(made_run, runs_dir / name, name)
+    complete(plan(["one", "two"], [], None, runs_dir), runs_dir, training=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_without_training_what_is_missing_is_refused(
+    configs: Path, runs_dir: Path, trained: list[tuple[str, Config]]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        complete(plan(["one", "two"], [], None, runs_dir), runs_dir, training=False)
+    assert caught.value.exit_code is Exit.RUN
+    assert str(caught.value) == (
+        f"{runs_dir}: no finished run of one-s0, two-s0 with these settings "
+        "(without --no-train they are trained)"
+    )
+    assert trained == []
+
+
+def test_an_interrupted_run_is_gone_on_with_on_this_machines_terms(
+    configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
+) -> None:
+    """Its name, but the device and the data root of now; whatever characters that has."""
+    run = made(made_run, runs_dir / "begun", "one", "data.source=folder", finished=False)
+    data = {"source": "folder", "train": "a: #b", "test": "t"}
+    run.write_json("environment.json", {"data": data})
+    overrides = ["data.source=folder", "data.root='a: #b'", "train.keep=weights"]
+    found = plan(["one", "two"], overrides, None, runs_dir)
+    complete(found, runs_dir)
+    (name, config), (other, _) = trained
+    assert (name, other) == ("begun", "two-s0")
+    assert (config.data.root, config.train.keep) == ("a: #b", "weights")
+    assert finished_names(found)[0] == ["begun"]
+
+
+def test_a_run_that_is_being_trained_is_refused_before_anything_is_trained(
+    configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
+) -> None:
+    run = made(made_run, runs_dir / "busy", "two", finished=False)
+    found = plan(["one", "two"], [], None, runs_dir)
+    with lock(run), pytest.raises(UserError) as caught:
+        complete(found, runs_dir)
+    assert str(caught.value) == f"{run.path}: is being trained now (wait for it)"
+    assert caught.value.exit_code is Exit.RUN
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "words"),
+    [
+        ("model", "kernel_sizes: [33]", "a kernel of 33 is larger than its input of 32"),
+        ("model", "channels: [1000000000]", "GB"),
+        ("data", "validation: 20", "leaving none to train on"),
+        ("data", "normalize: {mean: [0.5], std: [0.5]}", "the images have 3"),
+        ("train", "device: cuda:77", "CUDA"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_the_others_are(
+    configs: Path,
+    runs_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    section: str,
+    setting: str,
+    words: str,
+) -> None:
+    def fit(setup: Any, run: Run) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("sfl.training.fit.fit", fit)
+    text = (configs / "two.yaml").read_text().replace(", device: cpu", "")
+    (configs / "two.yaml").write_text(text.replace(f"{section}: {{", f"{section}: {{{setting}, "))
+    with pytest.raises(UserError, match=words):
+        complete(plan(["one", "two"], [], None, runs_dir), runs_dir)
+    assert not runs_dir.exists()
+
+
+def test_two_names_of_one_experiment_are_refused(configs: Path, runs_dir: Path) -> None:
+    shutil.copy(configs / "one.yaml", configs / "copy.yaml")
+    with pytest.raises(UserError) as caught:
+        plan(["one", "copy"], [], None, runs_dir)
+    assert str(caught.value) == ("copy is the same experiment as one (give each experiment once)")
+
+
+def test_runs_and_configs_mixed_are_grouped_by_experiment(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    for seed in (0, 1):
+        made(made_run, runs_dir / f"one-s{seed}", "one", f"train.seed={seed}")
+        made(made_run, runs_dir / f"three-s{seed}", "one", "train.epochs=9", f"train.seed={seed}")
+    elsewhere = made(made_run, configs / "there" / "two-s4", "two", "train.seed=4").path
+    names = ["three-s1", str(elsewhere), "one", str(runs_dir / "three-s0")]
+    found = plan(names, [], None, runs_dir)
+    assert [experiment.name for experiment in found] == ["three", "two", "one"]
+    assert finished_names(found) == [["three-s0", "three-s1"], ["two-s4"], ["one-s0", "one-s1"]]
+    assert missing_seeds(found) == [[], [], []]
+    groups = results(found, [])
+    assert [one.run.name for one in groups[0].results] == ["three-s0", "three-s1"]  # by seed
+
+
+def test_a_run_of_a_config_that_is_named_too_is_one_of_its_runs(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    made(made_run, runs_dir / "one-s0", "one")
+    odd = made(made_run, configs / "odd", "one", "train.seed=7").path
+    made(made_run, runs_dir / "two-s0", "two")
+    for names in (["one", str(odd), "two"], [str(odd), "one", "two"]):
+        found = plan(names, [], None, runs_dir)
+        assert [experiment.name for experiment in found] == ["one", "two"]
+        assert sorted(finished_names(found)[0]) == ["odd", "one-s0"]
+
+
+def test_a_config_goes_before_a_run_of_its_name(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    made(made_run, runs_dir / "one", "one", "train.epochs=9")
+    assert missing_seeds(plan(["one", "two"], [], None, runs_dir)) == [[0], [0]]
+
+
+def test_runs_of_one_experiment_alone_are_no_comparison(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    for seed in (0, 1):
+        made(made_run, runs_dir / f"one-s{seed}", "one", f"train.seed={seed}")
+    with pytest.raises(UserError) as caught:
+        plan(["one-s0", "one-s1"], [], None, runs_dir)
+    assert caught.value.exit_code is Exit.USAGE
+    assert str(caught.value) == "compare needs two models or more, not one-s0, one-s1 alone"
+
+
+def test_settings_of_a_run_stay_but_where_its_images_are_can_be_said(
+    configs: Path, runs_dir: Path, made_run: MadeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(made_run, runs_dir / "one-s0", "one")
+    made(made_run, runs_dir / "two-s0", "two")
+    overrides = ["data.root=/there", "train.epochs=7"]
+    found = plan(["one-s0", "two-s0"], overrides, None, runs_dir)
+    assert {experiment.config.data.root for experiment in found} == {"/there"}
+    assert {experiment.config.train.epochs for experiment in found} == {2}
+    said = capsys.readouterr().err
+    assert (
+        f"{runs_dir / 'one-s0'}: --set train.epochs=7 passed over: a run has been trained" in said
+    )
+
+
+def test_unfinished_runs_are_named_and_left_out(
+    configs: Path, runs_dir: Path, made_run: MadeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1):
+        made(made_run, runs_dir / f"one-s{seed}", "one", f"train.seed={seed}", finished=not seed)
+    made(made_run, runs_dir / "two-s0", "two")
+    for names in (["one", "two"], ["one-s0", "one-s1", "two-s0"]):
+        groups = results(plan(names, [], None, runs_dir), [])
+        assert [one.run.name for one in groups[0].results] == ["one-s0"]
+        assert capsys.readouterr().err == (
+            f"{runs_dir / 'one-s1'}: has not finished (1 of 2 epochs), left out; "
+            "--unfinished takes it in\n"
+        )
+
+
+def test_a_model_whose_runs_have_all_not_finished_is_refused(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    made(made_run, runs_dir / "one-s0", "one", finished=False)
+    made(made_run, runs_dir / "two-s0", "two")
+    with pytest.raises(UserError, match=r"^one: no run has finished \(go on with it: ") as caught:
+        results(plan(["one-s0", "two"], [], None, runs_dir), [])
+    assert caught.value.exit_code is Exit.RUN
+
+
+def test_two_runs_of_one_seed_are_no_two_draws(
+    configs: Path, runs_dir: Path, made_run: MadeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = made(made_run, runs_dir / "one-s0", "one").path
+    os.utime(first / "result.json", (1, 1))
+    for file in first.iterdir():
+        os.utime(file, (1, 1))
+    made(made_run, runs_dir / "one-s0-2", "one")
+    made(made_run, runs_dir / "two-s0", "two")
+    for names in (["one-s0", "one-s0-2", "two"], ["one-s0-2", "one-s0", "two"]):
+        found = plan(names, [], None, runs_dir)
+        assert finished_names(found) == [["one-s0-2"], ["two-s0"]]
+        assert capsys.readouterr().err == (
+            f"{first} left out: a run of the same seed as {runs_dir / 'one-s0-2'}\n"
+        )
+    assert finished_names(plan(["one-s0", "one-s0", "two"], [], None, runs_dir))[0] == ["one-s0"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_named_run_is_that_seed_of_its_config(
+    configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
+) -> None:
+    elsewhere = made(made_run, configs / "there" / "odd", "one").path
+    made(made_run, runs_dir / "two-s0", "two")
+    for names in ([str(elsewhere), "one", "two"], ["one", str(elsewhere), "two"]):
+        found = plan(names, [], 2, runs_dir)
+        assert finished_names(found)[0] == ["odd"]
+        assert missing_seeds(found) == [[1], [1]]
+
+
+def test_a_named_run_goes_before_another_of_its_seed(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    elsewhere = made(made_run, configs / "there" / "odd", "one").path
+    made(made_run, runs_dir / "one-s0", "one")
+    made(made_run, runs_dir / "two-s0", "two")
+    found = plan(["one", str(elsewhere), "two"], [], None, runs_dir)
+    assert finished_names(found) == [["odd"], ["two-s0"]]
+
+
+def test_a_named_run_that_was_stopped_is_gone_on_with_where_its_config_is_named_too(
+    configs: Path,
+    runs_dir: Path,
+    made_run: MadeRun,
+    trained: list[tuple[str, Config]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    elsewhere = made(made_run, configs / "there" / "odd", "one", finished=False).path
+    made(made_run, runs_dir / "two-s0", "two")
+    found = plan([str(elsewhere), "one", "two"], [], None, runs_dir)
+    complete(found, runs_dir)
+    assert [name for name, _ in trained] == ["odd"]
+    assert [one.run.name for one in results(found, [])[0].results] == ["odd"]
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_models_have_names_of_their_own(configs: Path, runs_dir: Path, made_run: MadeRun) -> None:
+    made(made_run, runs_dir / "one-s0", "one")
+    made(made_run, runs_dir / "one-s0-2", "one", "train.epochs=7")
+    other = made(made_run, configs / "old" / "one-s0-2", "one", "train.epochs=8").path
+    names = ["one-s0", "one-s0-2", str(other)]
+    assert [e.name for e in plan(names, [], None, runs_dir)] == ["one", "one-s0-2", str(other)]
+    assert [e.name for e in plan(["one-s0-2", "one"], [], None, runs_dir)] == ["one-s0-2", "one"]

@@ -1,0 +1,94 @@
+"""What is odd in a run's result is said in a line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sfl.compare.results import read_result
+from sfl.errors import Exit, UserError
+from sfl.runs.directory import Run
+
+MadeRun = Callable[..., Path]
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_result(Run(path))
+    assert caught.value.exit_code is Exit.RUN
+    return str(caught.value)
+
+
+def test_a_whole_one(tmp_path: Path, made_run: MadeRun) -> None:
+    found = read_result(Run(made_run(tmp_path / "a", right=[True, False, True, True])))
+    assert found.result.accuracy == 0.75 and found.result.n == 4
+    assert found.correct.tolist() == [True, False, True, True]
+
+
+def test_a_result_that_lacks_something_is_named(tmp_path: Path, made_run: MadeRun) -> None:
+    path = made_run(tmp_path / "a")
+    (path / "result.json").write_text('{"model": "SimpleModel", "accuracy": 0.5}')
+    assert refusal(path).startswith(
+        f"{path / 'result.json'}: lacks, or is odd in, accuracy_interval, loss, n, "
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"accuracy": "high"}, "accuracy"),
+        ({"accuracy": 1.5}, "accuracy"),
+        ({"accuracy_interval": [0.1]}, "accuracy_interval"),
+        ({"accuracy_interval": ["a", "b"]}, "accuracy_interval"),
+        ({"data": {"source": "shapes"}}, "data"),
+        ({"epochs": True}, "epochs"),
+        ({"epochs": 0}, "epochs"),
+        ({"peak_memory_bytes": -1}, "peak_memory_bytes"),
+    ],
+)
+def test_a_result_of_wrong_types_is_named(
+    tmp_path: Path, made_run: MadeRun, wrong: dict[str, object], named: str
+) -> None:
+    path = made_run(tmp_path / "a", right=[True, False])
+    run = Run(path)
+    run.write_json("result.json", run.result | wrong if run.result else {})
+    assert refusal(path) == (
+        f"{path / 'result.json'}: lacks, or is odd in, {named} (written by another version of sfl? "
+        "a can be trained again)"
+    )
+
+
+def test_a_run_that_has_not_finished_is_refused(tmp_path: Path, made_run: MadeRun) -> None:
+    path = made_run(tmp_path / "a")
+    (path / "result.json").unlink()
+    assert refusal(path) == f"{path}: has not finished"
+
+
+@pytest.mark.parametrize("name", ["predictions.npy", "labels.npy"])
+def test_a_run_without_predictions_is_refused(tmp_path: Path, made_run: MadeRun, name: str) -> None:
+    path = made_run(tmp_path / "a")
+    (path / name).unlink()
+    assert refusal(path).startswith(f"{path / name}: there is none (a comparison needs its answers")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no array",
+        np.zeros(99, dtype=np.int64),
+        np.zeros(100),
+        np.zeros((100, 1), dtype=np.int64),
+        np.zeros(100, dtype=np.int64),  # another accuracy than the result's
+        np.array([None] * 100, dtype=object),
+    ],
+    ids=["empty", "text", "shorter", "floats", "two dimensions", "others", "pickled"],
+)
+def test_damaged_predictions_are_named(tmp_path: Path, made_run: MadeRun, content: object) -> None:
+    path = made_run(tmp_path / "a", accuracy=0.6)
+    if isinstance(content, bytes):
+        (path / "predictions.npy").write_bytes(content)
+    else:
+        np.save(path / "predictions.npy", content)  # type: ignore[arg-type]
+    assert refusal(path).startswith(f"{path / 'predictions.npy'}: damaged (put it back")

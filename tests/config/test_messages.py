@@ -1,0 +1,185 @@
+"""Every mistake in a config is one line: where, which key, what was given, what is allowed."""
+
+import pytest
+
+from sfl.config import load
+from sfl.config.messages import did_you_mean
+from sfl.config.schema import ModelSettings, TrainSettings
+from sfl.config.yamlfile import parse
+from sfl.errors import Exit, UserError
+
+MODEL = "model: {name: SimpleModel}\n"
+MODELS = "RegularConvNet, SpatialDenseNet or SimpleModel"
+TRAIN_KEYS = ", ".join(TrainSettings.model_fields)
+MODEL_KEYS = ", ".join(ModelSettings.model_fields)
+COUNT_OR_PAIR = "expected a whole number of at least 1, or a pair of them"
+
+MISTAKES = [
+    # unknown keys
+    (
+        MODEL + "trian: {epochs: 3}",
+        "c.yaml:2: unknown key trian: did you mean train?; allowed: model, data, optimizer, train",
+    ),
+    (
+        MODEL + "train: {epohcs: 3}",
+        f"c.yaml:2: unknown key train.epohcs: did you mean epochs?; allowed: {TRAIN_KEYS}",
+    ),
+    (MODEL + "train: {zzz: null}", f"c.yaml:2: unknown key train.zzz; allowed: {TRAIN_KEYS}"),
+    (MODEL + "int: 3", "c.yaml:2: unknown key int; allowed: model, data, optimizer, train"),
+    (MODEL + "<<: 3", "c.yaml:2: unknown key <<; allowed: model, data, optimizer, train"),
+    # missing ones
+    ("train: {epochs: 1}", "c.yaml:1: model is missing"),
+    ("model:", "c.yaml:1: model is missing"),
+    ("model: {layer: conv}", f"c.yaml:1: model.name is missing; give {MODELS}"),
+    # wrong types
+    ("model: SimpleModel", 'c.yaml:1: model: expected keys and values, not "SimpleModel"'),
+    (MODEL + "data: [1]", "c.yaml:2: data: expected keys and values, not [1]"),
+    (MODEL + "train: {epochs: 1.5}", "c.yaml:2: train.epochs: expected a whole number, not 1.5"),
+    (MODEL + "train: {epochs: 5.0}", "c.yaml:2: train.epochs: expected a whole number, not 5.0"),
+    (MODEL + "train: {epochs: true}", "c.yaml:2: train.epochs: expected a whole number, not true"),
+    (MODEL + "train: {epochs: '5'}", 'c.yaml:2: train.epochs: expected a whole number, not "5"'),
+    (MODEL + "train: {epochs: no}", 'c.yaml:2: train.epochs: expected a whole number, not "no"'),
+    (MODEL + "optimizer: {lr: '1e-3'}", 'c.yaml:2: optimizer.lr: expected a number, not "1e-3"'),
+    (
+        MODEL + "data: {augment: {flip: no}}",
+        'c.yaml:2: data.augment.flip: expected true or false, not "no"',
+    ),
+    (
+        MODEL + "data: {root: 5}",
+        "c.yaml:2: data.root: expected text (a number in quotes is text), not 5",
+    ),
+    (MODEL + "optimizer: {betas: 0.9}", "c.yaml:2: optimizer.betas: expected a list, not 0.9"),
+    (
+        MODEL + "optimizer: {betas: [0.9]}",
+        "c.yaml:2: optimizer.betas: expected at least 2 values, not [0.9]",
+    ),
+    (
+        MODEL + "optimizer: {betas: [0.9, 0.9, 0.9]}",
+        "c.yaml:2: optimizer.betas: expected at most 2 values, not [0.9, 0.9, 0.9]",
+    ),
+    # out of range
+    (MODEL + "train: {epochs: 0}", "c.yaml:2: train.epochs: must be at least 1, not 0"),
+    (MODEL + "train: {epochs: -1}", "c.yaml:2: train.epochs: must be at least 1, not -1"),
+    (
+        MODEL + "train: {epochs: .inf}",
+        "c.yaml:2: train.epochs: expected a whole number, not Infinity",
+    ),
+    (MODEL + "optimizer: {lr: 0}", "c.yaml:2: optimizer.lr: must be above 0, not 0"),
+    (MODEL + "optimizer: {lr: -1e-3}", "c.yaml:2: optimizer.lr: must be above 0, not -0.001"),
+    (MODEL + "optimizer: {lr: .nan}", "c.yaml:2: optimizer.lr: must be a finite number, not NaN"),
+    (
+        MODEL + "optimizer: {lr: .inf}",
+        "c.yaml:2: optimizer.lr: must be a finite number, not Infinity",
+    ),
+    (
+        MODEL + "optimizer: {lr: 1e999}",
+        "c.yaml:2: optimizer.lr: must be a finite number, not Infinity",
+    ),
+    (
+        MODEL + "optimizer:\n  betas:\n  - 0.9\n  - 1.0",
+        "c.yaml:5: optimizer.betas[1]: must be below 1, not 1.0",
+    ),
+    (
+        MODEL + "data: {shapes: {jitter: 17}}",
+        "c.yaml:2: data.shapes.jitter: must be at most 16, not 17",
+    ),
+    (
+        MODEL + "train: {seed: 9223372036854775808}",
+        "c.yaml:2: train.seed: must be below 9223372036854775808, not 9223372036854775808",
+    ),
+    # none of a few
+    ("model: {name: ResNet}", f'c.yaml:1: model.name: expected {MODELS}, not "ResNet"'),
+    (
+        "model: {name: simplemodel}",
+        f'c.yaml:1: model.name: expected {MODELS}, not "simplemodel": did you mean SimpleModel?',
+    ),
+    ("model: {name: 3}", f"c.yaml:1: model.name: expected {MODELS}, not 3"),
+    (
+        "model: {name: SimpleModel, layer: konv}",
+        'c.yaml:1: model.layer: expected conv or spatial, not "konv": did you mean conv?',
+    ),
+    (
+        MODEL + "train: {device: gpu}",
+        "c.yaml:2: train.device: expected auto (CUDA, MPS, CPU, whichever there is first), cpu, "
+        'cuda[:N], mps, not "gpu"',
+    ),
+    # a number or a pair: one line, not one for each form
+    (
+        "model: {name: SimpleModel, kernel_sizes: [0]}",
+        f"c.yaml:1: model.kernel_sizes[0]: {COUNT_OR_PAIR}, not 0",
+    ),
+    (
+        "model: {name: SimpleModel, kernel_sizes: [[3, 0]]}",
+        f"c.yaml:1: model.kernel_sizes[0]: {COUNT_OR_PAIR}, not [3, 0]",
+    ),
+    (
+        "model: {name: SimpleModel, kernel_sizes: [[3]]}",
+        f"c.yaml:1: model.kernel_sizes[0]: {COUNT_OR_PAIR}, not [3]",
+    ),
+    (
+        "model: {name: SimpleModel, kernel_sizes: [true]}",
+        f"c.yaml:1: model.kernel_sizes[0]: {COUNT_OR_PAIR}, not true",
+    ),
+    # settings that don't go together
+    (
+        "model:\n  name: SimpleModel\n  layer: conv\n  storage: local",
+        "c.yaml:4: model.storage: local is for layer: spatial, a conv layer has none; leave it "
+        "out, or take it back with --set model.storage=null",
+    ),
+    (
+        MODEL + "data: {normalize: {mean: [0.5]}}",
+        "c.yaml:2: data.normalize: mean has 1 values, std 3",
+    ),
+    (
+        MODEL + "optimizer: {momentum: 0.9}",
+        "c.yaml:2: optimizer.momentum: a setting of sgd alone; adam has betas",
+    ),
+    (
+        MODEL + "optimizer: {name: sgd, betas: [0.8, 0.9]}",
+        "c.yaml:2: optimizer.betas: a setting of adam and adamw alone; sgd has momentum",
+    ),
+    (
+        MODEL + "train: {warmup: 9}",
+        "c.yaml:2: train.warmup: 9 epochs, but there are only 5",
+    ),
+    (
+        MODEL + "train: {schedule: onecycle, warmup: 1}",
+        "c.yaml:2: train.warmup: for schedule constant and cosine; onecycle has its own",
+    ),
+]
+
+
+def mistakes(text: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load._validated(parse(text, "c.yaml"))
+    assert caught.value.exit_code is Exit.USAGE
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "line"), MISTAKES, ids=[line for _, line in MISTAKES])
+def test_a_mistake_is_one_line(text: str, line: str) -> None:
+    assert mistakes(text) == line
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
+    text = "optimizer: {lr: -1}\ntrain:\n  epochs: 0\n  sede: 3\nmodel: {nmae: SimpleModel}\n"
+    assert mistakes(text).split("\n") == [
+        "c.yaml:1: optimizer.lr: must be above 0, not -1",
+        "c.yaml:3: train.epochs: must be at least 1, not 0",
+        f"c.yaml:4: unknown key train.sede: did you mean seed?; allowed: {TRAIN_KEYS}",
+        f"c.yaml:5: model.name is missing; give {MODELS}",
+        f"c.yaml:5: unknown key model.nmae: did you mean name?; allowed: {MODEL_KEYS}",
+    ]
+
+
+def test_a_long_value_is_cut_and_stays_on_one_line() -> None:
+    line = mistakes(MODEL + f'train: {{device: "a\\n{"x" * 500}"}}')
+    assert "\n" not in line and line.endswith("xxx…") and len(line) < 250
+
+
+@pytest.mark.parametrize(
+    ("word", "question"),
+    [("epohcs", ": did you mean Epochs?"), ("EPOCHS", ": did you mean Epochs?"), ("batch", "")],
+)
+def test_did_you_mean(word: str, question: str) -> None:
+    assert did_you_mean(word, ["Epochs", "seed"]) == question

@@ -1,0 +1,73 @@
+"""Divergence: noted without waiting, and no weight changes from the first bad step on."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sfl.errors import Exit, UserError
+from sfl.learning.divergence import Guard, refuse_weights
+from sfl.learning.optimizers import build_optimizer
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_no_weight_changes_from_the_first_bad_step_on(name: str, bad: float, where: str) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = build_optimizer(model, name=name)
+    guard, kept = Guard(optimizer, "runs/a/last.safetensors"), []
+    for step in range(4):
+        optimizer.zero_grad()
+        loss = model(torch.ones(5, 3)).square().mean()
+        loss.backward()
+        if step == 2:
+            if where == "loss":
+                loss = loss * bad
+            else:
+                assert model.bias.grad is not None
+                model.bias.grad[1] = bad
+        guard.note(loss, step)
+        optimizer.step()
+        kept.append(model.weight.detach().clone())
+        if step < 2:
+            guard.refuse(7, 0.1)
+            good = loss.item()
+    assert not torch.equal(kept[0], kept[1])
+    assert torch.equal(kept[1], kept[2]) and torch.equal(kept[1], kept[3])
+    with pytest.raises(UserError) as error:
+        guard.refuse(7, 0.1)
+    assert error.value.exit_code == Exit.DIVERGED
+    said = str(error.value)
+    assert "epoch 7, step 3" in said and f"last finite loss {good:g}" in said
+    assert "lr 0.1" in said and "last good checkpoint: runs/a/last.safetensors" in said
+
+
+def watched_steps(watched: bool) -> list[Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = build_optimizer(model)
+    guard = Guard(optimizer) if watched else None
+    for step in range(3):
+        optimizer.zero_grad()
+        loss = model(torch.randn(5, 3)).square().mean()
+        loss.backward()
+        if guard is not None:
+            guard.note(loss, step)
+        optimizer.step()
+    return list(model.parameters())
+
+
+def test_watching_changes_nothing() -> None:
+    assert all(map(torch.equal, watched_steps(True), watched_steps(False)))
+
+
+@pytest.mark.parametrize("name", ["weight", "running_var"])
+def test_weights_and_statistics_that_are_no_numbers(name: str) -> None:
+    model = nn.BatchNorm1d(3)
+    refuse_weights(model, 2, "none yet")
+    getattr(model, name).data[1] = math.nan
+    with pytest.raises(UserError, match=r"weights after epoch 2 .* checkpoint: none yet") as error:
+        refuse_weights(model, 2, "none yet")
+    assert error.value.exit_code == Exit.DIVERGED

@@ -1,0 +1,92 @@
+"""What `sfl runs` says of a run: a whole one, one under way, a damaged one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sfl.errors import UserError
+from sfl.runs import store
+from sfl.runs.directory import Run
+from sfl.runs.listing import best_accuracy, describe
+
+MadeRun = Callable[..., Path]
+
+
+def test_a_run_in_short(runs_dir: Path, made_run: MadeRun) -> None:
+    path = made_run(runs_dir / "a", accuracy=0.625)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    described = describe(Run(path))
+    assert 0 <= described.pop("age_seconds") < 1000
+    assert described == {
+        "run": "a",
+        "status": "finished",
+        "failure": None,
+        "epochs_done": 1,
+        "epochs": 1,
+        "accuracy": 0.625,
+        "accuracy_of": "test",
+        "bytes": size,
+    }
+
+
+@pytest.mark.parametrize(
+    ("lines", "finished", "accuracy"),
+    [
+        ([], False, (None, None)),
+        ([{"epoch": 1}], False, (None, None)),
+        ([{"test_accuracy": 0.3}, {"test_accuracy": 0.2}], False, (0.3, "test")),
+        ([{"test_accuracy": 0.3}], True, (0.5, "test")),
+        ([{"validation_accuracy": 0.7, "test_accuracy": 0.3}], True, (0.7, "validation")),
+        ([{"validation_accuracy": 0.7}, {"validation_accuracy": 0.6}], False, (0.7, "validation")),
+    ],
+)
+def test_best_accuracy(
+    runs_dir: Path,
+    made_run: MadeRun,
+    lines: list[dict[str, float]],
+    finished: bool,
+    accuracy: tuple[object, object],
+) -> None:
+    path = made_run(runs_dir / "a", accuracy=0.5)
+    Run(path).write_metrics(lines)
+    if not finished:
+        (path / "result.json").unlink()
+    assert Run(path).metrics == lines
+    assert best_accuracy(Run(path)) == accuracy
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.jsonl", b'{"epoch": 1}\n{"epo'),
+        ("metrics.jsonl", b"3\n"),
+        ("metrics.jsonl", b"\xff\xfe"),
+        ("result.json", b"{"),
+        ("result.json", b"[1]"),
+        ("result.json", b"[" * 100_000),
+        ("result.json", b"{}"),
+        ("config.yaml", b"{"),
+        ("config.yaml", b"train: 3"),
+    ],
+)
+def test_a_damaged_run_does_not_hide_the_others(
+    runs_dir: Path, made_run: MadeRun, name: str, content: bytes
+) -> None:
+    made_run(runs_dir / "whole")
+    (made_run(runs_dir / "broken") / name).write_bytes(content)
+    described = [describe(run) for run in store.list_runs(runs_dir)]
+    assert {row["run"]: row["status"] for row in described} == {
+        "whole": "finished",
+        "broken": "damaged",
+    }
+    store.remove(store.find(runs_dir, "broken"))
+
+
+def test_a_failed_run_says_why(runs_dir: Path, made_run: MadeRun) -> None:
+    path = made_run(runs_dir / "a")
+    (path / "result.json").unlink()
+    Run(path).write_failure(UserError("training diverged: loss nan", "lower optimizer.lr"))
+    described = describe(Run(path))
+    assert described["status"] == "failed"
+    assert described["failure"] == "training diverged: loss nan (lower optimizer.lr)"

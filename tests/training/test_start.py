@@ -1,0 +1,189 @@
+"""Training into a run directory, going on with one, what is refused before. Nothing is trained."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sfl.config.load import load
+from sfl.config.schema import Config
+from sfl.errors import Exit, UserError
+from sfl.runs import store
+from sfl.runs.directory import Run, lock
+from sfl.runs.store import run_name
+from sfl.training import start
+from tests.stand_ins import MadeRun, configs, images, made, stand_in, trained
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ("spatial", "spatial-s3"),
+        ("configs/spatial.yaml", "spatial-s3"),
+        ("notebook/spatial", "notebook-spatial-s3"),
+        ("configs/notebook/spatial.yaml", "notebook-spatial-s3"),
+        ("/home/me/tries/mine.yml", "mine-s3"),
+        ("../mine.yaml", "mine-s3"),
+        ("checkpoints/a-s0/config.yaml", "checkpoints-a-s0-config-s3"),
+        ("configs.yaml", "configs-s3"),
+    ],
+)
+def test_a_run_is_called_after_its_config_and_seed(config: str, name: str) -> None:
+    assert run_name(config, load("spatial", ["train.seed=3"])) == name
+
+
+def test_training_makes_a_directory_of_its_own(
+    configs: Path, runs_dir: Path, trained: list[tuple[str, Config]]
+) -> None:
+    for _ in range(2):
+        start.train(load("one"), runs_dir, "one-s0")
+    assert [name for name, _ in trained] == ["one-s0", "one-s0-2"]
+
+
+def test_a_name_that_exists_is_refused_before_images_are_read(
+    configs: Path, runs_dir: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def set_up(config: Config) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("sfl.training.setup.set_up", set_up)
+    made(made_run, runs_dir / "mine", "one")
+    with pytest.raises(UserError, match="a run of this name exists"):
+        start.train(load("one"), runs_dir, "mine", exact=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "written", "stays"),
+    [
+        (UserError("no"), [], False),
+        (MemoryError(), [], False),
+        (UserError("diverged"), [{"epoch": 1}], True),
+        (KeyboardInterrupt(), [], True),
+    ],
+)
+def test_a_run_that_failed_before_its_first_epoch_leaves_nothing(
+    configs: Path,
+    runs_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    written: list[dict[str, Any]],
+    stays: bool,
+) -> None:
+    def fit(setup: Any, run: Run) -> None:
+        (run.path / "config.yaml").write_text(setup.config.to_yaml())
+        run.write_metrics(written)
+        raise error
+
+    monkeypatch.setattr("sfl.training.fit.fit", fit)
+    monkeypatch.setattr("sfl.training.setup.set_up", lambda c, *_, **__: stand_in(c))
+    with pytest.raises(type(error)):
+        start.train(load("one"), runs_dir, "a")
+    assert (runs_dir / "a").exists() is stays
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(Exit.TERMINATED)])
+@pytest.mark.parametrize(
+    ("root", "ending"),
+    [("here", ""), ("/my images", " --set 'data.root=/my images'")],
+)
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_was_stopped_says_how_to_go_on(
+    configs: Path,
+    runs_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    root: str,
+    ending: str,
+    begun: bool,
+) -> None:
+    def fit(setup: Any, run: Run) -> None:
+        if begun:
+            (run.path / "config.yaml").write_text("")
+        raise error
+
+    monkeypatch.setattr("sfl.training.fit.fit", fit)
+    monkeypatch.setattr("sfl.training.setup.set_up", lambda c, *_, **__: stand_in(c))
+    config = load("one", ["data.source=folder", f"data.root={root}"])
+    with pytest.raises(type(error)):
+        start.train(config, runs_dir, "a")
+    err = capsys.readouterr().err
+    again = f"stopped; go on with: sfl train --resume {runs_dir / 'a'}{ending}\n"
+    assert err == (again if begun else "")
+    assert (runs_dir / "a").exists() is begun
+
+
+def test_resume_keeps_the_experiment(
+    configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
+) -> None:
+    run = made(made_run, runs_dir / "a", "one", "train.seed=4", finished=False)
+    for override in ("train.epochs=1", "train.seed=5", "optimizer.lr=1"):
+        with pytest.raises(UserError) as caught:
+            start.config_to_resume(run, [override])
+        assert str(caught.value) == (
+            "--resume a: these settings would make it another experiment "
+            "(only data.root, data.mirror, train.device, train.keep, train.checkpoint_every, "
+            "train.tensorboard may change; train.epochs upward, with schedule constant)"
+        )
+    assert trained == []
+    changed = ["train.device=auto", "train.checkpoint_every=2"]
+    start.resume(run, start.config_to_resume(run, changed))
+    ((name, config),) = trained
+    assert (name, config.train.seed, config.train.checkpoint_every) == ("a", 4, 2)
+
+
+def test_resume_of_a_finished_run_is_refused(
+    configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
+) -> None:
+    run = made(made_run, runs_dir / "a", "one")
+    run.write_json("result.json", {"epochs": 2})
+    with pytest.raises(UserError) as caught:
+        start.resume(Run(run.path), load("one"))
+    assert str(caught.value) == (
+        f"{run.path}: has finished (see it with: sfl evaluate {run.path}; more epochs: "
+        "--set train.epochs=N)"
+    )
+    assert caught.value.exit_code is Exit.RUN
+    assert trained == []
+
+
+def test_a_run_keeps_the_precision_in_which_it_began(
+    configs: Path,
+    runs_dir: Path,
+    made_run: MadeRun,
+    trained: list[tuple[str, Config]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = []
+
+    def set_up(config: Config, dataset: object, *, precision: str, world: object) -> Any:
+        given.append(precision)
+        return stand_in(config)
+
+    monkeypatch.setattr("sfl.training.setup.set_up", set_up)
+    run = made(made_run, runs_dir / "a", "one", finished=False)
+    run.write_json("environment.json", {"precision": "bfloat16"})
+    start.resume(run, start.config_to_resume(run))
+    assert given == ["bfloat16"]
+
+
+def test_a_running_run_is_refused_before_images_are_read(
+    configs: Path, runs_dir: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def set_up(config: Config) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("sfl.training.setup.set_up", set_up)
+    run = made(made_run, runs_dir / "a", "one", finished=False)
+    with lock(run), pytest.raises(UserError, match="another process is training it"):
+        start.resume(run, load("one"))
+
+
+def test_sigterm_unwinds_as_an_exit() -> None:
+    """`_fit` relies on it: SIGTERM must reach it as SystemExit, not end the process at once."""
+    from sfl.cli.exits import _on_sigterm
+
+    with pytest.raises(SystemExit) as caught:
+        _on_sigterm(signal.SIGTERM, None)
+    assert caught.value.code == 143

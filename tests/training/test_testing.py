@@ -1,0 +1,128 @@
+"""What a run ends with: the numbers of result.json, by hand, and the same again from the file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sfl.data.dataset import Dataset, Split
+from sfl.errors import Exit, UserError
+from sfl.runs.directory import BEST, PREDICTIONS, RESULT
+from sfl.stats import wilson_interval
+from sfl.training import memory
+from sfl.training import setup as setups
+from sfl.training import testing as results
+from sfl.training.fit import fit
+from tests.training.tiny import new_run, random_dataset, result, tiny_setup
+
+
+class Constant(nn.Module):
+    """Takes every image for the same class."""
+
+    def __init__(self, label: int, classes: int = 10) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(classes).index_fill(0, torch.tensor(label), 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits.expand(len(x), -1)
+
+
+def test_numbers_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    dataset = random_dataset(test=32)  # labels 0 to 9, in turn: 4 of the first two, 3 of the rest
+    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: dataset)
+    setup = tiny_setup()
+    evaluation, found = results.test_model(setup, Constant(1))
+    assert found["n"] == 32
+    assert found["accuracy"] == 4 / 32
+    assert found["accuracy_interval"] == list(wilson_interval(4, 32))
+    e = float(np.e)
+    expected = np.log(9 + e) - 4 / 32
+    assert found["loss"] == pytest.approx(expected)
+    assert found["per_class"] == {f"class {n}": float(n == 1) for n in range(10)}
+    assert found["confusion"][0] == [0, 4, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert found["confusion"][9] == [0, 3, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert found["data"] == {"source": "shapes", **dataset.fingerprints}
+    assert found["weights"] == setup.summary.weights
+    assert found["weight_bytes"] == setup.summary.bytes
+    assert found["flops_per_image"] == setup.summary.flops
+
+    run = new_run(tmp_path)
+    results.write_result(run, evaluation, found)
+    predictions = np.load(run.path / PREDICTIONS, allow_pickle=False)
+    assert predictions.dtype == np.int64 and predictions.tolist() == [1] * 32
+    assert json.loads((run.path / RESULT).read_text())["accuracy"] == 4 / 32
+
+
+def test_a_class_without_test_images_has_no_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = random_dataset(test=3)
+    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: dataset)
+    _, found = results.test_model(tiny_setup(), Constant(1))
+    assert list(found["per_class"].values()) == [0, 1, 0] + [None] * 7
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_file_of_weights_gives_the_runs_result_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run(tmp_path)
+    fit(tiny_setup(), run)
+    moved = tmp_path / "anything.safetensors"
+    (run.path / BEST).rename(moved)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1000)  # enough to test with
+    found = results.evaluate_weights(moved)
+    found["accuracy_interval"] = list(found["accuracy_interval"])
+    expected = result(run)
+    assert found.pop("file") == str(moved)
+    assert found == {key: expected[key] for key in found}
+    capsys.readouterr()
+    other = results.evaluate_weights(moved, ["data.shapes.test=20"])
+    assert "these are other images than those of its run" in capsys.readouterr().err
+    assert other["n"] == 20 and other["data"]["test"] != found["data"]["test"]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (random_dataset(classes=9), "was trained on classes disk, .*crescent; .* has class 0, "),
+        (
+            Dataset(
+                "shapes",
+                ("disk", "ring"),
+                *[Split(torch.zeros(4, 3, 32, 32).byte(), torch.arange(4) % 2)] * 2,
+            ),
+            "has disk, ring",
+        ),
+    ],
+)
+def test_other_classes_than_it_was_trained_on(
+    images: Dataset, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path)
+    fit(tiny_setup("train.epochs=1"), run)
+    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: images)
+    with pytest.raises(UserError, match=message) as error:
+        results.evaluate_weights(run.path / BEST)
+    assert error.value.exit_code == Exit.DATA
+
+
+def test_other_images_than_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: random_dataset())
+    run = new_run(tmp_path)
+    fit(tiny_setup("train.epochs=1"), run)
+    larger = random_dataset(size=(3, 40, 32))
+    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: larger)
+    message = "images of the shape 3, 32, 32; data.source shapes has 3, 40, 32"
+    with pytest.raises(UserError, match=message) as error:
+        results.evaluate_weights(run.path / BEST)
+    assert error.value.exit_code == Exit.DATA
+
+
+def test_no_file_of_weights(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such checkpoint") as error:
+        results.evaluate_weights(tmp_path / BEST)
+    assert error.value.exit_code == Exit.RUN
