@@ -2,8 +2,8 @@
 
 The layers put out tensors (B, C, H, W) whose batch is innermost in memory, (H, W, C, B). PyTorch's
 BatchNorm2d and MaxPool2d would reorder them first, which takes longer than they do. These two give
-the same numbers in the same order in memory. Where the built CPU engine serves such a tensor, each is
-one pass over it, forward and backward; else it is made of PyTorch's own operations.
+the same numbers in the same order in memory. Where the built CPU engine serves such a tensor, each
+is one pass over it, forward and backward; else it is made of PyTorch's own operations.
 
 One pass has no second derivatives. Where they are needed, use SFL_ENGINE=reference, or
 `kernel.without()` in code: then both modules are PyTorch's operations.
@@ -24,7 +24,7 @@ from sfl.nn.engine.reference import empty, positions_outermost
 
 
 class BatchNormReLU2d(nn.BatchNorm2d):
-    """ReLU after batch normalisation (Ioffe & Szegedy 2015). Arguments and weights: nn.BatchNorm2d."""
+    """Batch normalisation (Ioffe & Szegedy 2015), then ReLU; otherwise as nn.BatchNorm2d."""
 
     def forward(self, input: Tensor) -> Tensor:
         """input (B, C, H, W) → the same shape and order in memory. Raises ValueError for others."""
@@ -93,7 +93,8 @@ def is_batch_innermost(x: Tensor) -> bool:
 
 
 def _is_served(x: Tensor) -> bool:
-    return is_batch_innermost(x) and kernel.serves(x.device, x.dtype) and not is_traced(x)
+    # is_traced goes first: behind it a compiler looks at nothing.
+    return not is_traced(x) and is_batch_innermost(x) and kernel.serves(x.device, x.dtype)
 
 
 class _BatchNormReLU(torch.autograd.Function):
@@ -107,13 +108,9 @@ class _BatchNormReLU(torch.autograd.Function):
         ctx.sizes = (batch, channels, height * width, torch.get_num_threads())
         y = empty(x, height, width, channels)
         mean, variance, scale = statistics = x.new_empty(3, channels)
-        given = (
-            x.new_tensor([eps]),
-            positions_outermost(x),
-            weight.contiguous(),
-            bias.contiguous(),
-        )
-        kernel.call("norm_forward", ctx.sizes, *given, *statistics, positions_outermost(y))
+        given = (positions_outermost(x), weight.contiguous(), bias.contiguous())
+        found = (*statistics, positions_outermost(y))
+        kernel.call("norm_forward", ctx.sizes, x.new_tensor([eps]), *given, *found)
         ctx.save_for_backward(x, weight, bias, mean, scale)
         ctx.mark_non_differentiable(mean, variance)
         return y, mean, variance
@@ -124,11 +121,7 @@ class _BatchNormReLU(torch.autograd.Function):
         x, *parameters = ctx.saved_tensors
         dx = empty(x, x.shape[2], x.shape[3], x.shape[1])
         dweight, dbias = found = x.new_empty(2, x.shape[1])
-        given = (
-            positions_outermost(dy),
-            positions_outermost(x),
-            *(p.contiguous() for p in parameters),
-        )
+        given = (*map(positions_outermost, (dy, x)), *(p.contiguous() for p in parameters))
         kernel.call("norm_backward", ctx.sizes, *given, *found, positions_outermost(dx))
         return dx, dweight, dbias, None
 
