@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from sfl.errors import Exit, UserError
 from sfl.files import atomic_path
+from sfl.training import upgrade
 
-FORMAT = "sfl-2"
+FORMAT = "sfl-3"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if metadata.get("format") not in (FORMAT, upgrade.FORMAT):
                 raise UserError(_other_format(path, metadata.get("format")), exit_code=Exit.RUN)
             names = file.keys() if with_tensors else ()
             tensors = {name: file.get_tensor(name) for name in names}
@@ -84,6 +85,8 @@ def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
     if with_tensors and metadata.get("sha256") != _hash(tensors, metadata):
         raise UserError(f"{path}: damaged: its content is not what was written", exit_code=Exit.RUN)
     try:
+        if tensors and metadata["format"] == upgrade.FORMAT:
+            tensors = upgrade.upgraded(tensors, metadata["config"])
         progress = json.loads(metadata["progress"])
         images = progress["images"]
         sizes, classes = images["in_dimensions"], images["classes"]
@@ -121,13 +124,18 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
 def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
     """Puts the saved moments and step counts into an optimizer built from the same config.
 
-    It lays moments as their weights lie (channels_last), see sfl.learning.optimizers.
+    A fused step of PyTorch walks through a weight and its moments as they lie in memory, so moments
+    are given the order of their weight, which may be torch.channels_last; a file knows none.
     """
+    groups = optimizer.state_dict()["param_groups"]
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _without_prefix("optimizer", checkpoint.tensors).items():
         index, key = name.split(".")
+        weight = weights[int(index)]
+        if tensor.shape == weight.shape:
+            tensor = torch.empty_like(weight, dtype=tensor.dtype).copy_(tensor)
         state.setdefault(int(index), {})[key] = tensor
-    groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

@@ -19,7 +19,7 @@ from sfl.learning.divergence import Guard, refuse_weights
 from sfl.learning.optimizers import build_optimizer
 from sfl.learning.seeding import seed_global
 from sfl.learning.world import World
-from sfl.nn.engine.cpu import kernel
+from sfl.nn import engine
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.progress import TrainingDisplay, say
 from sfl.runs.directory import (
@@ -71,7 +71,7 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
     optimizer = build_optimizer(model, **config.optimizer.model_dump(exclude={"clip_norm"}))
 
     if config.model.storage == "local":
-        say(f"spatial layers: {kernel.report(device)}")
+        say(f"spatial layers: {engine.report(device)}")
     metrics, so_far = restore(checkpoint, setup, model, optimizer)
     if config.train.compile:
         model.compile()

@@ -12,7 +12,8 @@ from sfl.bench.timing import Timing, interleaved, timed
 from sfl.bench.worker import Worker
 from sfl.cli import tables
 from sfl.errors import UserError
-from sfl.nn.engine.cpu import kernel
+import torch
+from sfl.nn import engine
 
 
 def test_functions_are_called_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
