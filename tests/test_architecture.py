@@ -158,6 +158,15 @@ def test_the_graphs_need_no_torch() -> None:
         assert {found.name for found in imports(module)} <= {"typing"}
 
 
+def test_the_idea_calls_only_the_face_of_the_engine() -> None:
+    modules = [module for module in of("nn") if not module.startswith("nn/engine/")]
+
+    def forbidden(found: Import) -> bool:
+        return (found.of_sfl or "").startswith("nn.engine.")
+
+    assert breaches(modules, forbidden) == []
+
+
 def test_the_engine_knows_of_nn_the_window_alone() -> None:
     modules = [module for module in of("nn") if module.startswith("nn/engine/")]
 
@@ -266,22 +275,3 @@ print("all light")
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("all light\n")
-
-
-def test_training_does_not_import_pytorchs_compiler(tmp_path: Path, tiny: Path) -> None:
-    """160 MB and a second, which optimizers and tensors without memory would cost by themselves."""
-    code = f"""
-import sys
-import sfl.cli.main
-sys.argv = ["sfl", "train", "--config", {str(tiny)!r}, "--runs", {str(tmp_path / "runs")!r}]
-try:
-    sfl.cli.main.main()
-except SystemExit as exit:
-    assert exit.code == 0
-found = {{"torch._dynamo", "sympy", "triton", "torch.utils.flop_counter"}} & set(sys.modules)
-assert not found, found
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr

@@ -4,8 +4,8 @@ So a step is measured as `sfl train` takes it, or the notebook in a plain Python
 memory; and its peak memory is its own (a process's peak never comes down again).
 
 python -m sfl.bench.worker NAME takes a step for each line of its input and prints its seconds; at
-the end it prints the bytes above what torch itself takes: its import, and one step of an optimizer of
-its own, which loads its compiler.
+the end it prints the bytes above what torch itself takes: for its import, and for one step of an
+optimizer of its own, which loads its compiler.
 """
 
 import os

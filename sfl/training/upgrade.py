@@ -1,7 +1,7 @@
 """Checkpoints of format sfl-2, brought up to date when they are read.
 
-There a local weight was (OH, OW, O, C/G, kh, kw); now it is (OH, OW, O, kh, kw, C/G), and so are its
-moments. Everything else is as it was.
+There a local weight and its moments were (OH, OW, O, C/G, kh, kw); now they are
+(OH, OW, O, kh, kw, C/G). Everything else is as it was.
 """
 
 from typing import Any

@@ -35,9 +35,7 @@ class Engine(Protocol):
         self, dy: Tensor, weight: Tensor, size: tuple[int, int], window: Window, groups: int, /
     ) -> Tensor: ...
 
-    def weight_gradient(
-        self, x: Tensor, dy: Tensor, window: Window, groups: int, /
-    ) -> Tensor: ...
+    def weight_gradient(self, x: Tensor, dy: Tensor, window: Window, groups: int, /) -> Tensor: ...
 
 
 def choose(device: torch.device, dtype: torch.dtype) -> tuple[Engine, str]:

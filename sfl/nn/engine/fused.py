@@ -1,12 +1,12 @@
 """Modules that do two things in one pass: normalisation with ReLU, and ReLU with pooling.
 
 They are fused when a network is built, as timm's BatchNormAct2d is, and are seen in `print(model)`.
-Each gives the numbers of the two modules of PyTorch that it stands for. How it computes them depends
-on the tensor:
-  in one pass   in training, where the compiled engine serves and the batch is innermost in memory,
-                as the local layers put it out (sfl.nn.engine.memory_order).
-  as two        otherwise, of PyTorch's own operations: in evaluation, on a GPU, for convolutions, and
-                wherever torch.compile, forward mode or a transform of torch.func is at work.
+Each gives the numbers of the two modules of PyTorch that it stands for. How it computes them
+depends on the tensor:
+  in one pass   where the compiled engine serves and the batch is innermost in memory, as the local
+                layers put it out (sfl.nn.engine.memory_order); normalisation in training only.
+  as two        otherwise, of PyTorch's own operations: on a GPU, for convolutions, and wherever
+                torch.compile, forward mode or a transform of torch.func is at work.
 What is computed in one pass has no gradient of its gradient: PyTorch says so when one is asked for.
 `sfl.nn.engine.reference_engine()` or SFL_ENGINE=reference gives the form that has.
 
@@ -40,11 +40,13 @@ class BatchNormReLU(nn.BatchNorm2d):
 
     def _normalised(self, x: Tensor) -> Tensor:
         if not is_batch_innermost(x):
-            return super().forward(x)
+            y: Tensor = super().forward(x)
+            return y
         batch, channels, height, width = x.shape
         # PyTorch would reorder x first. As (H·W, C, B, 1) each channel holds the same numbers.
         turned = x.permute(2, 3, 1, 0).reshape(height * width, channels, batch, 1)
-        return super().forward(turned).view(height, width, channels, batch).permute(3, 2, 0, 1)
+        y = super().forward(turned)
+        return y.view(height, width, channels, batch).permute(3, 2, 0, 1)
 
     def _one_pass(self, x: Tensor) -> Tensor:
         y, mean, variance, _ = batch_norm_relu(x, self.weight, self.bias, self.eps)
@@ -100,14 +102,17 @@ class ReLUMaxPool2d(nn.MaxPool2d):
         # PyTorch would reorder x first. As one image of C·B channels it is in torch.channels_last.
         image = x.permute(2, 3, 1, 0).reshape(1, height, width, channels * batch)
         pooled = super().forward(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return pooled.reshape(*pooled.shape[1:3], channels, batch).permute(3, 2, 0, 1)
+        pooled = pooled.reshape(*pooled.shape[1:3], channels, batch)
+        return pooled.permute(3, 2, 0, 1)
 
 
 def _in_one_pass(x: Tensor, *parameters: Tensor) -> bool:
     """Whether pointwise.cpp takes x and parameters (C,), and nothing but gradients is asked for."""
     if torch.compiler.is_compiling() or not is_batch_innermost(x):
         return False
-    if any(p.shape != x.shape[1:2] or p.dtype != x.dtype or p.device != x.device for p in parameters):
+    if any(
+        p.shape != x.shape[1:2] or p.dtype != x.dtype or p.device != x.device for p in parameters
+    ):
         return False  # PyTorch says what is wrong with them
     if needs_pytorchs_own(x, *parameters):
         return False

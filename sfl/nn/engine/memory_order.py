@@ -1,7 +1,7 @@
 """How tensors lie in memory: the order that each product is fastest with.
 
-Activations are always (B, C, H, W); in which order their numbers lie is a matter of strides, as with
-torch.channels_last. Two orders are used here:
+Activations are always (B, C, H, W); in which order their numbers lie is a matter of strides, as
+with torch.channels_last. Two orders are used here:
   batch innermost  in memory (H, W, C, B): what the local layers take and put out. Each position is
                    then one matrix product, and a vector of the processor holds several images.
   channels_last    in memory (B, H, W, C): PyTorch's own, for convolutions.
@@ -10,7 +10,6 @@ Local weights need none of this: they lie as their shape says, (OH, OW, O, kh, k
 Shapes: B batch, C channels, H×W.
 """
 
-import torch
 from torch import Tensor
 
 
@@ -22,12 +21,6 @@ def is_batch_innermost(x: Tensor) -> bool:
     if x.dim() != 4 or x.shape[0] == 1 or x.is_contiguous():
         return False
     return x.permute(2, 3, 1, 0).is_contiguous()
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether x (B, C, H, W) lies in memory as (B, H, W, C), and not as usual tensors do too."""
-    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return last and not x.is_contiguous()
 
 
 def positions_outermost(x: Tensor) -> Tensor:

@@ -41,9 +41,7 @@ def locally_connected(
     return _product(x, weight, bias, window, groups)
 
 
-def _product(
-    x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int
-) -> Tensor:
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
     if needs_pytorchs_own(x, weight, bias):
         return reference.with_all_derivatives(x, weight, bias, window, groups)
     # Turned here, so that what is kept for the gradients needs no turning again.

@@ -1,4 +1,4 @@
-"""The engine for every device: the locally connected product and its two gradients in plain PyTorch.
+"""The engine for every device: the product and its two gradients in plain PyTorch.
 
 Three functions, each linear in both of its tensors; `operators` makes operators of them. They know
 no autograd, and other engines must compute what they compute.
@@ -6,8 +6,8 @@ no autograd, and other engines must compute what they compute.
 Shapes: B batch, C channels in, O channels out, H×W input, OH×OW positions, kh×kw kernel, G groups.
 Inside, activations are (H, W, C, B): each position of each group is one matrix product,
 (O/G, K) × (K, B) with K = kh·kw·C/G, and needs no reordering of its result. Weights are
-(OH, OW, O, kh, kw, C/G): a row of a field is then one piece of memory. The fields (patches) of a few
-rows of positions are copied together at a time, stay in the cache, and are made again for the
+(OH, OW, O, kh, kw, C/G): a row of a field is then one piece of memory. The fields (patches) of a
+few rows of positions are copied together at a time, stay in the cache, and are made again for the
 gradients rather than kept.
 """
 

@@ -47,7 +47,7 @@ def build() -> Path:
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Built under a name of its own, then renamed: two processes that build at once both end well.
+        # Under a name of its own, then renamed: two processes that build at once both end well.
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             built = Path(folder) / path.name
             subprocess.run(

@@ -1,6 +1,7 @@
-"""The engine for CPUs: the product and its two gradients in C++ (kernel.cpp), compiled on first use.
+"""The engine for CPUs: the product and its two gradients in C++ (kernel.cpp).
 
-Same functions as `sfl.nn.engine.reference`; here they are only called, `build` has the library.
+Same functions as `sfl.nn.engine.reference`; here they are only called; `build` compiles the
+library on first use.
 
 Shapes: as there.
 """
@@ -45,7 +46,9 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, grou
     y = empty(x, positions_h, positions_w, out_channels)
     each = None if bias is None else bias.contiguous()
     shape = _shape(x, y, window, groups)
-    _call("forward", shape, positions_outermost(x), weight.contiguous(), each, positions_outermost(y))
+    _call(
+        "forward", shape, positions_outermost(x), weight.contiguous(), each, positions_outermost(y)
+    )
     return y
 
 

@@ -9,7 +9,7 @@ of the same dtype.
 import torch
 from torch import Tensor
 
-from sfl.nn.engine.cpu.kernel import call
+from sfl.nn.engine.cpu import kernel
 from sfl.nn.engine.memory_order import empty, positions_outermost
 
 Statistics = tuple[Tensor, Tensor, Tensor]  # mean, biased variance, 1 / √(variance + eps)
@@ -21,7 +21,9 @@ def norm_forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[T
     y = empty(x, height, width, channels)
     statistics = (x.new_empty(channels), x.new_empty(channels), x.new_empty(channels))
     given = (positions_outermost(x), weight.contiguous(), bias.contiguous())
-    call("norm_forward", _sizes(x), x.new_tensor([eps]), *given, *statistics, positions_outermost(y))
+    kernel.call(
+        "norm_forward", _sizes(x), x.new_tensor([eps]), *given, *statistics, positions_outermost(y)
+    )
     return y, statistics
 
 
@@ -34,7 +36,7 @@ def norm_backward(
     dweight, dbias = torch.empty_like(mean), torch.empty_like(mean)
     given = (weight.contiguous(), bias.contiguous(), mean, scale)
     activations = (positions_outermost(dy), positions_outermost(x))
-    call(
+    kernel.call(
         "norm_backward", _sizes(x), *activations, *given, dweight, dbias, positions_outermost(dx)
     )
     return dx, dweight, dbias
@@ -43,16 +45,16 @@ def norm_backward(
 def pool_forward(x: Tensor) -> Tensor:
     """max_pool2d(relu(x), 2)."""
     y = empty(x, x.shape[2] // 2, x.shape[3] // 2, x.shape[1])
-    call("pool_forward", _pool(x), positions_outermost(x), positions_outermost(y))
+    kernel.call("pool_forward", _pool(x), positions_outermost(x), positions_outermost(y))
     return y
 
 
 def pool_backward(dy: Tensor, x: Tensor) -> Tensor:
     """The gradient of x."""
-    dx = empty(x, *x.shape[2:], x.shape[1])
+    dx = empty(x, x.shape[2], x.shape[3], x.shape[1])
     if x.shape[2] % 2 or x.shape[3] % 2:  # a row or a column that no window reaches
         dx.zero_()
-    call("pool_backward", _pool(x), *map(positions_outermost, (dy, x, dx)))
+    kernel.call("pool_backward", _pool(x), *map(positions_outermost, (dy, x, dx)))
     return dx
 
 
