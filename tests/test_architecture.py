@@ -158,6 +158,15 @@ def test_the_graphs_need_no_torch() -> None:
         assert {found.name for found in imports(module)} <= {"typing"}
 
 
+def test_the_idea_calls_only_the_face_of_the_engine() -> None:
+    modules = [module for module in of("nn") if not module.startswith("nn/engine/")]
+
+    def forbidden(found: Import) -> bool:
+        return (found.of_sfl or "").startswith("nn.engine.")
+
+    assert breaches(modules, forbidden) == []
+
+
 def test_the_engine_knows_of_nn_the_window_alone() -> None:
     modules = [module for module in of("nn") if module.startswith("nn/engine/")]
 

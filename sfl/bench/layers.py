@@ -14,10 +14,10 @@ from sfl.bench import references
 from sfl.bench.timing import Timing, interleaved, timed
 from sfl.host_memory import available_bytes
 from sfl.learning.precision import autocast
-from sfl.nn.engine import reference
+from sfl.nn.engine import reference_engine
+from sfl.nn.engine.choice import choose
 from sfl.nn.engine.cpu import kernel
-from sfl.nn.engine.fused import is_batch_innermost
-from sfl.nn.engine.reference import empty_weight
+from sfl.nn.engine.memory_order import batch_innermost, is_batch_innermost
 from sfl.nn.functional import spatial_conv2d
 
 
@@ -104,32 +104,30 @@ def added(timings: list[Timing]) -> dict[str, float]:
 def call_ours(layer: Layer, batch: int) -> Callable[[], None]:
     """Forward and backward of our layer, in float32, in the form that runs here."""
     x, dy, local = _tensors(layer, batch)
-    innermost = x.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
-    return _call(spatial_conv2d, innermost, local, dy, layer, "float32", plainly=False)
+    return _call(spatial_conv2d, batch_innermost(x), local, dy, layer, "float32", plainly=False)
 
 
 def _tensors(layer: Layer, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """x, dy and local weights."""
+    """x, dy and local weights (OH, OW, O, k, k, C)."""
     channels = layer.in_dimensions[0]
-    local = empty_weight((*layer.positions, layer.out_channels, channels, layer.k, layer.k))
     return (
         torch.randn(batch, *layer.in_dimensions),
         torch.randn(batch, layer.out_channels, *layer.positions),
-        local.normal_(),
+        torch.randn(*layer.positions, layer.out_channels, layer.k, layer.k, channels),
     )
 
 
 def _timings(layer: Layer, batch: int, precision: str, repetitions: int) -> dict[str, Timing]:
     x, dy, local = _tensors(layer, batch)
-    innermost = x.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+    innermost, filters = batch_innermost(x), local.movedim(-1, 3)
     forms: dict[str, tuple[Form, Tensor, Tensor]] = {
         "ours, compiled": (spatial_conv2d, innermost, local),
         "ours, plain": (spatial_conv2d, innermost, local),
-        "unfold + bmm": (references.unfold_bmm, x, local),
-        "unfold view + einsum": (references.unfold_einsum, x, local),
-        "Conv2d twin": (F.conv2d, x, local[0, 0].clone()),
+        "unfold + bmm": (references.unfold_bmm, x, filters.contiguous()),
+        "unfold view + einsum": (references.unfold_einsum, x, filters.contiguous()),
+        "Conv2d twin": (F.conv2d, x, filters[0, 0].contiguous()),
     }
-    if kernel.load() is None:
+    if choose(x.device, x.dtype)[0] is not kernel:
         del forms["ours, compiled"]
     if _dense_fits(layer):
         dense = torch.randn(*layer.in_dimensions, layer.out_channels, *layer.positions)
@@ -156,11 +154,11 @@ def _call(
     """Forward and backward, as in a training step: float32 weights, autocast for bfloat16."""
     x, weight = x.detach().requires_grad_(not layer.first), weight.requires_grad_()
     if is_batch_innermost(x):
-        dy = reference.empty(dy, *layer.positions, layer.out_channels).copy_(dy)
+        dy = batch_innermost(dy)
 
     def call() -> None:
         x.grad = weight.grad = None
-        with kernel.without() if plainly else contextlib.nullcontext():
+        with reference_engine() if plainly else contextlib.nullcontext():
             with autocast(torch.device("cpu"), precision):
                 y = form(x, weight, padding=layer.padding)
             y.backward(dy.to(y.dtype))

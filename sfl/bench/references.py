@@ -3,7 +3,7 @@
 Written as plainly as their authors would; tests/bench/ holds them to the same numbers as ours.
 
 Shapes: B batch, C channels in, O channels out, H×W input, OH×OW positions, k kernel (square),
-p padding. Local weights (OH, OW, O, C, k, k), dense ones (C, H, W, O, OH, OW).
+p padding. Local weights are filters (OH, OW, O, C, k, k), dense ones (C, H, W, O, OH, OW).
 """
 
 import torch

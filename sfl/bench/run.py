@@ -11,7 +11,7 @@ from sfl.bench.timing import interleaved, timed
 from sfl.data.batches import train_batches
 from sfl.data.dataset import Split
 from sfl.learning.seeding import generator
-from sfl.nn.engine.cpu import kernel
+from sfl.nn import engine
 from sfl.progress import track
 from sfl.training.device import pick_precision
 from sfl.training.environment import device_name
@@ -57,7 +57,7 @@ def machine(repetitions: int) -> dict[str, Any]:
         "device": device_name(cpu),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "spatial_layers": kernel.report(cpu),
+        "spatial_layers": engine.report(cpu),
         "mm_flops": {name: 2 * 2048**3 / timing.median for name, timing in timings.items()},
     }
 

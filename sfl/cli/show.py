@@ -34,12 +34,17 @@ def show(
 
 
 def print_model(config: "Config", as_json: bool, weights: Path | None, /, **more: Any) -> None:
-    """The layer table, or as JSON: `more`, the sums and the layers."""
+    """The layer table and what computes it, or as JSON: `more`, the sums and the layers."""
     from sfl.cli import tables
+    from sfl.nn import engine
+    from sfl.training.device import planned_device
     from sfl.training.setup import describe_model, image_shape
 
     summary = describe_model(config, *image_shape(config, weights))
+    report = engine.report(planned_device(config.train.device))
     if as_json:
-        tables.print_json({**more, **summary.to_dict()})
-    else:
-        tables.stdout().print(tables.summary_table(summary))
+        tables.print_json({**more, "engine": report, **summary.to_dict()})
+        return
+    tables.stdout().print(tables.summary_table(summary))
+    if config.model.storage == "local":
+        tables.print_lines([f"spatial layers: {report}"])

@@ -160,7 +160,7 @@ def _layer_tables(entries: Sequence[dict[str, Any]]) -> list[Table]:
 
 
 def _step_table(measured: dict[str, Any]) -> Table:
-    title = "a training step; peak memory above `import torch`"
+    title = "a training step; peak memory above that of torch and a step of its optimizer"
     made = table(
         "network", "ms", "smallest – largest", "notebook ÷ this", "peak memory", title=title
     )

@@ -94,6 +94,7 @@ class Learner:
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Puts back what `state` gave for the same model and optimizer."""
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         model: dict[str, Tensor] = {}
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
@@ -102,6 +103,11 @@ class Learner:
                 model[rest] = tensor
             elif owner == "optimizer":
                 place, _, moment = rest.partition(".")
+                weight = weights[int(place)]
+                # A fused step goes through a weight and its moments as they lie in memory, which
+                # may be in torch.channels_last; a file knows no such order.
+                if tensor.shape == weight.shape:
+                    tensor = torch.empty_like(weight, dtype=tensor.dtype).copy_(tensor)
                 moments.setdefault(int(place), {})[moment] = tensor
         self.model.load_state_dict(model)
         groups = self.optimizer.state_dict()["param_groups"]

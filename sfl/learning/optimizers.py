@@ -1,12 +1,10 @@
 """Optimizers, and the learning rate as a function of the step."""
 
-import inspect
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 def build_optimizer(
@@ -24,71 +22,11 @@ def build_optimizer(
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if name == "sgd":
-        return SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay, fused=True)
-    form = Adam if name == "adam" else AdamW
-    return form(parameters, lr, betas=tuple(betas), weight_decay=weight_decay, fused=True)
-
-
-def _lighter(form: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """The same optimizer, whose methods don't import PyTorch's compiler: 160 MB and a second.
-
-    And Adam sees memory as it lies: a fused step copies weights that are not contiguous first.
-    """
-    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
-    methods = {name: inspect.unwrap(getattr(form, name)) for name in names}
-    step, load = inspect.unwrap(form.step), methods["load_state_dict"]
-
-    @torch.no_grad()
-    def lay_and_step(self: torch.optim.Optimizer, closure: Any = None) -> Any:
-        _lay_gradients(self)
-        return step(self, closure)
-
-    def load_and_lay(self: torch.optim.Optimizer, state: Any) -> None:
-        load(self, state)
-        _lay_moments(self)
-
-    methods |= {"step": lay_and_step, "load_state_dict": load_and_lay}
-    if issubclass(form, torch.optim.Adam):
-        methods["_init_group"] = _init_group
-    return type(form.__name__, (form,), methods | {"__module__": __name__})  # for pickle
-
-
-def _init_group(self: torch.optim.Adam, group: dict[str, Any], *lists: list[Tensor]) -> bool:
-    """Adam's own fills the lists (weights, gradients, moments); then each is turned as it lies."""
-    has_complex: bool = torch.optim.Adam._init_group(self, group, *lists)
-    weights = lists[0]
-    for i, weight in enumerate(weights):
-        if weight.is_contiguous():
-            continue
-        strides = weight.stride()
-        order = sorted(range(weight.dim()), key=strides.__getitem__, reverse=True)
-        for tensors in lists:
-            if len(tensors) == len(weights) and tensors[i].dim() == len(order):
-                tensors[i] = tensors[i].permute(order)
-    return has_complex
-
-
-def _lay_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """Gradients in their weight's order in memory, through which a fused step walks.
-
-    It would pair the wrong numbers; they differ where somebody set them by hand.
-    """
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            gradient = weight.grad
-            if gradient is not None and gradient.stride() != weight.stride():
-                weight.grad = torch.empty_like(weight).copy_(gradient)
-
-
-def _lay_moments(optimizer: torch.optim.Optimizer) -> None:
-    """The same for moments that were loaded."""
-    for weight, state in optimizer.state.items():
-        for name, moment in state.items():
-            if isinstance(moment, Tensor) and moment.shape == weight.shape:
-                state[name] = torch.empty_like(weight, dtype=moment.dtype).copy_(moment)
-
-
-SGD, Adam, AdamW = map(_lighter, (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW))
+        return torch.optim.SGD(
+            parameters, lr, momentum=momentum, weight_decay=weight_decay, fused=True
+        )
+    form = torch.optim.Adam if name == "adam" else torch.optim.AdamW
+    return form(parameters, lr, (betas[0], betas[1]), weight_decay=weight_decay, fused=True)
 
 
 def learning_rate(

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sfl.errors import Exit
+from sfl.nn.engine import synchronized
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class World:
         if self.size == 1:
             return model
         if sync_batchnorm:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = synchronized(model)
         return nn.parallel.DistributedDataParallel(model)
 
 

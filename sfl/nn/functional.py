@@ -6,7 +6,7 @@ Shapes: B batch, C channels in, O channels out, H×W input, OH×OW output, kh×k
 import torch
 from torch import Tensor
 
-from sfl.nn.engine.operators import locally_connected
+from sfl.nn.engine import locally_connected
 from sfl.nn.window import Padding, Pair, window_of
 
 
@@ -21,9 +21,10 @@ def spatial_conv2d(
 ) -> Tensor:
     """A convolution in which every output position has weights of its own.
 
-    x (B, C, H, W) or (C, H, W); weight (OH, OW, O, C/G, kh, kw); bias (O, OH, OW), (O,) or None
+    x (B, C, H, W) or (C, H, W); weight (OH, OW, O, kh, kw, C/G); bias (O, OH, OW), (O,) or None
     → (B, O, OH, OW) or (O, OH, OW). stride, padding, dilation, groups: as in `F.conv2d`, of which
-    this is the same where weight[oh, ow] is the same at every position.
+    this is the same where weight[oh, ow] is the same at every position, (O, kh, kw, C/G) there and
+    (O, C/G, kh, kw) in a convolution.
 
     Raises ValueError, naming both, where x, weight and bias don't fit each other, in their numbers,
     types or devices (under autocast the types may differ).
@@ -34,10 +35,10 @@ def spatial_conv2d(
         raise ValueError(f"input has {x.dim()} dimensions, expected the 4 of (B, C, H, W)")
     if weight.dim() != 6:
         raise ValueError(
-            f"weight has {weight.dim()} dimensions, expected the 6 of (OH, OW, O, C, kh, kw)"
+            f"weight has {weight.dim()} dimensions, expected the 6 of (OH, OW, O, kh, kw, C/G)"
         )
     _expect_one_kind(input=x, weight=weight, bias=bias)
-    positions_h, positions_w, out_channels, channels, kh, kw = weight.shape
+    positions_h, positions_w, out_channels, kh, kw, channels = weight.shape
     if x.shape[1] != channels * groups:
         raise ValueError(f"input has {x.shape[1]} channels, the weights expect {channels * groups}")
     expect_groups(x.shape[1], out_channels, groups)

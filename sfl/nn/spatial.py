@@ -5,7 +5,7 @@ Holds the SpatialFeatureLayer, over the functional forms; knows no model, no dat
 Shapes: B batch, C channels in, O channels out, H×W input, OH×OW output, kh×kw kernel, G groups.
 
 Two storages, never to be mixed up:
-  local  weight (OH, OW, O, C/G, kh, kw): only the weights inside the receptive fields exist.
+  local  weight (OH, OW, O, kh, kw, C/G): only the weights inside the receptive fields exist.
   dense  weight (C, H, W, O, OH, OW): the notebook's. Zero outside the receptive fields when it is
          born, but nothing keeps it so: after one optimizer step it is a fully connected layer.
 """
@@ -17,7 +17,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from sfl.nn.engine.reference import empty_weight
 from sfl.nn.functional import dense_conv2d, expect_groups, spatial_conv2d
 from sfl.nn.storage import dense_to_local, local_to_dense, shared_filter, sharing_distance
 from sfl.nn.window import Padding, Pair, field_mask, pair, window_of
@@ -83,12 +82,9 @@ class SpatialFeatureLayer(nn.Module):
         self.storage, self.init = storage, init
         self.window, positions = window_of((height, width), kernel_size, stride, padding, dilation)
         self.out_dimensions = (out_channels, *positions)
-        local = (*positions, out_channels, channels // groups, *self.kernel_size)
-        dense = (*self.in_dimensions, *self.out_dimensions)
-        # Strides are a matter of speed, as with convolutions in torch.channels_last.
-        create = empty_weight if storage == "local" else torch.empty
-        shape = local if storage == "local" else dense
-        self.weight = nn.Parameter(create(shape, device=device, dtype=dtype))
+        local = (*positions, out_channels, *self.kernel_size, channels // groups)
+        shape = local if storage == "local" else (*self.in_dimensions, *self.out_dimensions)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.bias: nn.Parameter | None = None
         if bias is not False:
             self.bias_per: Bias = "position" if bias is True else bias
@@ -102,7 +98,7 @@ class SpatialFeatureLayer(nn.Module):
         """Draws the weights and bias anew as `init` says."""
         if self.weight.is_meta:  # nothing to draw
             return
-        exists = self.field_mask().to(self.weight.device)[:, :, None, None]  # for (.., O, C, ..)
+        exists = self.field_mask().to(self.weight.device)[:, :, None, None]  # of (O, C/G)
         out_channels, *positions = self.out_dimensions
         channels = self.in_dimensions[0] // self.groups
         if self.init == "notebook":
@@ -110,8 +106,10 @@ class SpatialFeatureLayer(nn.Module):
         else:
             inputs = exists.sum(dim=(4, 5), keepdim=True, dtype=self.weight.dtype) * channels
             fan_in = inputs.clamp(min=1)  # a unit that sees nothing but padding has no weights
-        local = self.weight.new_empty(*positions, out_channels, channels, *self.kernel_size)
-        local.uniform_(-1, 1).mul_((6 / fan_in).sqrt()).mul_(exists)
+        # Drawn as (OH, OW, O, C/G, kh, kw), so that a seed gives the weights that it always gave.
+        filters = self.weight.new_empty(*positions, out_channels, channels, *self.kernel_size)
+        filters.uniform_(-1, 1).mul_((6 / fan_in).sqrt()).mul_(exists)
+        local = filters.movedim(3, -1)
         self.weight.copy_(
             local
             if self.storage == "local"
@@ -181,7 +179,7 @@ class SpatialFeatureLayer(nn.Module):
         )
         with torch.no_grad():
             exists = layer.field_mask().to(conv.weight.device)[:, :, None, None]
-            layer.weight.copy_(conv.weight * exists)
+            layer.weight.copy_((conv.weight * exists).movedim(3, -1))
             if layer.bias is not None and conv.bias is not None:
                 layer.bias.copy_(conv.bias[:, None, None])
         layer.train(conv.training)
@@ -203,7 +201,8 @@ class SpatialFeatureLayer(nn.Module):
         conv = nn.Conv2d(channels, out_channels, *sizes, bias=self.bias is not None, **like)  # type: ignore[arg-type]
         distance = self.sharing_distance()
         with torch.no_grad():
-            conv.weight.copy_(shared_filter(self.weight, self.field_mask().to(self.weight.device)))
+            exists = self.field_mask().to(self.weight.device)
+            conv.weight.copy_(shared_filter(self.weight, exists).movedim(-1, 1))
             if self.bias is not None and conv.bias is not None:
                 conv.bias.copy_(self.bias if self.bias.dim() == 1 else self.bias.mean((1, 2)))
         return conv, distance
@@ -218,8 +217,15 @@ class SpatialFeatureLayer(nn.Module):
             raise ValueError("dense storage has no filters; see with_storage('local')")
         return sharing_distance(self.weight, self.field_mask().to(self.weight.device))
 
-    def local_weight(self) -> Tensor:
-        """The weights inside the receptive fields, (OH, OW, O, C/G, kh, kw), of either storage."""
+    def filters(self) -> Tensor:
+        """The weights inside the receptive fields as filters, of either storage.
+
+        (OH, OW, O, C/G, kh, kw): at each position what a convolution's weight would be. Of local
+        storage a view.
+        """
+        return self._local_weight().movedim(-1, 3)
+
+    def _local_weight(self) -> Tensor:
         if self.storage == "local":
             return self.weight
         return dense_to_local(self.weight, self.window, self.groups)
@@ -230,7 +236,7 @@ class SpatialFeatureLayer(nn.Module):
 
         How far dense storage has left what it was born as (the notebook's leak).
         """
-        return 0.0 if self.storage == "local" else self._share_beside(self.local_weight())
+        return 0.0 if self.storage == "local" else self._share_beside(self._local_weight())
 
     def _share_beside(self, inside_weight: Tensor) -> float:
         inside = inside_weight.double().square().sum()

@@ -1,6 +1,6 @@
 """Local weights as dense ones, and back.
 
-local  (OH, OW, O, C/G, kh, kw): only the weights inside the receptive fields exist.
+local  (OH, OW, O, kh, kw, C/G): only the weights inside the receptive fields exist.
 dense  (C, H, W, O, OH, OW): the notebook's; every input has a weight to every unit.
 
 Shapes: C channels in, O channels out, H×W input, OH×OW positions, kh×kw kernel, G groups.
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sfl.nn.engine.reference import empty_weight
 from sfl.nn.window import Window
 
 
@@ -22,17 +21,17 @@ def local_to_dense(
     positions_h, positions_w, out_channels = weight.shape[:3]
     dense = weight.new_zeros(*in_dimensions, out_channels, positions_h, positions_w)
     for there, here in _places(weight.shape, in_dimensions, window, groups):
-        dense[there] = weight[here].permute(1, 2, 3, 0)
+        dense[there] = weight[here].permute(3, 1, 2, 0)
     return dense
 
 
 def dense_to_local(dense: Tensor, window: Window, groups: int = 1) -> Tensor:
     """The weights inside the receptive fields; what lies outside is left behind."""
     channels, height, width, out_channels, positions_h, positions_w = dense.shape
-    shape = (positions_h, positions_w, out_channels, channels // groups, *window.kernel)
-    local = empty_weight(shape, dtype=dense.dtype, device=dense.device).zero_()
+    units, field = (positions_h, positions_w, out_channels), (*window.kernel, channels // groups)
+    local = dense.new_zeros(*units, *field)
     for there, here in _places(local.shape, (channels, height, width), window, groups):
-        local[here] = dense[there].permute(3, 0, 1, 2)
+        local[here] = dense[there].permute(3, 1, 2, 0)
     return local
 
 
@@ -43,7 +42,7 @@ def _places(
     shape: torch.Size, in_dimensions: tuple[int, int, int], window: Window, groups: int
 ) -> Iterator[tuple[Index, Index]]:
     """For each position and group, where its weights lie in the dense and in the local tensor."""
-    positions_h, positions_w, out_channels, channels, *_ = shape
+    positions_h, positions_w, out_channels, *_, channels = shape
     outputs = out_channels // groups
     for oh in range(positions_h):
         rows, taps_h = _along(0, oh, in_dimensions[1], window)
@@ -53,7 +52,7 @@ def _places(
                 ins = slice(group * channels, (group + 1) * channels)
                 outs = slice(group * outputs, (group + 1) * outputs)
                 dense = (ins, rows, columns, outs, oh, ow)
-                yield dense, (oh, ow, outs, slice(None), taps_h, taps_w)
+                yield dense, (oh, ow, outs, taps_h, taps_w, slice(None))
 
 
 def _along(axis: int, position: int, size: int, window: Window) -> tuple[slice, slice]:
@@ -66,12 +65,12 @@ def _along(axis: int, position: int, size: int, window: Window) -> tuple[slice, 
 
 
 def shared_filter(local: Tensor, exists: Tensor) -> Tensor:
-    """The mean over positions of local weights: one filter (O, C/G, kh, kw) for all of them.
+    """The mean over positions of local weights: one filter (O, kh, kw, C/G) for all of them.
 
     exists: (OH, OW, kh, kw) bool, as `field_mask` gives it; weights of padding don't count.
     """
     counts = exists.sum(dim=(0, 1)).clamp(min=1)  # of positions that have this place of the field
-    return (local * exists[:, :, None, None]).sum(dim=(0, 1)) / counts
+    return (local * exists[:, :, None, :, :, None]).sum(dim=(0, 1)) / counts[:, :, None]
 
 
 def sharing_distance(local: Tensor, exists: Tensor) -> float:
@@ -79,7 +78,7 @@ def sharing_distance(local: Tensor, exists: Tensor) -> float:
 
     w̄ is `shared_filter`. 0: all positions share one; 1: their mean is zero.
     """
-    there = exists[:, :, None, None]
+    there = exists[:, :, None, :, :, None]
     apart = ((local - shared_filter(local, exists)) * there).square().sum()
     total = (local * there).square().sum()
     return float(apart / total) if total else 0.0

@@ -46,7 +46,7 @@ def filters(name: str, layer: "nn.Module", positions: tuple[int, int]) -> Filter
     from sfl.nn.spatial import SpatialFeatureLayer
 
     if isinstance(layer, SpatialFeatureLayer):
-        return Filters(name, layer.local_weight().detach().float(), positions)
+        return Filters(name, layer.filters().detach().float(), positions)
     assert isinstance(layer, nn.Conv2d)
     return Filters(name, layer.weight.detach().float()[None, None], positions)
 
@@ -137,13 +137,14 @@ def receptive_fields(
 def activations(model: "nn.Module", images: "Tensor") -> "dict[str, Tensor]":
     """By layer's name (B, OH, OW): what the ReLU behind it gives, mean over the units.
 
-    Of a layer without a ReLU before the next one: its own output, negative parts cut off.
+    Of a layer without a ReLU of its own behind it (none, or one with pooling): its output, negative
+    parts cut off.
     model: in evaluation mode. images (B, C, H, W), normalised.
     """
     import torch
     from torch import nn
 
-    from sfl.nn.engine.fused import BatchNormReLU2d, ReLUMaxPool2d
+    from sfl.nn.engine import BatchNormReLU
 
     names = {module: name for name, module in layers(model)}
     watched: dict[str, nn.Module] = {}
@@ -152,10 +153,8 @@ def activations(model: "nn.Module", images: "Tensor") -> "dict[str, Tensor]":
         if module in names:
             name = names[module]
             watched[name] = module
-        elif name is not None and isinstance(module, nn.ReLU | BatchNormReLU2d):
+        elif name is not None and isinstance(module, nn.ReLU | BatchNormReLU):
             watched[name], name = module, None
-        elif isinstance(module, ReLUMaxPool2d):  # its ReLU gives what the layer's positive part is
-            name = None
     with torch.no_grad():
         return {name: y.relu().mean(dim=1) for name, y in outputs(model, images, watched).items()}
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from sfl.errors import Exit, UserError
 from sfl.files import atomic_path
+from sfl.training import upgrade
 
-FORMAT = "sfl-2"
+FORMAT = "sfl-3"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if metadata.get("format") not in (FORMAT, upgrade.FORMAT):
                 raise UserError(_other_format(path, metadata.get("format")), exit_code=Exit.RUN)
             names = file.keys() if with_tensors else ()
             tensors = {name: file.get_tensor(name) for name in names}
@@ -90,6 +91,8 @@ def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
     if with_tensors and metadata.get("sha256") != _hash(tensors, metadata):
         raise UserError(f"{path}: damaged: its content is not what was written", exit_code=Exit.RUN)
     try:
+        if tensors and metadata["format"] == upgrade.FORMAT:
+            tensors = upgrade.upgraded(tensors, metadata["config"])
         progress = json.loads(metadata["progress"])
         images = progress["images"]
         sizes, classes = images["in_dimensions"], images["classes"]

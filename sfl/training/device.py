@@ -29,6 +29,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def planned_device(name: str) -> torch.device:
+    """The same, though it may be another machine's."""
+    return pick_device(name) if name == "auto" else torch.device(name)
+
+
 def pick_precision(name: str, device: torch.device) -> str:
     """auto: bfloat16 where the hardware multiplies it faster than float32, else float32."""
     if name != "auto":

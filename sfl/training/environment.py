@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sfl import torchrun
-from sfl.nn.engine.cpu import kernel
+from sfl.nn import engine
 
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "pillow")
 
@@ -25,7 +25,7 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "workers": torchrun.count(),
         "threads": torch.get_num_threads(),
         "precision": precision,
-        "compiled_kernel": kernel.serves(device, torch.float32),  # see sfl.nn.engine.cpu.kernel
+        "engine": engine.report(device),
         "git": _git(),
     }
 

@@ -19,7 +19,7 @@ from sfl.learning.learner import Learner
 from sfl.learning.optimizers import build_optimizer
 from sfl.learning.seeding import seed_global
 from sfl.learning.world import ALONE, World
-from sfl.nn.engine.cpu import kernel
+from sfl.nn import engine
 from sfl.nn.models.networks import build_model
 from sfl.nn.summary import ModelSummary, summarize
 from sfl.progress import say
@@ -199,7 +199,7 @@ def build_learner(setup: Setup) -> Learner:
     if config.train.compile:
         model.compile()
     if config.model.storage == "local":
-        say(f"spatial layers: {kernel.report(setup.device)}")
+        say(f"spatial layers: {engine.report(setup.device)}")
     return Learner(
         model,
         optimizer,

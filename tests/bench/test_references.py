@@ -16,15 +16,15 @@ from sfl.nn.window import window_of
 def test_other_forms_of_the_layer(form: object, padding: int) -> None:
     _, positions = window_of((6, 5), 3, 1, padding)
     x = torch.randn(2, 2, 6, 5, dtype=torch.float64)
-    weight = torch.randn(*positions, 4, 2, 3, 3, dtype=torch.float64)
+    weight = torch.randn(*positions, 4, 3, 3, 2, dtype=torch.float64)
     expected = spatial_conv2d(x, weight, padding=padding)
-    torch.testing.assert_close(form(x, weight, padding), expected)  # type: ignore[operator]
+    torch.testing.assert_close(form(x, weight.movedim(-1, 3), padding), expected)  # type: ignore[operator]
 
 
 def test_the_dense_form() -> None:
     window, positions = window_of((6, 5), 3)
     x = torch.randn(2, 2, 6, 5, dtype=torch.float64)
-    weight = torch.randn(*positions, 4, 2, 3, 3, dtype=torch.float64)
+    weight = torch.randn(*positions, 4, 3, 3, 2, dtype=torch.float64)
     dense = local_to_dense(weight, (2, 6, 5), window)
     torch.testing.assert_close(references.dense_tensordot(x, dense, 0), spatial_conv2d(x, weight))
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from sfl.bench import layers, run, scaling, step_times
 from sfl.bench.layers import Layer
@@ -12,6 +13,7 @@ from sfl.bench.timing import Timing, interleaved, timed
 from sfl.bench.worker import Worker
 from sfl.cli import tables
 from sfl.errors import UserError
+from sfl.nn.engine.choice import choose
 from sfl.nn.engine.cpu import kernel
 
 
@@ -79,7 +81,9 @@ def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, q
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.png", "bench.svg"]
     plain, padded = found["layers"][:2]
     forms = {"ours, plain", "unfold + bmm", "unfold view + einsum", "Conv2d twin"}
-    forms |= {"ours, compiled"} if kernel.load() else set()
+    forms |= (
+        {"ours, compiled"} if choose(torch.device("cpu"), torch.float32)[0] is kernel else set()
+    )
     assert set(plain["forms"]) == forms | {"dense tensordot (notebook)"}
     assert set(padded["forms"]) == forms  # the notebook's layer doesn't pad
     for form in plain["forms"].values():

@@ -9,7 +9,7 @@ from sfl.nn.window import Window
 def by_loops(
     x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int = 1
 ) -> Tensor:
-    """x (B, C, H, W), weight (OH, OW, O, C/G, kh, kw), bias (O, OH, OW); in x's own dtype.
+    """x (B, C, H, W), weight (OH, OW, O, kh, kw, C/G), bias (O, OH, OW); in x's own dtype.
 
     Differentiable, one position after the other: cut out the field, multiply, add up.
     """
@@ -26,7 +26,7 @@ def by_loops(
             top, left = room + oh * sh - ph, room + ow * sw - pw
             field = padded[:, :, top : top + kh * dh : dh, left : left + kw * dw : dw]
             parts = [
-                torch.einsum("bcij,ocij->bo", part, filters)
+                torch.einsum("bcij,oijc->bo", part, filters)
                 for part, filters in zip(
                     field.chunk(groups, 1), weight[oh, ow].chunk(groups, 0), strict=True
                 )

@@ -34,7 +34,9 @@ def test_a_convolution_becomes_a_layer_that_does_the_same(
     torch.testing.assert_close(ours(x), expected)
     assert ours.storage == storage
     if storage == "local":
-        assert not ours.weight[~ours.field_mask()[:, :, None, None].expand_as(ours.weight)].any()
+        assert not ours.weight[
+            ~ours.field_mask()[:, :, None, :, :, None].expand_as(ours.weight)
+        ].any()
         assert ours.sharing_distance() < 1e-24
         back, distance = ours.to_conv()
         assert distance < 1e-24

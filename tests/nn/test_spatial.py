@@ -43,12 +43,12 @@ def test_a_tiny_layer_by_hand() -> None:
     x = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])[None, None]
     # Two positions, each with a 2x2 filter of its own.
     weight = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]], [[1.0, 2.0], [3.0, 4.0]]]])
-    weight = weight.view(1, 2, 1, 1, 2, 2)
+    weight = weight.view(1, 2, 1, 2, 2, 1)
     bias = torch.tensor([[[0.5, -1.0]]])
     # 1·1 + 1·5 + 0.5, and 1·2 + 2·3 + 3·5 + 4·6 − 1
     assert spatial_conv2d(x, weight, bias).tolist() == [[[[6.5, 46.0]]]]
     # Padded by one: the corner units see one input, through their filter's last weight.
-    weight = torch.arange(1.0, 49.0).view(3, 4, 1, 1, 2, 2)
+    weight = torch.arange(1.0, 49.0).view(3, 4, 1, 2, 2, 1)
     y = spatial_conv2d(x, weight, padding=1)
     assert y.shape == (1, 1, 3, 4)
     assert y[0, 0, 0, 0] == 4 * 1
@@ -69,7 +69,7 @@ def test_with_conv2ds_weights_everywhere_it_is_conv2d(layer: tuple[Any, ...]) ->
         x = torch.randn(2, channels, height, width, dtype=torch.float64)
         expected = conv(x)
     ours = made(layer, dtype=torch.float64)
-    weight = conv.weight.expand_as(ours.weight)
+    weight = conv.weight.movedim(1, -1).expand_as(ours.weight)
     assert conv.bias is not None
     found = spatial_conv2d(x, weight, conv.bias, **keywords)
     torch.testing.assert_close(found, expected)
@@ -135,7 +135,37 @@ def test_a_bias_a_channel_or_a_unit(storage: Any) -> None:
         assert (layer.bias.grad == images_and_places).all()
 
 
+def test_filters_are_convolutions_weights_at_each_position() -> None:
+    layer = SpatialFeatureLayer((4, 5, 6), 3 * 2, (2, 3), groups=2)
+    x = torch.randn(7, 4, 5, 6)
+    for oh, ow in ((0, 0), (3, 2)):
+        field = x[:, :, oh : oh + 2, ow : ow + 3]
+        y = nn.functional.conv2d(field, layer.filters()[oh, ow], groups=2)
+        torch.testing.assert_close(layer(x)[:, :, oh, ow], y[:, :, 0, 0])
+    assert torch.equal(layer.with_storage("dense")[0].filters(), layer.filters())
+
+
+def test_local_weights_lie_in_memory_as_their_shape_says() -> None:
+    """As every optimizer and serializer expects."""
+    layer = SpatialFeatureLayer((4, 5, 6), 3, (2, 3))
+    layer(torch.randn(7, 4, 5, 6)).sum().backward()
+    assert layer.weight.shape == (4, 4, 3, 2, 3, 4) and layer.weight.is_contiguous()
+    assert layer.weight.grad is not None and layer.weight.grad.is_contiguous()
+
+
 # --- initialisation
+
+
+def test_a_seed_gives_the_weights_that_it_always_gave() -> None:
+    """Drawn in the order of filters(), each scaled by its fan-in: 2 · 2, and 2 · 1 at the edges."""
+    torch.manual_seed(7)
+    layer = SpatialFeatureLayer((2, 1, 3), 2, (1, 2), padding=(0, 1))
+    torch.manual_seed(7)
+    drawn = torch.empty(1, 4, 2, 2, 1, 2).uniform_(-1, 1)
+    drawn[0, [0, 3]] *= 3**0.5
+    drawn[0, 1:3] *= 1.5**0.5
+    drawn[0, 0, ..., 0] = drawn[0, 3, ..., 1] = 0  # padding
+    torch.testing.assert_close(layer.filters(), drawn)
 
 
 @layers
@@ -148,7 +178,7 @@ def test_receptive_field_init_is_bounded_by_each_units_own_inputs(layer: tuple[A
     assert not wide.bias.any()
     for oh, ow in product(range(wide.out_dimensions[1]), range(wide.out_dimensions[2])):
         fan_in = dimensions[0] // wide.groups * int(exists[oh, ow].sum())
-        weights = wide.weight[oh, ow].detach()
+        weights = wide.filters()[oh, ow].detach()
         assert not weights[:, :, ~exists[oh, ow]].any()
         if fan_in:
             bound = math.sqrt(6 / fan_in)
@@ -158,7 +188,7 @@ def test_receptive_field_init_is_bounded_by_each_units_own_inputs(layer: tuple[A
 def test_receptive_field_init_has_kaimings_variance() -> None:
     torch.manual_seed(0)
     layer = SpatialFeatureLayer((8, 10, 10), 16, 3, padding=1)
-    weights, exists = layer.weight.detach(), layer.field_mask()
+    weights, exists = layer.filters().detach(), layer.field_mask()
     for oh, ow, inputs in ((5, 5, 9), (0, 5, 6), (0, 0, 4)):
         drawn_there = weights[oh, ow][:, :, exists[oh, ow]]  # (16, 8, inputs)
         expected = 2 / (8 * inputs)
@@ -234,7 +264,7 @@ def steps(layer: SpatialFeatureLayer, count: int = 3) -> None:
 def test_weights_of_missing_inputs_stay_zero_while_it_learns() -> None:
     torch.manual_seed(0)
     layer = SpatialFeatureLayer((2, 4, 5), 3, (3, 4), padding=(1, 2), stride=(2, 1))
-    missing = ~layer.field_mask()[:, :, None, None].expand_as(layer.weight)
+    missing = ~layer.field_mask()[:, :, None, :, :, None].expand_as(layer.weight)
     before = layer.weight.detach().clone()
     steps(layer)
     assert missing.any()
@@ -262,7 +292,7 @@ def test_shapes_counts_and_no_bias(storage: Any) -> None:
     assert layer.out_dimensions == (4, 3, 3)
     assert layer(torch.randn(2, 3, 6, 5)).shape == (2, 4, 3, 3)
     if storage == "local":
-        assert layer.weight.shape == (3, 3, 4, 3, 2, 3)
+        assert layer.weight.shape == (3, 3, 4, 2, 3, 3)
         # Columns: (-1, 0, 1), (1, 2, 3), (3, 4, 5); the first and the last lie partly outside.
         assert layer.weight_count() == 3 * (2 + 3 + 2) * 2 * 3 * 4
     else:
@@ -348,7 +378,7 @@ def test_an_input_that_does_not_fit_dense_weights() -> None:
 
 
 def test_a_bias_or_weights_that_do_not_fit() -> None:
-    x, weight = torch.zeros(1, 2, 4, 4), torch.zeros(2, 2, 3, 2, 3, 3)
+    x, weight = torch.zeros(1, 2, 4, 4), torch.zeros(2, 2, 3, 3, 3, 2)
     with pytest.raises(ValueError, match=r"bias is \(3, 2\), expected \(3,\) or \(3, 2, 2\)"):
         spatial_conv2d(x, weight, torch.zeros(3, 2))
     with pytest.raises(ValueError, match="weight has 4 dimensions, expected the 6"):

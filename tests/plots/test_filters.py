@@ -83,7 +83,7 @@ def test_shared_filters_are_one() -> None:
 def test_filters_of_dense_storage_are_those_inside_the_fields() -> None:
     local = SpatialFeatureLayer((2, 6, 6), 3, 3)
     dense = local.with_storage("dense")[0]
-    assert torch.equal(filters("a", dense, (4, 4)).weight, local.weight)
+    assert torch.equal(filters("a", dense, (4, 4)).weight, local.filters())
 
 
 @pytest.mark.parametrize("layer", ["conv", "spatial"])

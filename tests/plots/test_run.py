@@ -151,7 +151,7 @@ def test_each_picture_shows_what_it_says(run: Path) -> None:
     ]  # fmt: skip
     mosaic = panels[0].images[0].get_array()
     assert mosaic is not None and mosaic.shape == (7 * 4 - 1, 7 * 4 - 1, 3)
-    weight = loaded.model.get_parameter("features.0.weight").detach()
+    weight = loaded.model.get_submodule("features.0").filters().detach()  # type: ignore[operator]
     tile = weight[11, 11, 1]  # of 30 positions, seven around the centre begin at 11
     most = weight[11:18, 11:18, 1].abs().max()
     expected = (0.5 + tile / (2 * most)).permute(1, 2, 0)

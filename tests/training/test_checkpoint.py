@@ -175,7 +175,7 @@ def test_no_file_and_a_folder(tmp_path: Path) -> None:
     ("metadata", "message"),
     [
         (None, "not a checkpoint of sfl"),
-        ({"format": "pt"}, "its format is 'pt', expected 'sfl-2'"),
+        ({"format": "pt"}, "its format is 'pt', expected 'sfl-3'"),
         ({"format": FORMAT}, "damaged"),
         ({"format": FORMAT, "config": CONFIG}, "damaged"),
         ({"format": FORMAT, "config": CONFIG, "progress": "{"}, "damaged"),
@@ -256,5 +256,5 @@ def test_a_flipped_byte_or_a_lost_end_is_noticed(tmp_path: Path) -> None:
 
 def test_an_earlier_format_is_named(tmp_path: Path) -> None:
     save_file({"model.weight": torch.zeros(2)}, tmp_path / "last", {"format": "sfl-1"})
-    with pytest.raises(UserError, match=r"another version of sfl .*sfl-1, this one reads sfl-2"):
+    with pytest.raises(UserError, match=r"another version of sfl .*sfl-1, this one reads sfl-3"):
         read_checkpoint(tmp_path / "last")

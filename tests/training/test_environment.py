@@ -41,7 +41,7 @@ def test_versions_device_and_precision() -> None:
     found = environment(CPU, "bfloat16")
     assert set(found) == {
         "sfl", "python", "packages", "system", "device", "workers", "threads", "precision",
-        "compiled_kernel", "git",
+        "engine", "git",
     }  # fmt: skip
     assert found["python"] == platform.python_version()
     assert torch.__version__.startswith(found["packages"]["torch"])

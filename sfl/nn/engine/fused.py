@@ -1,12 +1,14 @@
-"""Normalisation and pooling with their ReLU, as modules: what stands between the layers.
+"""Modules that do two things in one pass: normalisation with ReLU, and ReLU with pooling.
 
-The layers put out tensors (B, C, H, W) whose batch is innermost in memory, (H, W, C, B). PyTorch's
-BatchNorm2d and MaxPool2d would reorder them first, which takes longer than they do. These two give
-the same numbers in the same order in memory. Where the built CPU engine serves such a tensor, each
-is one pass over it, forward and backward; else it is made of PyTorch's own operations.
-
-One pass has no second derivatives. Where they are needed, use SFL_ENGINE=reference, or
-`kernel.without()` in code: then both modules are PyTorch's operations.
+They are fused when a network is built, as timm's BatchNormAct2d is, and are seen in `print(model)`.
+Each gives the numbers of the two modules of PyTorch that it stands for. How it computes them
+depends on the tensor:
+  in one pass   where the compiled engine serves and the batch is innermost in memory, as the local
+                layers put it out (sfl.nn.engine.memory_order); normalisation in training only.
+  as two        otherwise, of PyTorch's own operations: on a GPU, for convolutions, and wherever
+                torch.compile, forward mode or a transform of torch.func is at work.
+What is computed in one pass has no gradient of its gradient: PyTorch says so when one is asked for.
+`sfl.nn.engine.reference_engine()` or SFL_ENGINE=reference gives the form that has.
 
 Shapes: B batch, C channels, H×W.
 """
@@ -15,47 +17,42 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.library import custom_op
 from torch.nn import functional as F
 
-from sfl.nn.engine.autograd import is_traced
-from sfl.nn.engine.cpu import kernel
-from sfl.nn.engine.reference import empty, positions_outermost
+from sfl.nn.engine.choice import choose
+from sfl.nn.engine.cpu import kernel, pointwise
+from sfl.nn.engine.memory_order import empty, is_batch_innermost
+from sfl.nn.engine.operators import needs_pytorchs_own
 
 
-class BatchNormReLU2d(nn.BatchNorm2d):
-    """Batch normalisation (Ioffe & Szegedy 2015), then ReLU; otherwise as nn.BatchNorm2d."""
+class BatchNormReLU(nn.BatchNorm2d):
+    """nn.BatchNorm2d(channels), then a ReLU; its state_dict is BatchNorm2d's."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """input (B, C, H, W) → the same shape and order in memory. Raises ValueError for others."""
-        super()._check_input_dim(input)
-        if self._is_usual(input) and _is_served(input):
-            return self._in_one_pass(input)
-        if not is_batch_innermost(input):
-            return F.relu_(super().forward(input))
-        batch, channels, height, width = input.shape
-        # As (H·W, C, B) each channel holds the same numbers as before.
-        flat = input.permute(2, 3, 1, 0).reshape(height * width, channels, batch)
-        y = F.relu_(super().forward(flat))
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) → the same shape and order in memory. Raises ValueError for others."""
+        if self.training and _in_one_pass(x, self.weight, self.bias):
+            return self._one_pass(x)
+        return F.relu(self._normalised(x), inplace=True)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        if not is_batch_innermost(x):
+            y: Tensor = super().forward(x)
+            return y
+        batch, channels, height, width = x.shape
+        # PyTorch would reorder x first. As (H·W, C, B, 1) each channel holds the same numbers.
+        turned = x.permute(2, 3, 1, 0).reshape(height * width, channels, batch, 1)
+        y = super().forward(turned)
         return y.view(height, width, channels, batch).permute(3, 2, 0, 1)
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        """Done above: inside there are three dimensions."""
-
-    def _is_usual(self, x: Tensor) -> bool:
-        """Whether it normalises by the batch and keeps running statistics, as nearly always."""
-        usual = self.training and self.affine and self.track_running_stats
-        if not usual or self.momentum is None or x.numel() == x.shape[1]:
-            return False
-        return all(p.shape == x.shape[1:2] and p.dtype == x.dtype and p.device == x.device
-                   for p in (self.weight, self.bias))  # fmt: skip
-
-    def _in_one_pass(self, x: Tensor) -> Tensor:
-        y: Tensor
-        y, mean, variance = _BatchNormReLU.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
-        n = x.numel() // x.shape[1]
+    def _one_pass(self, x: Tensor) -> Tensor:
+        y, mean, variance, _ = batch_norm_relu(x, self.weight, self.bias, self.eps)
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
+        n = x.numel() // x.shape[1]
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
@@ -64,86 +61,135 @@ class BatchNormReLU2d(nn.BatchNorm2d):
         return y
 
 
-class ReLUMaxPool2d(nn.Module):
-    """ReLU, then the largest of each 2×2 square; a last odd row or column is left out."""
+class SyncBatchNormReLU(nn.SyncBatchNorm):
+    """nn.SyncBatchNorm, then a ReLU: what a BatchNormReLU becomes among several workers."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """input (B, C, H, W) → (B, C, H // 2, W // 2), in the same order in memory."""
-        if input.dim() == 4 and min(input.shape[2:]) > 1 and _is_served(input):
-            y: Tensor = _ReLUMaxPool.apply(input)  # type: ignore[no-untyped-call]
-            return y
-        # Pooled first: a fourth of the work, and the same numbers.
-        if not is_batch_innermost(input):
-            return F.relu_(F.max_pool2d(input, 2))
-        batch, channels, height, width = input.shape
-        # One image of C·B channels, which is what channels_last kernels are for.
-        image = input.permute(2, 3, 1, 0).reshape(1, height, width, channels * batch)
-        pooled = F.relu_(F.max_pool2d(image.permute(0, 3, 1, 2), 2)).permute(0, 2, 3, 1)
-        return pooled.reshape(*pooled.shape[1:3], channels, batch).permute(3, 2, 0, 1)
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) → the same shape."""
+        return F.relu(super().forward(x), inplace=True)
 
 
-def is_batch_innermost(x: Tensor) -> bool:
-    """Whether x (B, C, H, W) lies in memory as (H, W, C, B), and not as PyTorch's own do.
+def synchronized(model: nn.Module) -> nn.Module:
+    """nn.SyncBatchNorm.convert_sync_batchnorm, which alone would lose the ReLU of a BatchNormReLU.
 
-    One image that does is in torch.channels_last.
+    The model must not be a BatchNormReLU itself, only hold some.
     """
-    if x.dim() != 4 or x.shape[0] == 1 or x.is_contiguous():
+    fused = [name for name, module in model.named_modules() if isinstance(module, BatchNormReLU)]
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for name in fused:
+        model.get_submodule(name).__class__ = SyncBatchNormReLU
+    return model
+
+
+class ReLUMaxPool2d(nn.MaxPool2d):
+    """A ReLU, then nn.MaxPool2d(2)."""
+
+    def __init__(self) -> None:
+        super().__init__(kernel_size=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) → (B, C, H/2, W/2), rounded down, in the same order in memory."""
+        if min(x.shape[2:]) > 1 and _in_one_pass(x):
+            return relu_max_pool(x)
+        # The same numbers and gradients as in the other order, for a quarter of the work.
+        return F.relu(self._pooled(x), inplace=True)
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        if not is_batch_innermost(x):
+            pooled: Tensor = super().forward(x)
+            return pooled
+        batch, channels, height, width = x.shape
+        # PyTorch would reorder x first. As one image of C·B channels it is in torch.channels_last.
+        image = x.permute(2, 3, 1, 0).reshape(1, height, width, channels * batch)
+        pooled = super().forward(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        pooled = pooled.reshape(*pooled.shape[1:3], channels, batch)
+        return pooled.permute(3, 2, 0, 1)
+
+
+def _in_one_pass(x: Tensor, *parameters: Tensor) -> bool:
+    """Whether pointwise.cpp takes x and parameters (C,), and nothing but gradients is asked for."""
+    if torch.compiler.is_compiling() or not is_batch_innermost(x):
         return False
-    return x.permute(2, 3, 1, 0).is_contiguous()
+    if any(
+        p.shape != x.shape[1:2] or p.dtype != x.dtype or p.device != x.device for p in parameters
+    ):
+        return False  # PyTorch says what is wrong with them
+    if needs_pytorchs_own(x, *parameters):
+        return False
+    return choose(x.device, x.dtype)[0] is kernel
 
 
-def _is_served(x: Tensor) -> bool:
-    # is_traced goes first: behind it a compiler looks at nothing.
-    return not is_traced(x) and is_batch_innermost(x) and kernel.serves(x.device, x.dtype)
+# --- operators, so that whatever records or fakes operations knows what they are
 
 
-class _BatchNormReLU(torch.autograd.Function):
-    """pointwise.cpp's norm_forward and norm_backward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        batch, channels, height, width = x.shape
-        ctx.sizes = (batch, channels, height * width, torch.get_num_threads())
-        y = empty(x, height, width, channels)
-        mean, variance, scale = statistics = x.new_empty(3, channels)
-        given = (positions_outermost(x), weight.contiguous(), bias.contiguous())
-        found = (*statistics, positions_outermost(y))
-        kernel.call("norm_forward", ctx.sizes, x.new_tensor([eps]), *given, *found)
-        ctx.save_for_backward(x, weight, bias, mean, scale)
-        ctx.mark_non_differentiable(mean, variance)
-        return y, mean, variance
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, *parameters = ctx.saved_tensors
-        dx = empty(x, x.shape[2], x.shape[3], x.shape[1])
-        dweight, dbias = found = x.new_empty(2, x.shape[1])
-        given = (*map(positions_outermost, (dy, x)), *(p.contiguous() for p in parameters))
-        kernel.call("norm_backward", ctx.sizes, *given, *found, positions_outermost(dx))
-        return dx, dweight, dbias, None
+@custom_op("sfl::batch_norm_relu", mutates_args=())
+def batch_norm_relu(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """relu(batch_norm(x)), and the batch's mean, biased variance and 1 / √(variance + eps)."""
+    y, statistics = pointwise.norm_forward(x, weight, bias, eps)
+    return y, *statistics
 
 
-class _ReLUMaxPool(torch.autograd.Function):
-    """pointwise.cpp's pool_forward and pool_backward."""
+@custom_op("sfl::batch_norm_relu_backward", mutates_args=())
+def batch_norm_relu_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, weight and bias."""
+    return pointwise.norm_backward(dy, x, weight, bias, mean, scale)
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        y = empty(x, height // 2, width // 2, channels)
-        ctx.sizes = (channels * batch, height, width, torch.get_num_threads())
-        kernel.call("pool_forward", ctx.sizes, positions_outermost(x), positions_outermost(y))
-        ctx.save_for_backward(x)  # not y, which may be changed in place
-        return y
 
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        dx = empty(x, x.shape[2], x.shape[3], x.shape[1])
-        if x.shape[2] % 2 or x.shape[3] % 2:  # a row or a column that no window reaches
-            dx.zero_()
-        kernel.call("pool_backward", ctx.sizes, *map(positions_outermost, (dy, x, dx)))
-        return dx
+@custom_op("sfl::relu_max_pool", mutates_args=())
+def relu_max_pool(x: Tensor) -> Tensor:
+    """max_pool2d(relu(x), 2)."""
+    return pointwise.pool_forward(x)
+
+
+@custom_op("sfl::relu_max_pool_backward", mutates_args=())
+def relu_max_pool_backward(dy: Tensor, x: Tensor) -> Tensor:
+    """The gradient of x."""
+    return pointwise.pool_backward(dy, x)
+
+
+@batch_norm_relu.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
+    return _like(x), *(x.new_empty(x.shape[1]) for _ in range(3))
+
+
+@batch_norm_relu_backward.register_fake
+def _(dy: Tensor, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+    return _like(x), *(x.new_empty(x.shape[1]) for _ in range(2))
+
+
+@relu_max_pool.register_fake
+def _(x: Tensor) -> Tensor:
+    return empty(x, x.shape[2] // 2, x.shape[3] // 2, x.shape[1])
+
+
+@relu_max_pool_backward.register_fake
+def _(dy: Tensor, x: Tensor) -> Tensor:
+    return _like(x)
+
+
+def _like(x: Tensor) -> Tensor:
+    return empty(x, x.shape[2], x.shape[3], x.shape[1])
+
+
+def _keep_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:3], output[1], output[3])
+
+
+def _norm_gradients(ctx: Any, dy: Tensor, *rest: Tensor) -> tuple[Any, ...]:
+    return *batch_norm_relu_backward(dy, *ctx.saved_tensors), None
+
+
+def _keep_pool(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)  # not the output, which may be changed in place
+
+
+def _pool_gradient(ctx: Any, dy: Tensor) -> Tensor:
+    return relu_max_pool_backward(dy, *ctx.saved_tensors)  # type: ignore[no-any-return]
+
+
+batch_norm_relu.register_autograd(_norm_gradients, setup_context=_keep_norm)
+relu_max_pool.register_autograd(_pool_gradient, setup_context=_keep_pool)

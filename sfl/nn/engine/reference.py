@@ -1,57 +1,35 @@
-"""The locally connected product and its two gradients in plain PyTorch, for every device.
+"""The engine for every device: the product and its two gradients in plain PyTorch.
 
-Three functions, each linear in both of its tensors; a compiled kernel may take their place
-(cpu.kernel), `operators` makes operators of them. They know no autograd.
+Three functions, each linear in both of its tensors; `operators` makes operators of them. They know
+no autograd, and other engines must compute what they compute.
 
 Shapes: B batch, C channels in, O channels out, H×W input, OH×OW positions, kh×kw kernel, G groups.
-Inside, positions are outermost and the batch innermost: (H, W, C, B), so that each position of
-each group is one matrix product, (O/G, K) × (K, B) with K = kh·kw·C/G, and needs no reordering of
-its result. Weights have their channels innermost, (OH, OW, O, kh, kw, C/G), as convolutions have
-them in torch.channels_last: a row of a field is then one piece of memory. The fields (patches) of a
+Inside, activations are (H, W, C, B): each position of each group is one matrix product,
+(O/G, K) × (K, B) with K = kh·kw·C/G, and needs no reordering of its result. Weights are
+(OH, OW, O, kh, kw, C/G): a row of a field is then one piece of memory. The fields (patches) of a
 few rows of positions are copied together at a time, stay in the cache, and are made again for the
 gradients rather than kept.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from sfl.nn.engine.memory_order import empty, positions_outermost
 from sfl.nn.window import Window
+
+NAME = "reference"
 
 # Bytes of the fields that are laid out at a time: as much as stays in a CPU's cache; a GPU wants
 # few large products.
 CPU_BAND, GPU_BAND = 4 << 20, 256 << 20
 
 
-def positions_outermost(x: Tensor) -> Tensor:
-    """(B, C, H, W) → (H, W, C, B), contiguous; no copy where it lies so in memory already."""
-    return x.permute(2, 3, 1, 0).contiguous()
-
-
-def channels_innermost(weight: Tensor) -> Tensor:
-    """(OH, OW, O, C/G, kh, kw) → (OH, OW, O, kh, kw, C/G), contiguous; no copy where it lies so."""
-    return weight.permute(0, 1, 2, 4, 5, 3).contiguous()
-
-
-def empty_weight(shape: Sequence[int], **like: Any) -> Tensor:
-    """(OH, OW, O, C/G, kh, kw) that lies in memory as (OH, OW, O, kh, kw, C/G)."""
-    *units, channels, kh, kw = shape
-    return torch.empty(*units, kh, kw, channels, **like).permute(0, 1, 2, 5, 3, 4)
-
-
-def empty(like: Tensor, height: int, width: int, channels: int) -> Tensor:
-    """(B, C, H, W) that lies in memory as (H, W, C, B); B, dtype and device of `like`."""
-    batch = like.shape[0]
-    strides = (1, batch, width * channels * batch, channels * batch)
-    return like.new_empty_strided((batch, channels, height, width), strides)
-
-
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
-    """x (B, C, H, W), weight (OH, OW, O, C/G, kh, kw), bias (O, OH, OW) → (B, O, OH, OW)."""
+    """x (B, C, H, W), weight (OH, OW, O, kh, kw, C/G), bias (O, OH, OW) → (B, O, OH, OW)."""
     positions_h, positions_w, out_channels = weight.shape[:3]
-    weight = channels_innermost(weight)
+    weight = weight.contiguous()
     output = empty(x, positions_h, positions_w, out_channels)
     y = positions_outermost(output)
     x = _padded(positions_outermost(x), window, (positions_h, positions_w))
@@ -67,8 +45,8 @@ def input_gradient(
     dy: Tensor, weight: Tensor, size: tuple[int, int], window: Window, groups: int
 ) -> Tensor:
     """The gradient of x (B, C, H, W) from that of y, dy (B, O, OH, OW); size: (H, W)."""
-    positions_h, positions_w, _, channels, kh, kw = weight.shape
-    weight = channels_innermost(weight)
+    positions_h, positions_w, _, kh, kw, channels = weight.shape
+    weight = weight.contiguous()
     output = empty(dy, *size, channels * groups)
     dy = positions_outermost(dy)
     (top, left), batch = window.padding, dy.shape[3]
@@ -94,7 +72,7 @@ def input_gradient(
 
 
 def weight_gradient(x: Tensor, dy: Tensor, window: Window, groups: int) -> Tensor:
-    """The gradient of the weight (OH, OW, O, C/G, kh, kw) from x and that of y."""
+    """The gradient of the weight (OH, OW, O, kh, kw, C/G) from x and that of y."""
     x, dy = positions_outermost(x), positions_outermost(dy)
     positions_h, positions_w, out_channels, _ = dy.shape
     channels, (kh, kw) = x.shape[2] // groups, window.kernel
@@ -103,7 +81,7 @@ def weight_gradient(x: Tensor, dy: Tensor, window: Window, groups: int) -> Tenso
     for rows in _bands(x, window, positions_h, positions_w):
         fields = _fields(x, rows, window, positions_w, groups)
         torch.bmm(_columns(dy[rows], groups), fields.mT, out=_matrices(dw[rows], groups))
-    return dw.permute(0, 1, 2, 5, 3, 4)
+    return dw
 
 
 def with_all_derivatives(
@@ -113,13 +91,13 @@ def with_all_derivatives(
 
     For forward-mode derivatives and the transforms of torch.func.
     """
-    positions_h, positions_w, out_channels, channels, kh, kw = weight.shape
+    positions_h, positions_w, out_channels, kh, kw, channels = weight.shape
     x = _padded(x.permute(2, 3, 1, 0), window, (positions_h, positions_w))
     rows = slice(0, positions_h)
     taps = [_tap(x, rows, i, j, window, positions_w) for i in range(kh) for j in range(kw)]
-    fields = torch.stack(taps, dim=3).unflatten(2, (groups, channels))  # (OH, OW, G, C/G, kh·kw, B)
-    matrices = weight.unflatten(2, (groups, out_channels // groups)).flatten(5)
-    y = torch.einsum("yxgoct,yxgctb->bgoyx", matrices, fields).flatten(1, 2)
+    fields = torch.stack(taps, dim=2).unflatten(3, (groups, channels))  # (OH, OW, kh·kw, G, C/G, B)
+    matrices = weight.unflatten(2, (groups, out_channels // groups)).flatten(4, 5)
+    y = torch.einsum("yxgotc,yxtgcb->bgoyx", matrices, fields).flatten(1, 2)
     return y if bias is None else y + bias
 
 

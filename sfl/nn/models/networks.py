@@ -9,15 +9,19 @@ Every model takes the same keywords, which are what `model:` takes in a YAML fil
   dropout        before the first and the last linear layer
   dropout2d      of whole feature maps, before the last block
 Switching `layer` and nothing else gives the twin: the same graph with or without sharing.
+
+A module's name counts operations, as the notebook's network did: `features.1` is normalisation and
+ReLU, so `features.3` is next. Names, not places, are what state_dict and `get_submodule` go by.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor, nn
 
-from sfl.nn.engine.fused import BatchNormReLU2d, ReLUMaxPool2d
+from sfl.nn.engine import BatchNormReLU, ReLUMaxPool2d
 from sfl.nn.spatial import Init, SpatialFeatureLayer, Storage, expect_choice
 from sfl.nn.window import Pair, pair, window_of
 
@@ -57,7 +61,7 @@ class RegularConvNet(_Network):
         super().__init__()
         stack = _Stack(in_dimensions, layer, storage, init)
         stack.add_blocks(channels, kernel_sizes, dropout2d, same_size=True, pooled=3)
-        self.features = nn.Sequential(*stack.modules)
+        self.features = stack.built()
         self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
 
 
@@ -84,7 +88,7 @@ class SpatialDenseNet(_Network):
         super().__init__()
         stack = _Stack(in_dimensions, layer, storage, init)
         stack.add_blocks(channels, kernel_sizes, dropout2d, same_size=False, pooled=2)
-        self.features = nn.Sequential(*stack.modules)
+        self.features = stack.built()
         self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
 
 
@@ -109,8 +113,8 @@ class SimpleModel(_Network):
         stack = _Stack(in_dimensions, layer, storage, init)
         _expect_entries(1, channels=channels, kernel_sizes=kernel_sizes)
         stack.add_layer(channels[0], kernel_sizes[0])
-        stack.modules.append(nn.Dropout2d(dropout2d))
-        self.features = nn.Sequential(*stack.modules)
+        stack.add(nn.Dropout2d(dropout2d))
+        self.features = stack.built()
         self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
 
 
@@ -142,9 +146,18 @@ class _Stack:
         expect_choice("init", init, Init)
         if layer == "conv" and storage is not None:
             raise ValueError("storage is a setting of layer: spatial; a conv layer has none")
-        self.modules: list[nn.Module] = []
+        self.modules: OrderedDict[str, nn.Module] = OrderedDict()
+        self.operations = 0
         self.dimensions = in_dimensions
         self.layer, self.storage, self.init = layer, storage or "local", init
+
+    def add(self, module: nn.Module, operations: int = 1) -> None:
+        """A module that does so many operations in a row; its name is the first one's number."""
+        self.modules[str(self.operations)] = module
+        self.operations += operations
+
+    def built(self) -> nn.Sequential:
+        return nn.Sequential(self.modules)
 
     def add_layer(self, out_channels: int, kernel_size: Pair, same_size: bool = False) -> None:
         """A conv or a spatial layer; same_size pads so that an odd kernel keeps H×W."""
@@ -158,7 +171,7 @@ class _Stack:
                 nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")  # U(±√(6 / fan-in))
                 assert conv.bias is not None
                 nn.init.zeros_(conv.bias)
-            self.modules.append(conv)
+            self.add(conv)
         else:
             spatial = SpatialFeatureLayer(
                 self.dimensions,
@@ -168,7 +181,7 @@ class _Stack:
                 storage=self.storage,
                 init=self.init,
             )
-            self.modules.append(spatial)
+            self.add(spatial)
         self.dimensions = (out_channels, *size)
 
     def add_blocks(
@@ -188,23 +201,20 @@ class _Stack:
         for block in range(3):
             first, second = 2 * block, 2 * block + 1
             self.add_layer(channels[first], kernel_sizes[first], same_size)
-            # Identity stands where ReLU stood as a module of its own, so that the layers behind it
-            # keep their numbers, which are names in files of weights.
-            self.modules += [BatchNormReLU2d(channels[first]), nn.Identity()]
+            self.add(BatchNormReLU(channels[first]), operations=2)
             self.add_layer(channels[second], kernel_sizes[second], same_size)
             if block < pooled:
-                self.add_pool()
+                self.add_relu_pool()
             else:
-                self.modules.append(nn.ReLU(inplace=True))
+                self.add(nn.ReLU(inplace=True))
             if block == 1:
-                self.modules.append(nn.Dropout2d(dropout2d))
+                self.add(nn.Dropout2d(dropout2d))
 
-    def add_pool(self) -> None:
-        """ReLU, then 2×2 max pooling."""
+    def add_relu_pool(self) -> None:
         channels, height, width = self.dimensions
         if min(height, width) < 2:
             raise ValueError(f"2×2 pooling needs an input of at least 2×2, not {height}×{width}")
-        self.modules += [ReLUMaxPool2d(), nn.Identity()]
+        self.add(ReLUMaxPool2d(), operations=2)
         self.dimensions = (channels, height // 2, width // 2)
 
 

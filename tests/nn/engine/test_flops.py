@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated
 
 
 def test_forward_and_both_gradients_by_hand() -> None:
-    x, weight = torch.randn(5, 2, 4, 4), torch.randn(3, 2, 6, 2, 2, 3)
+    x, weight = torch.randn(5, 2, 4, 4), torch.randn(3, 2, 6, 2, 3, 2)
     with FlopCounterMode(display=False) as counter:
         spatial_conv2d(x.requires_grad_(), weight.requires_grad_()).sum().backward()
     assert counter.get_total_flops() == 3 * 2 * 5 * (3 * 2 * 6 * 2 * 2 * 3)

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sfl.nn.engine import reference
-from sfl.nn.engine.cpu import kernel
-from sfl.nn.engine.operators import locally_connected
+from sfl.nn.engine import locally_connected, reference, reference_engine
+from sfl.nn.engine.choice import choose
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.storage import dense_to_local
 from sfl.nn.window import Window, window_of
@@ -28,12 +27,12 @@ torchs_own = pytest.mark.filterwarnings(
 small, tiny = st.integers(1, 4), st.integers(1, 3)
 
 
-@pytest.fixture(scope="module", autouse=True, params=["compiled", "plain"])
+@pytest.fixture(scope="module", autouse=True, params=["compiled", "reference"])
 def form(request: Any) -> Iterator[str]:
     """All that follows holds for both forms."""
-    if request.param == "compiled" and kernel.load() is None:
+    if request.param not in ("reference", choose(torch.device("cpu"), torch.float32)[0].NAME):
         pytest.skip("there is no C++ compiler here")
-    with kernel.without() if request.param == "plain" else contextlib.nullcontext():
+    with reference_engine() if request.param == "reference" else contextlib.nullcontext():
         yield request.param
 
 
@@ -52,7 +51,7 @@ class Case:
     def drawn(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
         """x, weight and bias."""
         generator = torch.Generator().manual_seed(self.batch + 10 * self.channels)
-        field = (self.channels // self.groups, *self.window.kernel)
+        field = (*self.window.kernel, self.channels // self.groups)
         shapes = (
             (self.batch, self.channels, *self.size),
             (*self.positions, self.out_channels, *field),
@@ -151,7 +150,9 @@ def test_shared_weights_make_a_convolution(case: Case) -> None:
     window = case.window
     (top, left), (height, width) = window.padding, window.reach(case.positions)
     padded = F.pad(x, (left, width, top, height))
-    expected = F.conv2d(padded, filters, None, window.stride, 0, window.dilation, case.groups)
+    expected = F.conv2d(
+        padded, filters.movedim(-1, 1), None, window.stride, 0, window.dilation, case.groups
+    )
     torch.testing.assert_close(found, expected[:, :, : case.positions[0], : case.positions[1]])
 
 
@@ -247,18 +248,20 @@ def test_threads_and_tiles_do_not_show(form: str) -> None:
         1e-10,
     )
     for other in found[1:]:
-        assert form == "plain" or all(map(torch.equal, found[0], other))
+        assert form == "reference" or all(map(torch.equal, found[0], other))
         close(other, found[0], 1e-12)
 
 
-def test_autocast(form: str) -> None:
-    """The plain form computes in the dtype of autocast, the kernel stays in float32."""
+def test_autocast() -> None:
+    """On a CPU it computes in float32; float64 stays what it is."""
     case = CASES["all at once"]
     x, weight, bias = (tensor.requires_grad_() for tensor in case.drawn(torch.float32))
     with torch.autocast("cpu", torch.bfloat16):
         for given in (x, x.bfloat16()):
             y = locally_connected(given, weight, bias, case.window, case.groups)
-            assert y.dtype == (torch.float32 if form == "compiled" else torch.bfloat16)
+            assert y.dtype == torch.float32
+        exact = locally_connected(x.double(), weight.double(), bias, case.window, case.groups)
+        assert exact.dtype == torch.float64
     expected = locally_connected(x, weight, bias, case.window, case.groups)
     torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
     for gradient in gradients(y, torch.ones_like(y), x, weight, bias):
@@ -330,5 +333,5 @@ def test_the_layer_equals_plain_loops_in_both_storages(case: Case, bias: Any) ->
     full = torch.einsum("bchw,boyx->chwoyx", x, dy)  # every input feeds every unit
     close((y, *by_dense), (expected, dx, full, *db), 1e-10)
     inside = dense_to_local(by_dense[1], window, case.groups)
-    exists = local.field_mask()[:, :, None, None]
+    exists = local.field_mask()[:, :, None, :, :, None]
     close((inside,), (dw * exists,), 1e-10)

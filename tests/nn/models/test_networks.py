@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfl.nn.engine.fused import BatchNormReLU2d, ReLUMaxPool2d
+from sfl.nn.engine import BatchNormReLU, ReLUMaxPool2d
 from sfl.nn.models.graphs import GRAPHS
 from sfl.nn.models.networks import MODELS, build_model
 from sfl.nn.spatial import SpatialFeatureLayer
@@ -178,11 +178,11 @@ def kinds(model: nn.Module) -> list[str]:
     for leaf in leaves:
         if isinstance(leaf, (NotebookLayer, SpatialFeatureLayer)):
             found.append(f"dense {tuple(leaf.weight.shape)}")
-        elif isinstance(leaf, BatchNormReLU2d):
-            found += [repr(leaf).replace("BatchNormReLU2d", "BatchNorm2d"), "ReLU(inplace=True)"]
+        elif isinstance(leaf, BatchNormReLU):
+            found += [repr(leaf).replace("BatchNormReLU", "BatchNorm2d"), "ReLU(inplace=True)"]
         elif isinstance(leaf, ReLUMaxPool2d):
-            found += ["ReLU(inplace=True)", repr(nn.MaxPool2d(2, 2))]
-        elif not isinstance(leaf, nn.Flatten | nn.Identity):  # the notebook reshapes in forward()
+            found += ["ReLU(inplace=True)", repr(leaf).replace("ReLUMaxPool2d", "MaxPool2d")]
+        elif not isinstance(leaf, nn.Flatten):  # a reshape in the notebook's forward()
             found.append(repr(leaf))
     return found
 
@@ -194,6 +194,19 @@ def test_spatial_dense_net_has_the_notebooks_layers_at_full_size() -> None:
     assert [tuple(p.shape) for p in model.parameters()] == [
         tuple(p.shape) for p in notebook.parameters()
     ]
+
+
+@pytest.mark.parametrize("layer", ["conv", "spatial"])
+def test_modules_are_named_as_if_nothing_were_fused(layer: str) -> None:
+    """So that weights that were saved keep their names."""
+    with torch.device("meta"):
+        regular = build_model("RegularConvNet", layer=layer)
+        spatial = build_model("SpatialDenseNet", layer=layer)
+    names = [name for name, _ in regular.features.named_children()]  # type: ignore[union-attr]
+    assert names == ["0", "1", "3", "4", "6", "7", "9", "10", "12", "13", "14", "16", "17"]
+    names = [name for name, _ in spatial.features.named_children()]  # type: ignore[union-attr]
+    assert names == ["0", "1", "3", "4", "6", "7", "9", "10", "12", "13", "14", "16", "17"]
+    assert "(1): BatchNormReLU(32" in str(regular) and "(4): ReLUMaxPool2d(" in str(regular)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +262,7 @@ def test_twins_with_equal_filters_compute_the_same(name: str) -> None:
             if isinstance(ours, SpatialFeatureLayer):
                 assert isinstance(theirs, nn.Conv2d) and theirs.bias is not None
                 assert ours.bias is not None
-                ours.weight.copy_(theirs.weight.expand_as(ours.weight))
+                ours.weight.copy_(theirs.weight.movedim(1, -1).expand_as(ours.weight))
                 ours.bias.copy_(theirs.bias.view(-1, 1, 1).expand_as(ours.bias))
             elif isinstance(ours, nn.Linear):
                 ours.load_state_dict(theirs.state_dict())

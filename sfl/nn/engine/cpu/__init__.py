@@ -1,1 +1,1 @@
-"""The form for CPUs: C++ that is compiled on first use."""
+"""The engine for CPUs: C++ that is compiled on first use."""

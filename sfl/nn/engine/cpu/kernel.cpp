@@ -7,7 +7,7 @@
 // what is summed over. The channels are innermost in the weights, so a row of a field is one piece of
 // both weights and input. Results do not depend on the number of threads.
 //
-// Compiled on first use by sfl/nn/engine/cpu/kernel.py, which knows the argument order.
+// Compiled on first use by build.py; kernel.py beside it knows the argument order.
 
 #include <utility>
 #include <vector>

@@ -1,10 +1,10 @@
 // Batch normalisation with ReLU, and ReLU with 2x2 max pooling, forward and backward.
 //
-// In memory: x (P, C, B), the batch innermost, P = H * W; parameters and statistics (C). PyTorch
-// passes over the activations once for each operation; here they stay in the cache between them.
-// Results do not depend on the number of threads: the sums are taken in CHUNKS pieces.
+// Activations lie in memory as (P, C, B), the batch innermost, P = H * W. What PyTorch does in one
+// pass over the activations after the other is done here while they are in the cache. Results do not
+// depend on the number of threads: the sums are taken in CHUNKS pieces.
 //
-// Compiled and called as kernel.cpp is; sfl/nn/engine/fused.py knows the argument order.
+// Compiled as kernel.cpp is; pointwise.py knows the argument order.
 
 #include <cmath>
 #include <vector>
@@ -41,9 +41,18 @@ template <class T, class Each>
 void walk(const Sizes& s, Int first, Int last, Each each) {
     for (Int p = first; p < last; ++p)
         for (Int c = 0; c < s.channels; ++c)
-            for (Int b = 0; b < s.batch; b += LANES<T>)
-                each(c, (p * s.channels + c) * s.batch + b,
-                     int(std::min<Int>(LANES<T>, s.batch - b)));
+            for (Int i = 0; i < s.batch; i += LANES<T>)
+                each(c, (p * s.channels + c) * s.batch + i,
+                     int(std::min<Int>(LANES<T>, s.batch - i)));
+}
+
+// The same for all positions, by all threads.
+template <class T, class Each>
+void walk_all(const Sizes& s, Each each) {
+    const Int pieces = 4 * s.threads;
+#pragma omp parallel for num_threads(s.threads)
+    for (Int i = 0; i < pieces; ++i)
+        walk<T>(s, s.positions * i / pieces, s.positions * (i + 1) / pieces, each);
 }
 
 // The sums over all positions and images of N terms, channel by channel: (C, N) doubles.
@@ -56,8 +65,9 @@ std::vector<double> channel_sums(const Sizes& s, Terms terms) {
         std::vector<Vector<T>> sums(s.channels * N);
         walk<T>(s, s.positions * chunk / CHUNKS, s.positions * (chunk + 1) / CHUNKS,
                 [&](Int c, Int at, int lanes) { terms(c, at, lanes, sums.data() + c * N); });
-        for (Int i = 0; i < s.channels * N; ++i)
-            found[chunk * s.channels * N + i] = added<T>(sums[i]);
+        for (Int c = 0; c < s.channels; ++c)
+            for (Int i = 0; i < N; ++i)
+                found[(chunk * s.channels + c) * N + i] = added<T>(sums[c * N + i]);
     }
     for (Int chunk = 0; chunk < CHUNKS; ++chunk)
         for (Int i = 0; i < s.channels * N; ++i) total[i] += found[chunk * s.channels * N + i];
@@ -84,12 +94,11 @@ void norm_forward(const Sizes& s, T eps, const T* x, const T* weight, const T* b
         scale[c] = 1 / std::sqrt(squares[c] / n + eps);
         slope[c] = scale[c] * weight[c];
     }
-#pragma omp parallel for num_threads(s.threads)
-    for (Int p = 0; p < s.positions; ++p)
-        walk<T>(s, p, p + 1, [&](Int c, Int at, int lanes) {
-            const Vector<T> v = (load(x + at, lanes) - mean[c]) * slope[c] + bias[c];
-            store(y + at, relu<T>(v), lanes);
-        });
+    walk_all<T>(s, [&](Int c, Int at, int lanes) {
+        const Vector<T> apart = load(x + at, lanes) - mean[c];
+        const Vector<T> v = apart * slope[c] + bias[c];
+        store(y + at, relu<T>(v), lanes);
+    });
 }
 
 template <class T>
@@ -115,17 +124,16 @@ void norm_backward(const Sizes& s, const T* dy, const T* x, const T* weight, con
         shift[c] = dbias[c] / n;
         lean[c] = dweight[c] * scale[c] / n;
     }
-#pragma omp parallel for num_threads(s.threads)
-    for (Int p = 0; p < s.positions; ++p)
-        walk<T>(s, p, p + 1, [&](Int c, Int at, int lanes) {
-            const Vector<T> apart = load(x + at, lanes) - mean[c];
-            const Vector<T> d = passed(c, apart, at, lanes) - shift[c] - apart * lean[c];
-            store(dx + at, d * slope[c], lanes);
-        });
+    walk_all<T>(s, [&](Int c, Int at, int lanes) {
+        const Vector<T> apart = load(x + at, lanes) - mean[c];
+        const Vector<T> d = passed(c, apart, at, lanes) - shift[c] - apart * lean[c];
+        store(dx + at, d * slope[c], lanes);
+    });
 }
 
+// In memory (H, W, inner), inner = C * B. Each axis is halved, rounded down.
 struct Pool {
-    Int inner, height, width, threads;  // inner = C * B; each axis is halved, rounded down
+    Int inner, height, width, threads;
 };
 
 // Calls `each(from, to, lanes)` for all vectors of the output: where it and its first input lie.
@@ -184,9 +192,9 @@ void pool_backward(const Pool& s, const T* dy, const T* x, T* dx) {
                                             T* scale, T* y) {                                      \
         norm_forward<T>(*s, *eps, x, weight, bias, mean, variance, scale, y);                      \
     }                                                                                              \
-    extern "C" void sfl_norm_backward_##name(                                                      \
-        const Sizes* s, const T* dy, const T* x, const T* weight, const T* bias, const T* mean,    \
-        const T* scale, T* dweight, T* dbias, T* dx) {                                             \
+    extern "C" void sfl_norm_backward_##name(const Sizes* s, const T* dy, const T* x,              \
+                                             const T* weight, const T* bias, const T* mean,        \
+                                             const T* scale, T* dweight, T* dbias, T* dx) {        \
         norm_backward<T>(*s, dy, x, weight, bias, mean, scale, dweight, dbias, dx);                \
     }                                                                                              \
     extern "C" void sfl_pool_forward_##name(const Pool* s, const T* x, T* y) {                     \

@@ -1,0 +1,114 @@
+"""The compiled library of the CPU engine: built from the C++ beside this file, kept, loaded.
+
+Knows how a compiler is found and called, and where what it built is kept; not what is in it.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).parent
+SOURCES, HEADERS = sorted(FOLDER.glob("*.cpp")), sorted(FOLDER.glob("*.h"))
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
+
+
+class NoKernel(Exception):
+    """Why there is no compiled library here, in a few words."""
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The library, built if it isn't there yet. Raises NoKernel."""
+    try:
+        path = build()
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:  # a file that was cut off: once more
+            path.unlink(missing_ok=True)
+            return ctypes.CDLL(str(build()))
+    except OSError as error:
+        raise NoKernel(str(error)) from None
+
+
+def build() -> Path:
+    """The library's path, built if it isn't there. Raises NoKernel."""
+    command = [compiler(), *FLAGS, *map(str, SOURCES), *_openmp()]
+    path = _cache() / f"kernel-{key(command)}.so"
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Under a name of its own, then renamed: two processes that build at once both end well.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            built = Path(folder) / path.name
+            subprocess.run(
+                [*command, "-o", str(built)], check=True, capture_output=True, timeout=300
+            )
+            os.replace(built, path)
+    except subprocess.CalledProcessError as error:
+        raise NoKernel(_first_error(error)) from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoKernel(f"{SOURCES[0].name} can't be compiled: {error}") from None
+    return path
+
+
+def compiler() -> str:
+    """The C++ compiler's path: CXX, g++ or clang++. Raises NoKernel."""
+    for name in (os.environ.get("CXX"), "g++", "clang++"):
+        if name and (found := shutil.which(name)):
+            return found
+    raise NoKernel("there is no C++ compiler")
+
+
+def key(command: list[str]) -> str:
+    """A hash of all that the library depends on: source, compiler, flags, processor."""
+    try:
+        version = subprocess.run([command[0], "--version"], capture_output=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoKernel(f"{command[0]} doesn't run: {error}") from None
+    digest = hashlib.sha256(version + repr(command).encode())
+    for path in (*SOURCES, *HEADERS):
+        digest.update(path.read_bytes())
+    digest.update(f"{platform.machine()} {_instructions()}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _first_error(error: subprocess.CalledProcessError) -> str:
+    """The compiler's first line with an error in it, without this machine's paths."""
+    lines = error.stderr.decode(errors="replace").splitlines() or [str(error)]
+    line: str = next((line for line in lines if "error" in line), lines[-1])
+    for source in SOURCES:
+        line = line.replace(str(source), f"{source.name} can't be compiled")
+    return line
+
+
+def _openmp() -> list[str]:
+    """PyTorch's own OpenMP library, if it brings one: two of them would fight for the cores."""
+    folder = Path(torch.__file__).parent / "lib"
+    return [str(path) for path in sorted(folder.glob("libgomp*.so*"))]
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(home) / "sfl" if home else Path.home() / ".cache" / "sfl"
+    except RuntimeError:  # a folder that others can write to is no place for code that we load
+        raise NoKernel("there is no home folder to keep it in") from None
+
+
+def _instructions() -> str:
+    """The processor's instruction sets; several machines may share the cache's folder."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    return platform.processor()

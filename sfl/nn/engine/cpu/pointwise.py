@@ -1,0 +1,70 @@
+"""Batch normalisation with ReLU, and ReLU with 2×2 max pooling, in C++ (pointwise.cpp).
+
+Here they are only called; they know no autograd, `sfl.nn.engine.fused` does.
+
+Shapes: x (B, C, H, W) with its batch innermost, float32 or float64; parameters and statistics (C,)
+of the same dtype.
+"""
+
+import torch
+from torch import Tensor
+
+from sfl.nn.engine.cpu import kernel
+from sfl.nn.engine.memory_order import empty, positions_outermost
+
+Statistics = tuple[Tensor, Tensor, Tensor]  # mean, biased variance, 1 / √(variance + eps)
+
+
+def norm_forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Statistics]:
+    """relu(batch_norm(x)), and the batch's statistics."""
+    channels, height, width = x.shape[1:]
+    y = empty(x, height, width, channels)
+    statistics = (x.new_empty(channels), x.new_empty(channels), x.new_empty(channels))
+    given = (positions_outermost(x), weight.contiguous(), bias.contiguous())
+    kernel.call(
+        "norm_forward", _sizes(x), x.new_tensor([eps]), *given, *statistics, positions_outermost(y)
+    )
+    return y, statistics
+
+
+def norm_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, weight and bias."""
+    channels, height, width = x.shape[1:]
+    dx = empty(x, height, width, channels)
+    dweight, dbias = torch.empty_like(mean), torch.empty_like(mean)
+    given = (weight.contiguous(), bias.contiguous(), mean, scale)
+    activations = (positions_outermost(dy), positions_outermost(x))
+    kernel.call(
+        "norm_backward", _sizes(x), *activations, *given, dweight, dbias, positions_outermost(dx)
+    )
+    return dx, dweight, dbias
+
+
+def pool_forward(x: Tensor) -> Tensor:
+    """max_pool2d(relu(x), 2)."""
+    y = empty(x, x.shape[2] // 2, x.shape[3] // 2, x.shape[1])
+    kernel.call("pool_forward", _pool(x), positions_outermost(x), positions_outermost(y))
+    return y
+
+
+def pool_backward(dy: Tensor, x: Tensor) -> Tensor:
+    """The gradient of x."""
+    dx = empty(x, x.shape[2], x.shape[3], x.shape[1])
+    if x.shape[2] % 2 or x.shape[3] % 2:  # a row or a column that no window reaches
+        dx.zero_()
+    kernel.call("pool_backward", _pool(x), *map(positions_outermost, (dy, x, dx)))
+    return dx
+
+
+def _sizes(x: Tensor) -> tuple[int, ...]:
+    """The numbers of pointwise.cpp's Sizes."""
+    batch, channels, height, width = x.shape
+    return (batch, channels, height * width, torch.get_num_threads())
+
+
+def _pool(x: Tensor) -> tuple[int, ...]:
+    """The numbers of pointwise.cpp's Pool."""
+    batch, channels, height, width = x.shape
+    return (channels * batch, height, width, torch.get_num_threads())

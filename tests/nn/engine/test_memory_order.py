@@ -1,0 +1,22 @@
+"""How tensors lie in memory, by hand."""
+
+import torch
+
+from sfl.nn.engine.memory_order import batch_innermost, empty, is_batch_innermost
+
+
+def test_which_tensors_have_their_batch_innermost() -> None:
+    x = torch.randn(2, 3, 4, 5)
+    assert is_batch_innermost(batch_innermost(x)) and torch.equal(batch_innermost(x), x)
+    assert is_batch_innermost(empty(x, 6, 7, 8)) and empty(x, 6, 7, 8).shape == (2, 8, 6, 7)
+    assert not is_batch_innermost(x)
+    assert not is_batch_innermost(x.to(memory_format=torch.channels_last))
+    assert not is_batch_innermost(x[0])
+    assert not is_batch_innermost(batch_innermost(x)[:, :2])
+    assert not is_batch_innermost(torch.randn(1, 1, 4, 5))  # both: a usual tensor
+    assert not is_batch_innermost(batch_innermost(torch.randn(1, 3, 4, 5)))  # both: channels_last
+
+
+def test_what_lies_right_already_is_not_copied() -> None:
+    x = batch_innermost(torch.randn(2, 3, 4, 5))
+    assert batch_innermost(x).data_ptr() == x.data_ptr()
