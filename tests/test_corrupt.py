@@ -165,7 +165,8 @@ def test_a_precision_that_there_is_not(place: Path, sfl: Sfl) -> None:
     told.write_text(told.read_text().replace('"float32"', '"float33"'))
     done = sfl("train", "--resume", "stopped")
     assert done.returncode == 4
-    assert done.stderr.startswith(f"error: {told.relative_to(place)}: damaged (put it back")
+    expected = f"error: {told.relative_to(place)}: missing or wrong: precision ("
+    assert done.stderr.startswith(expected)
 
 
 @pytest.mark.parametrize(

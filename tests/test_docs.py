@@ -105,11 +105,11 @@ def test_kept_results_are_whole_and_of_the_config_they_name(folder: Path) -> Non
     assert sorted(file.name for file in folder.iterdir()) == sorted(made.KEPT)
     run = Run(folder)
     assert run.result is not None
-    assert len(run.metrics) == run.result["epochs"]
+    assert len(run.metrics) == run.result.epochs
     kept = load.from_text(run.config_text, folder.name)
     named = load.load(row.config, [*row.overrides, "data.source=folder"])
     assert kept.identity() == named.identity()
-    accuracy = f"{100 * run.result['accuracy']:.2f} % test accuracy after {len(run.metrics)} epochs"
+    accuracy = f"{100 * run.result.accuracy:.2f} % test accuracy after {len(run.metrics)} epochs"
     assert accuracy in load.find(row.config).read_text(encoding="utf-8")
 
 

@@ -38,7 +38,7 @@ def plot(
     from sfl.cli import tables
     from sfl.config.load import override
     from sfl.files import check_folder
-    from sfl.pictures import need_matplotlib, write_all
+    from sfl.pictures import need_matplotlib, write_pictures
     from sfl.progress import say
     from sfl.runs.store import find, find_weights
 
@@ -49,16 +49,16 @@ def plot(
     find_weights(runs, run)  # refuses before torch is imported
     folder = out or found.path / "plots"
     check_folder(folder, "--out")
-    from sfl.plots.run import of_run
+    from sfl.plots.run import run_pictures
     from sfl.training.load import load_run
 
     loaded = load_run(found.path)
     config = override(loaded.config, set_ or [])
-    shown = of_run(
+    shown = run_pictures(
         found, config, loaded.model, loaded.in_dimensions,
         layer=layer, units=chosen["--units"], places=chosen["--images"], data_name=data_name,
     )  # fmt: skip
-    write_all(shown, folder)
+    write_pictures(shown, folder)
     if as_json:
         listed = [{"name": picture.name, "caption": picture.caption} for picture in shown]
         tables.print_json({"run": found.name, "folder": str(folder), "pictures": listed})

@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 
 from sfl.config.yamlfile import YamlTree, parse
 from sfl.errors import PROGRAM, Exit, UserError
 from sfl.files import write_error, write_text
+from sfl.runs.records import Environment, Epoch, Provenance, Record, Result
+
+R = TypeVar("R", bound=Record)
 
 Status = Literal["running", "finished", "interrupted", "failed", "damaged"]
 
@@ -57,27 +60,38 @@ class Run:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """One object an epoch; [] before the first."""
-        return [self._object(METRICS, line) for line in (self._read(METRICS) or "").splitlines()]
+        """A checked record `Epoch` for each line, as plain values; [] before the first epoch.
+
+        Plain, because curves and tables ask for columns by name, and because a checkpoint and
+        `load_run(...).metrics` hold the same. Raises UserError (exit 4).
+        """
+        found = []
+        for number, line in enumerate((self._read(METRICS) or "").splitlines(), 1):
+            found.append(self._object(METRICS, line))
+            Epoch.check(found[-1], f"{self.path / METRICS}: line {number}")
+        return found
 
     @cached_property
-    def result(self) -> dict[str, Any] | None:
-        """result.json; None before the run has finished."""
-        return self._json(RESULT)
+    def result(self) -> Result | None:
+        """result.json; None before the run has finished. Raises UserError (exit 4)."""
+        return self.record(RESULT, Result)
 
     @property
-    def environment(self) -> dict[str, Any] | None:
-        """environment.json; None before training has begun."""
-        return self._json(ENVIRONMENT)
+    def environment(self) -> Environment | None:
+        """environment.json; None before training has begun. Raises UserError (exit 4)."""
+        return self.record(ENVIRONMENT, Environment)
 
     @property
-    def provenance(self) -> dict[str, str] | None:
-        """Source and fingerprints of the images that it is trained on; None: it doesn't say."""
-        return (self.result or self.environment or {}).get("data")
+    def provenance(self) -> Provenance | None:
+        """On which images it was trained; None where it doesn't say."""
+        if self.result is not None:
+            return self.result.data
+        return self.environment.data if self.environment else None
 
-    def _json(self, name: str) -> dict[str, Any] | None:
+    def record(self, name: str, kind: type[R]) -> R | None:
+        """A JSON file as such a record; None where there is none. Raises UserError (exit 4)."""
         text = self._read(name)
-        return None if text is None else self._object(name, text)
+        return None if text is None else kind.check(self._object(name, text), str(self.path / name))
 
     def _read(self, name: str) -> str | None:
         """A file's text; None where there is none. Raises UserError (exit 4)."""
@@ -93,7 +107,7 @@ class Run:
         """A JSON object of one of its files. Raises UserError (exit 4)."""
         values = None
         with contextlib.suppress(ValueError, RecursionError):
-            values = json.loads(text, parse_constant=_refuse_constant)
+            values = json.loads(text)
         if not isinstance(values, dict):
             raise self.damaged(name)
         return values
@@ -147,7 +161,9 @@ class Run:
 
     def has_begun(self) -> bool:
         """Whether there is anything in it that training has made."""
-        return bool(self.metrics) or (self.path / LAST).exists() or (self.path / BEST).exists()
+        return (
+            bool(self._read(METRICS)) or (self.path / LAST).exists() or (self.path / BEST).exists()
+        )
 
     def is_locked(self) -> bool:
         """Whether a process is training this run."""
@@ -206,7 +222,3 @@ def lock(run: Run) -> Iterator[None]:
         if (run.path / RESULT).exists():
             (run.path / LOCK).unlink(missing_ok=True)
         taken.release()
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")

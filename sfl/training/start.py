@@ -14,7 +14,7 @@ from sfl.config.schema import MAY_CHANGE, Config
 from sfl.errors import PROGRAM, Exit, UserError
 from sfl.progress import say
 from sfl.runs import store
-from sfl.runs.directory import CONFIG, ENVIRONMENT, LAST, RESULT, Run, lock
+from sfl.runs.directory import CONFIG, LAST, RESULT, Run, lock
 from sfl.runs.store import data_root_option
 
 if TYPE_CHECKING:
@@ -84,9 +84,7 @@ def resume(run: Run, config: Config, dataset: "Dataset | None" = None) -> dict[s
             checkpoint = read_checkpoint(run.path / LAST, with_tensors=False)
             refuse_other_settings(config, checkpoint)
         # `auto` may mean another precision on this machine.
-        precision = (run.environment or {}).get("precision")
-        if precision not in (None, "float32", "bfloat16"):
-            raise run.damaged(ENVIRONMENT)
+        precision = run.environment.precision if run.environment else None
         setup = set_up(config, dataset, precision=precision, world=world)
         return _fit(setup, run)
 
@@ -110,10 +108,7 @@ def _refuse_finished(run: Run, config: Config) -> None:
     """A finished run goes on only with more epochs, from its last checkpoint."""
     if run.result is None:
         return
-    done = run.result.get("epochs")
-    if type(done) is not int:
-        raise run.damaged(RESULT)
-    if config.train.epochs <= done:
+    if config.train.epochs <= run.result.epochs:
         hint = f"see it with: {PROGRAM} evaluate {run.path}; more epochs: --set train.epochs=N"
         raise UserError(f"{run.path}: has finished", hint, Exit.RUN)
     if not (run.path / LAST).exists():
