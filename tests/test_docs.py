@@ -86,6 +86,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_config_reference_is_up_to_date() -> None:
     made = script("config_reference")
     assert (ROOT / "docs" / "config.md").read_text() == made.reference()
+    page = (ROOT / "docs" / "run-directory.md").read_text()
+    assert page == made.run_directory(page)
     assert (ROOT / "docs" / "config.schema.json").read_text() == made.schema()
     assert (ROOT / "docs" / "compare.schema.json").read_text() == made.schema(made.Comparison)
 

@@ -44,7 +44,7 @@ class Record(BaseModel):
             ) from None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values. Fields that were not given are left out; given as None, they are null."""
+        """As plain values. Fields that were not given are left out; given None, they are null."""
         return self.model_dump(exclude_unset=True)
 
 
