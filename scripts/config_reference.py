@@ -1,4 +1,4 @@
-"""Writes docs/config.md, the JSON schemas, and the fields of a run's files in docs/run-directory.md.
+"""Writes docs/config.md, the JSON schemas, and the tables of fields in docs/run-directory.md.
 
 The JSON schemas are those of configs and of what `sfl compare --json` prints.
 

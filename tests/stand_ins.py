@@ -76,8 +76,10 @@ def trained(
         run.write_json("result.json", result | {"run": run.name})
         return {"run": run.name}
 
-    monkeypatch.setattr("sfl.training.fit.fit", fit)
-    monkeypatch.setattr("sfl.training.setup.set_up", lambda config, *_, **__: stand_in(config))
+    monkeypatch.setattr("sfl.training.start.fit", fit)
+    for module in ("start", "setup"):
+        name = f"sfl.training.{module}.set_up"
+        monkeypatch.setattr(name, lambda config, *_, **__: stand_in(config))
     return done
 
 

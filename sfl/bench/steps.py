@@ -12,10 +12,7 @@ from torch import Tensor, nn
 from sfl.bench.references import notebook_model
 from sfl.config.load import load
 from sfl.data.dataset import Dataset, Split
-from sfl.learning.divergence import Guard
-from sfl.learning.optimizers import build_optimizer
-from sfl.training.epoch import train_step
-from sfl.training.setup import build, set_up
+from sfl.training.setup import build_learner, set_up
 
 BATCH = 64  # the notebook's
 
@@ -36,12 +33,10 @@ def our_step(name: str) -> Callable[[], object]:
     nothing = Split((images * 0).byte(), labels)
     dataset = Dataset("shapes", tuple("0123456789"), nothing, nothing)
     setup = set_up(load(config, ["data.source=shapes", *overrides]), dataset)
-    model = build(setup.config, setup.dataset.in_dimensions, 10).to(setup.device)
-    optimizer = build_optimizer(model, **setup.config.optimizer.model_dump(exclude={"clip_norm"}))
+    learner = build_learner(setup)
     images, labels = images.to(setup.device), labels.to(setup.device)
-    guard = Guard(optimizer)
-    model.train()
-    return lambda: train_step(setup, model, optimizer, images, labels, guard)
+    learner.model.train()
+    return lambda: learner.step(images, labels, lr=3e-4)
 
 
 def notebook_step(name: str) -> Callable[[], object]:

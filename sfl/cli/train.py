@@ -36,31 +36,32 @@ def train(
     from sfl.cli import tables
     from sfl.config.load import load
     from sfl.progress import say
-    from sfl.runs.store import data_root_option, find
-    from sfl.runs.store import run_name as run_name_of
-    from sfl.training import start
+    from sfl.runs.store import data_root_option, find, run_name
 
     overrides = [*(set_ or []), *([f"train.seed={seed}"] if seed is not None else [])]
     if (config is None) == (resume is None):
         raise UserError("train needs --config FILE or --resume RUN, one of the two", "see --help")
-    folder = runs
     if resume is not None:
         if seed is not None or name is not None or dry_run:
             raise UserError("--resume goes with --set alone", "seed and name are the run's own")
         run = find(runs, resume)
-        folder = run.path.parent
-        settings = start.config_to_resume(run, overrides)
+        from sfl.training import start
+        from sfl.training.resume import config_to_resume
+
+        folder, settings = run.path.parent, config_to_resume(run, overrides)
         result = start.resume(run, settings)
     else:
         assert config is not None
-        settings = load(config, overrides)
+        folder, settings = runs, load(config, overrides)
         if dry_run:
             if not as_json:
                 print(settings.to_yaml(), end="")
             print_model(settings, as_json, None, config=settings.to_dict())
             return
-        run_name = run_name_of(config, settings) if name is None else name
-        result = start.train(settings, runs, run_name, exact=name is not None)
+        from sfl.training import start
+
+        named = run_name(config, settings) if name is None else name
+        result = start.train(settings, runs, named, exact=name is not None)
     if as_json:
         tables.print_json(result)
         return

@@ -1,8 +1,8 @@
-"""Whether training still has numbers: noted on the device at every step, read now and then.
+"""Whether training still has finite numbers: noted on the device at every step, read now and then.
 
-A step whose loss or gradients are infinite or no numbers changes no weight, nor does any after it:
-the fused optimizers skip by a flag on the device (`found_inf`, made for mixed precision). So no
-step waits for the device, and the weights stay those of the last good step.
+A step whose loss or gradients are infinite or NaN changes no weight, nor does any step after it:
+the fused optimizers skip a step by a flag on the device (`found_inf`, made for mixed precision). So
+no step waits for the device, and the weights stay those of the last good step.
 """
 
 import math
@@ -16,10 +16,9 @@ HINT = "lower optimizer.lr, or set optimizer.clip_norm"
 
 
 class Guard:
-    """Watches the steps of one optimizer; `checkpoint`: the last good one, in words."""
+    """Watches the steps of one optimizer, which has one group of parameters."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, checkpoint: str = "none yet") -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         (group,) = optimizer.param_groups
         self._weights: list[nn.Parameter] = group["params"]
         device = self._weights[0].device
@@ -29,8 +28,8 @@ class Guard:
         optimizer.found_inf = self._diverged  # type: ignore[attr-defined]
 
     def note(self, loss: Tensor, step: int) -> None:
-        """Looks at the loss () and the gradients, before the optimizer does; waits for nothing."""
-        # What is infinite or no number makes a sum so, and a sum is the cheapest look at them all.
+        """Looks at the loss () and the gradients before the optimizer steps; waits for nothing."""
+        # One infinite or NaN value makes a sum so, and a sum is the cheapest look at all of them.
         sums = [weight.grad.sum() for weight in self._weights if weight.grad is not None]
         bad = ~torch.isfinite(torch.stack([loss.detach(), *sums]).sum())
         first = bad & (self._diverged == 0)
@@ -39,28 +38,30 @@ class Guard:
         self._last_loss.copy_(torch.where(self._diverged == 0, loss.detach(), self._last_loss))
 
     def refuse(self, epoch: int, lr: float) -> None:
-        """Raises UserError (exit 5) where a step of this epoch had no numbers."""
+        """Raises UserError (exit 5) where a step had no finite numbers. Waits for the device."""
         step = int(self._step)
         if step >= 0:
-            raise UserError(
-                f"training diverged: loss or gradients of epoch {epoch}, step {step + 1} are no "
-                f"finite numbers (lr {lr:g}, last finite loss {float(self._last_loss):g}); "
-                f"the last good checkpoint: {self._checkpoint}",
-                HINT,
-                Exit.DIVERGED,
+            raise _diverged(
+                f"loss or gradients of epoch {epoch}, step {step + 1} are not finite "
+                f"(lr {lr:g}, last finite loss {float(self._last_loss):g})"
             )
 
 
-def refuse_weights(model: nn.Module, epoch: int, checkpoint: str) -> None:
-    """Raises UserError (exit 5) for weights or statistics that are infinite or no numbers.
+def refuse_weights(model: nn.Module, epoch: int) -> None:
+    """Raises UserError (exit 5) for weights or statistics that are infinite or NaN.
 
     A last step with finite gradients can still leave them: they must not replace a good checkpoint.
     """
     floats = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
     if not bool(torch.isfinite(torch.stack([tensor.sum() for tensor in floats]).sum())):
-        raise UserError(
-            f"training diverged: the weights after epoch {epoch} are no finite numbers; the last "
-            f"good checkpoint: {checkpoint}",
-            HINT,
-            Exit.DIVERGED,
-        )
+        raise _diverged(f"the weights after epoch {epoch} are not finite")
+
+
+def refuse_loss(loss: float, what: str) -> None:
+    """Raises UserError (exit 5) for a loss that is infinite or NaN; `what` names it."""
+    if not math.isfinite(loss):
+        raise _diverged(f"the {what} is {loss}")
+
+
+def _diverged(what: str) -> UserError:
+    return UserError(f"training diverged: {what}", HINT, Exit.DIVERGED)

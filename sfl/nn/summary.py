@@ -5,17 +5,13 @@ Knows no config and prints nothing.
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sfl.nn.engine.fused import BatchNorm2d, MaxPool2d
 from sfl.nn.spatial import SpatialFeatureLayer
-from sfl.nn.window import window_of
 
 
 @dataclass(frozen=True)
@@ -96,33 +92,16 @@ def summarize(model: nn.Module, in_dimensions: tuple[int, int, int]) -> ModelSum
 
     for name, module in _leaves(model):
         module.register_forward_hook(leave(name))  # type: ignore[arg-type]
-        if type(module) in _SHAPES and not getattr(module, "ceil_mode", False):
-            module.forward = partial(_shape_only, module)  # type: ignore[method-assign]
     with torch.no_grad():
         model(torch.empty(1, *in_dimensions, device="meta"))
     return ModelSummary(tuple(layers), activations)
 
 
-# Shapes of an output (B, …), by rule: to find them out on the meta device, PyTorch would import its
-# compiler, which takes 160 MB and a second. Other modules are asked.
-_SHAPES: dict[type[nn.Module], Callable[[Any, Tensor], tuple[int, ...]]] = {
-    BatchNorm2d: lambda norm, x: tuple(x.shape),
-    MaxPool2d: lambda pool, x: (*x.shape[:2], *_pooled(pool, x)),
-    nn.Linear: lambda linear, x: (*x.shape[:-1], linear.out_features),
-}
-
-
-def _shape_only(module: nn.Module, x: Tensor) -> Tensor:
-    return x.new_empty(_SHAPES[type(module)](module, x))
-
-
-def _pooled(pool: MaxPool2d, x: Tensor) -> tuple[int, int]:
-    sizes = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
-    return window_of(x.shape[2:], *sizes)[1]  # type: ignore[arg-type]
-
-
 def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    return ((n, m) for n, m in model.named_modules() if not list(m.children()))
+    """The modules that hold no others and do something, with their names."""
+    for name, module in model.named_modules():
+        if not list(module.children()) and not isinstance(module, nn.Identity):
+            yield name, module
 
 
 def _same_memory(x: Tensor, y: Tensor) -> bool:

@@ -145,6 +145,8 @@ def activations(model: "nn.Module", images: "Tensor") -> "dict[str, Tensor]":
     import torch
     from torch import nn
 
+    from sfl.nn.engine.fused import BatchNormReLU2d, ReLUMaxPool2d
+
     names = {module: name for name, module in conv_layers(model)}
     watched: dict[str, nn.Module] = {}
     name = None
@@ -152,8 +154,10 @@ def activations(model: "nn.Module", images: "Tensor") -> "dict[str, Tensor]":
         if module in names:
             name = names[module]
             watched[name] = module
-        elif name is not None and isinstance(module, nn.ReLU):
+        elif name is not None and isinstance(module, nn.ReLU | BatchNormReLU2d):
             watched[name], name = module, None
+        elif isinstance(module, ReLUMaxPool2d):  # its ReLU gives what the layer's positive part is
+            name = None
     with torch.no_grad():
         return {
             name: y.relu().mean(dim=1) for name, y in layer_outputs(model, images, watched).items()

@@ -1,7 +1,7 @@
-"""One run directory: what its files are called, reading them, writing the small ones.
+"""One run directory: the names of its files, reading them, writing the small ones, its lock.
 
-Reads and writes text files only, so that listing runs needs no torch. What a run directory holds
-is described in docs/run-directory.md. Knows nothing of training, nor of other runs.
+Reads and writes text files only, so that listing runs needs no torch. docs/run-directory.md
+describes the files. Knows nothing of training, nor of other runs.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ LAST, BEST, FAILURE, LOCK = "last.safetensors", "best.safetensors", "failure.txt
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory; its files are read when asked for."""
+    """One run directory. A file is read when its property is used."""
 
     path: Path
 
@@ -42,7 +42,7 @@ class Run:
 
     @cached_property
     def config_text(self) -> str:
-        """config.yaml as it stands."""
+        """The text of config.yaml; "" if there is none."""
         return self._read(CONFIG) or ""
 
     @cached_property
@@ -60,7 +60,7 @@ class Run:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """A checked record `Epoch` for each line, as plain values; [] before the first epoch.
+        """The lines, each checked as an `Epoch`, as plain values; [] before the first epoch.
 
         Plain, because curves and tables ask for columns by name, and because a checkpoint and
         `load_run(...).metrics` hold the same. Raises UserError (exit 4).
@@ -83,18 +83,18 @@ class Run:
 
     @property
     def provenance(self) -> Provenance | None:
-        """On which images it was trained; None where it doesn't say."""
+        """On which images it is trained; None if the run doesn't say."""
         if self.result is not None:
             return self.result.data
         return self.environment.data if self.environment else None
 
     def record(self, name: str, kind: type[R]) -> R | None:
-        """A JSON file as such a record; None where there is none. Raises UserError (exit 4)."""
+        """A JSON file as a record of that kind; None if there is no file. Raises UserError (exit 4)."""
         text = self._read(name)
         return None if text is None else kind.check(self._object(name, text), str(self.path / name))
 
     def _read(self, name: str) -> str | None:
-        """A file's text; None where there is none. Raises UserError (exit 4)."""
+        """A file's text; None if there is no file. Raises UserError (exit 4)."""
         try:
             return (self.path / name).read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -104,7 +104,7 @@ class Run:
             raise UserError(f"{self.path / name}: can't be read: {reason}", "", Exit.RUN) from None
 
     def _object(self, name: str, text: str) -> dict[str, Any]:
-        """A JSON object of one of its files. Raises UserError (exit 4)."""
+        """The JSON object in a text. name: the file it is from. Raises UserError (exit 4)."""
         values = None
         with contextlib.suppress(ValueError, RecursionError):
             values = json.loads(text)
@@ -113,13 +113,13 @@ class Run:
         return values
 
     def damaged(self, name: str) -> UserError:
-        """What to raise for one of its files that doesn't say what it should."""
+        """The error for a file with the wrong content."""
         hint = f"put it back, or delete the run: {PROGRAM} runs rm {self.name}"
         return UserError(f"{self.path / name}: damaged", hint, Exit.RUN)
 
     @property
     def status(self) -> Status:
-        """running: it is locked; finished: has a result; failed: says why; else interrupted."""
+        """running: locked; finished: has result.json; failed: has failure.txt; else interrupted."""
         if self.is_locked():
             return "running"
         if (self.path / RESULT).exists():
@@ -128,17 +128,17 @@ class Run:
 
     @property
     def failure(self) -> str | None:
-        """Why training ended without a result, in a line; None: it didn't, or was only stopped."""
+        """Why training failed, in one line; None if it did not fail."""
         return self._read(FAILURE)
 
     @property
     def modified(self) -> float:
-        """When training last wrote something, in seconds since 1970; pictures of it don't count."""
+        """When a file was last written, in seconds since 1970; folders such as plots don't count."""
         return max((found.st_mtime for found in self._stats(self.path.glob("*"))), default=0.0)
 
     @property
     def bytes(self) -> int:
-        """Size of all its files, in folders of it too."""
+        """Size of all its files, including those in its folders."""
         return sum(found.st_size for found in self._stats(self.path.rglob("*")))
 
     @property
@@ -149,7 +149,7 @@ class Run:
 
     @staticmethod
     def _stats(paths: Iterator[Path]) -> list[os.stat_result]:
-        """Of the files among them; a running run's temporary ones may go while we look."""
+        """Of those paths that are files. Ignores files that a running run deletes meanwhile."""
         stats = []
         with contextlib.suppress(FileNotFoundError):
             for path in paths:
@@ -160,7 +160,7 @@ class Run:
         return stats
 
     def has_begun(self) -> bool:
-        """Whether there is anything in it that training has made."""
+        """Whether training has written metrics or a checkpoint."""
         return (
             bool(self._read(METRICS)) or (self.path / LAST).exists() or (self.path / BEST).exists()
         )
@@ -175,7 +175,7 @@ class Run:
                 return False
         except Timeout:
             return True
-        except OSError:  # a folder that we may not write to: nobody trains there as us
+        except OSError:  # we may not write to the folder, so no process of ours trains there
             return False
 
     def write_metrics(self, metrics: list[dict[str, Any]]) -> None:
@@ -183,9 +183,10 @@ class Run:
         write_text(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in metrics))
 
     def write_failure(self, error: Exception) -> None:
-        """Says why training ended; nothing where that can't be written, a full disk perhaps.
+        """Writes into failure.txt why training failed. Ignores it if that can't be written.
 
-        Of what is no line for a user only its kind: its words may name paths, hosts and users.
+        Of an error that is no UserError only the type is written: its message may contain paths,
+        or names of hosts and users.
         """
         line = str(error) if isinstance(error, UserError) else type(error).__name__
         for path in (self.path.absolute(), self.path):
@@ -200,13 +201,13 @@ class Run:
 
 @contextlib.contextmanager
 def lock(run: Run) -> Iterator[None]:
-    """Holds the run for this process; refused (exit 4) while another one holds it.
+    """Locks the run for this process. Raises UserError (exit 4) while another process has locked it.
 
-    The lock's file goes when the run has finished: nobody will train it any more.
+    The lock file is deleted when the run has finished.
     """
     taken = FileLock(run.path / LOCK)
     try:
-        taken.acquire(timeout=1)  # a reader that asks for the status holds it for a moment
+        taken.acquire(timeout=1)  # asking for the status locks a run for a moment
     except Timeout:
         raise UserError(
             f"{run.path}: another process is training it", "wait, or stop that one", Exit.RUN
@@ -214,8 +215,9 @@ def lock(run: Run) -> Iterator[None]:
     except OSError as error:
         raise write_error(run.path / LOCK, error) from None
     try:
-        for pattern in (".*.tmp", ".tmp*"):  # of a process that was killed while it wrote: ours,
-            for left_over in run.path.glob(pattern):  # and safetensors'
+        # Temporary files of a process that was killed while it wrote: ours, and safetensors'.
+        for pattern in (".*.tmp", ".tmp*"):
+            for left_over in run.path.glob(pattern):
                 left_over.unlink(missing_ok=True)
         yield
     finally:

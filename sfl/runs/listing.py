@@ -1,4 +1,4 @@
-"""A run in short: what `sfl runs` lists. Reads text files; needs no torch."""
+"""A run in a few values, as `sfl runs` lists it. Reads text files only; needs no torch."""
 
 import time
 from typing import Any
@@ -9,7 +9,7 @@ from sfl.runs.directory import Run
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """Status, progress, accuracy, age and size; a damaged run must not hide the others."""
+    """Status, progress, accuracy, age and size. Raises nothing: a damaged run has status "damaged"."""
     described = {
         "run": run.name,
         "status": run.status,

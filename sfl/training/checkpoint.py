@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,25 +41,30 @@ class Checkpoint:
     so_far: dict[str, Any] | None = None
 
 
-def save_weights(path: Path, model: nn.Module, config: str, images: dict[str, Any]) -> None:
-    """The model's weights alone."""
-    _write(path, _prefixed("model", model.state_dict()), config, {"images": images})
-
-
-def save_checkpoint(
+def write_checkpoint(
     path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
     config: str,
     images: dict[str, Any],
-    metrics: list[dict[str, Any]],
+    metrics: list[dict[str, Any]] | None = None,
     so_far: dict[str, Any] | None = None,
 ) -> None:
-    """Weights, optimizer state and the metrics of the epochs behind them."""
-    tensors = _prefixed("model", model.state_dict())
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= _prefixed(f"optimizer.{index}", state)
-    _write(path, tensors, config, {"images": images, "metrics": metrics, "so_far": so_far})
+    """Writes tensors with what Checkpoint says beside them. Raises UserError (exit 4 or 6)."""
+    progress: dict[str, Any] = {"images": images}
+    if metrics is not None:
+        progress |= {"metrics": metrics, "so_far": so_far}
+    metadata = {"format": FORMAT, "config": config, "progress": json.dumps(progress)}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata["sha256"] = _hash(contiguous, metadata)
+    needed = sum(map(len, metadata.values())) + sum(t.nbytes for t in contiguous.values())
+    with atomic_path(path, needed) as temporary:
+        try:
+            save_file(contiguous, temporary, metadata)
+        except SafetensorError as error:  # its writer tells an OSError in words alone
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
@@ -104,8 +110,14 @@ def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
 
 
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Puts the weights into the model; raises UserError (exit 4) where it is another model's."""
-    weights = _without_prefix("model", checkpoint.tensors)
+    """Puts the weights into the model. Raises UserError as `check_weights` does."""
+    check_weights(checkpoint, model)
+    model.load_state_dict(_weights(checkpoint))
+
+
+def check_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Raises UserError (exit 4) where the checkpoint's weights are another model's."""
+    weights = _weights(checkpoint)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in sorted(expected.keys() | weights.keys()):
         found = tuple(weights[name].shape) if name in weights else "none"
@@ -115,35 +127,11 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
                 f"the config's model has {expected.get(name, 'none')}",
                 exit_code=Exit.RUN,
             )
-    model.load_state_dict(weights)
 
 
-def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
-    """Puts the saved moments and step counts into an optimizer built from the same config.
-
-    It lays moments as their weights lie (channels_last), see sfl.learning.optimizers.
-    """
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _without_prefix("optimizer", checkpoint.tensors).items():
-        index, key = name.split(".")
-        state.setdefault(int(index), {})[key] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _write(path: Path, tensors: dict[str, Tensor], config: str, progress: dict[str, Any]) -> None:
-    metadata = {"format": FORMAT, "config": config, "progress": json.dumps(progress)}
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata["sha256"] = _hash(contiguous, metadata)
-    needed = sum(map(len, metadata.values())) + sum(t.nbytes for t in contiguous.values())
-    with atomic_path(path, needed) as temporary:
-        try:
-            save_file(contiguous, temporary, metadata)
-        except SafetensorError as error:  # its writer tells an OSError in words alone
-            number = re.search(r"os error (\d+)", str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+def _weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    named = checkpoint.tensors.items()
+    return {n.removeprefix("model."): t for n, t in named if n.startswith("model.")}
 
 
 def _hash(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
@@ -160,12 +148,3 @@ def _other_format(path: Path, found: str | None) -> str:
     if found and found.startswith("sfl-"):
         return f"{path}: of another version of sfl (its format is {found}, this one reads {FORMAT})"
     return f"{path}: not a checkpoint of sfl (its format is {found!r}, expected {FORMAT!r})"
-
-
-def _prefixed(prefix: str, tensors: dict[str, Any]) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": t for name, t in tensors.items() if isinstance(t, Tensor)}
-
-
-def _without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    prefix += "."
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -1,22 +1,25 @@
-"""One pass over the training images: batches, steps, the sums that its line of metrics is made of.
+"""An epoch: one pass over the training images, and what is measured after it.
 
-Knows no run directory; what it has done so far can be saved and gone on with.
+Knows no run directory. What is done of an epoch can be saved and gone on with.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfl.data.batches import train_batches
-from sfl.learning.divergence import Guard
+from sfl.learning.divergence import refuse_loss
+from sfl.learning.learner import Learner
 from sfl.learning.optimizers import learning_rate
-from sfl.learning.precision import autocast
 from sfl.learning.seeding import generator, seed_global
+from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.progress import TrainingDisplay
+from sfl.training.evaluate import evaluate
 from sfl.training.setup import Setup
 from sfl.training.stopping import asked, stop
 
@@ -68,48 +71,28 @@ class EpochSoFar:
 
 
 def train_epoch(
-    setup: Setup,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    guard: Guard,
-    so_far: EpochSoFar,
-    display: TrainingDisplay,
+    setup: Setup, learner: Learner, so_far: EpochSoFar, display: TrainingDisplay
 ) -> None:
-    """What is left of an epoch, counted in `so_far`; a step waits for the device twice a second.
+    """What is left of an epoch, counted in `so_far`; it waits for the device twice a second.
 
     Raises Stopped after the step in which a signal came, UserError (exit 5) where a step had no
     finite numbers.
     """
-    config, seed, epoch = setup.config, setup.config.train.seed, so_far.number
-    world, batch_size = setup.world, config.data.batch_size
-    batches = train_batches(
-        setup.train,
-        batch_size=batch_size,
-        crop_padding=config.data.augment.crop_padding,
-        flip=config.data.augment.flip,
-        mean=setup.mean,
-        std=setup.std,
-        order=generator(seed, "order", epoch),
-        crops=generator(seed, "augmentation", epoch),
-        first=so_far.steps,
-        share=world.mine(),
-    )
-    model.train()
+    train, seed, epoch = setup.config.train, setup.config.train.seed, so_far.number
+    world, batch_size = setup.world, setup.config.data.batch_size
+    learner.model.train()
     start = time.perf_counter() - so_far.seconds
     next_look = 0.0
-    for step, (images, labels) in enumerate(batches, so_far.steps):
-        steps_before = (epoch - 1) * setup.steps_per_epoch + step
-        lr = learning_rate(
-            steps_before, setup.steps_per_epoch, epochs=config.train.epochs,
-            lr=config.optimizer.lr, schedule=config.train.schedule, warmup=config.train.warmup,
+    for step, (images, labels) in enumerate(_batches(setup, so_far), so_far.steps):
+        so_far.lr = learning_rate(
+            (epoch - 1) * setup.steps_per_epoch + step, setup.steps_per_epoch, epochs=train.epochs,
+            lr=setup.config.optimizer.lr, schedule=train.schedule, warmup=train.warmup,
         )  # fmt: skip
-        for group in optimizer.param_groups:
-            group["lr"] = so_far.lr = lr
         # So that any step can be repeated by itself; each worker drops other units.
         seed_global(seed, "dropout", epoch, step, *([world.rank] if world.rank else []))
         count = min(batch_size, len(setup.train) - step * batch_size)
 
-        loss, hits = train_step(setup, model, optimizer, images, labels, guard, step, count)
+        loss, hits = learner.step(images, labels, lr=so_far.lr, number=step, count=count)
 
         so_far.loss_sum += loss
         so_far.correct += hits.long()
@@ -118,55 +101,59 @@ def train_epoch(
         signal, look = world.largest(asked(), time.perf_counter() >= next_look)
         stop(signal)
         if look:
-            guard.refuse(epoch, lr)
+            learner.guard.refuse(epoch, so_far.lr)
             loss_so_far = float(so_far.loss_sum) / so_far.steps
             accuracy, speed = int(so_far.correct) / so_far.seen, so_far.seen / so_far.seconds
             display.step(epoch, so_far.steps, loss_so_far, accuracy, speed)
             next_look = time.perf_counter() + SECONDS_PER_LOOK
-    guard.refuse(epoch, so_far.lr)
+    learner.guard.refuse(epoch, so_far.lr)
     so_far.seconds = time.perf_counter() - start
 
 
-def train_step(
-    setup: Setup,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    guard: Guard | None = None,
-    step: int = 0,
-    count: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """One step on images (B, C, H, W) and labels (B,); its loss () and correct predictions ().
+def _batches(setup: Setup, so_far: EpochSoFar) -> Iterator[tuple[Tensor, Tensor]]:
+    """This worker's part of the epoch's batches that are left."""
+    data, seed, epoch = setup.config.data, setup.config.train.seed, so_far.number
+    return train_batches(
+        setup.train,
+        batch_size=data.batch_size,
+        crop_padding=data.augment.crop_padding,
+        flip=data.augment.flip,
+        mean=setup.mean,
+        std=setup.std,
+        order=generator(seed, "order", epoch),
+        crops=generator(seed, "augmentation", epoch),
+        first=so_far.steps,
+        share=setup.world.mine(),
+    )
 
-    Both stay on the device: a step never waits for it. Of several workers each gives its part of
-    the batch, which may be none of it, and count, the images of the whole.
+
+def measure(setup: Setup, model: nn.Module, epoch: int) -> Metrics:
+    """What is measured after an epoch: accuracy on validation images; on test images if asked for.
+
+    And for dense storage, how much of each layer's weights lies outside its receptive fields.
+    Raises UserError (exit 5) for a validation loss that is not finite, Stopped after a signal.
     """
-    optimizer.zero_grad()  # first, so that the last step's gradients don't lie beside activations
-    share = len(labels) / (count or len(labels))
-    if not share:  # what goes through in its stead weighs nothing
-        images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
-    loss, logits = forward(setup, model, images, labels)
-    hits = (logits.argmax(dim=1) == labels).sum()
-    if setup.world.size == 1:
-        loss.backward()
-        loss = loss.detach()
-    else:  # the gradients' mean over the workers is taken, each weighs as its part
-        (loss * (share * setup.world.size)).backward()
-        loss, hits = setup.world.sum(torch.stack([loss.detach() * share, hits * bool(share)]))
-    if setup.config.optimizer.clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), setup.config.optimizer.clip_norm)
-    if guard is not None:
-        guard.note(loss, step)
-    optimizer.step()
-    return loss, hits
-
-
-def forward(
-    setup: Setup, model: nn.Module, images: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The loss that is trained on, () float32, and the logits (B, classes)."""
-    with autocast(setup.device, setup.precision):
-        logits = model(images)
-    smoothing = setup.config.train.label_smoothing
-    return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing), logits
+    setup.world.copy_first(model)  # whose statistics of batch normalisation are those saved
+    test = partial(
+        evaluate, model, mean=setup.mean, std=setup.std, precision=setup.precision,
+        world=setup.world,
+    )  # fmt: skip
+    found: Metrics = {}
+    outside = {
+        name: layer.outside_share()
+        for name, layer in model.named_modules()
+        if isinstance(layer, SpatialFeatureLayer) and layer.storage == "dense"
+    }
+    if outside:
+        found["outside_share"] = outside
+    if setup.validation is not None:
+        evaluation = test(setup.validation)
+        refuse_loss(evaluation.loss, f"validation loss after epoch {epoch}")
+        found |= {
+            "validation_loss": evaluation.loss,
+            "validation_accuracy": evaluation.accuracy,
+        }
+    test_every = setup.config.train.test_every
+    if test_every and epoch % test_every == 0:
+        found["test_accuracy"] = test(setup.test).accuracy
+    return found

@@ -1,6 +1,5 @@
 """How well a model does on images: predictions, loss, accuracy and its interval."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 
 from sfl.data.batches import batch_count, test_batches
 from sfl.data.dataset import Split
-from sfl.errors import Exit, UserError
 from sfl.learning.precision import autocast
 from sfl.learning.world import ALONE, World
 from sfl.progress import track
@@ -90,13 +88,3 @@ def predict(
                 break
     model.train(was_training)
     return torch.cat(predictions), loss
-
-
-def refuse_divergence(loss: float, what: str) -> None:
-    """Raises UserError (exit 5) for a loss that is infinite or no number."""
-    if not math.isfinite(loss):
-        raise UserError(
-            f"training diverged: the {what} is {loss}",
-            "lower optimizer.lr, or set optimizer.clip_norm",
-            Exit.DIVERGED,
-        )

@@ -15,9 +15,14 @@ from sfl.data.batches import batch_count
 from sfl.data.dataset import Dataset, Split, hold_out
 from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
+from sfl.learning.learner import Learner
+from sfl.learning.optimizers import build_optimizer
+from sfl.learning.seeding import seed_global
 from sfl.learning.world import ALONE, World
+from sfl.nn.engine.cpu import kernel
 from sfl.nn.models.networks import build_model
 from sfl.nn.summary import ModelSummary, summarize
+from sfl.progress import say
 from sfl.training.checkpoint import read_checkpoint
 from sfl.training.device import pick_device, pick_precision
 from sfl.training.memory import check_memory, is_out_of_memory
@@ -183,6 +188,27 @@ def build(config: Config, in_dimensions: tuple[int, int, int], classes: int) -> 
     if config.model.layer == "conv":
         model.to(memory_format=torch.channels_last)
     return model
+
+
+def build_learner(setup: Setup) -> Learner:
+    """The config's model with first weights drawn from its seed, and what trains it."""
+    config = setup.config
+    seed_global(config.train.seed, "initialisation")
+    model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes)).to(setup.device)
+    optimizer = build_optimizer(model, **config.optimizer.model_dump(exclude={"clip_norm"}))
+    if config.train.compile:
+        model.compile()
+    if config.model.storage == "local":
+        say(f"spatial layers: {kernel.report(setup.device)}")
+    return Learner(
+        model,
+        optimizer,
+        nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing),
+        precision=setup.precision,
+        clip_norm=config.optimizer.clip_norm,
+        world=setup.world,
+        sync_batchnorm=config.train.sync_batchnorm,
+    )
 
 
 def describe_model(

@@ -1,24 +1,22 @@
-"""What a run ends with: the test set, read once, on the best checkpoint.
+"""Trained weights on the test images: a run's best at its end, or any file of weights.
 
-result.json, predictions.npy and labels.npy of a run directory; the result again from a file of
-weights.
+A run reads its test set once, at the end. Writes nothing.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch import nn
 
 from sfl.config.load import from_text, override
 from sfl.errors import Exit, UserError
-from sfl.files import atomic_path
+from sfl.learning.divergence import refuse_loss
 from sfl.progress import say
-from sfl.runs.directory import LABELS, PREDICTIONS, RESULT, Run
+from sfl.runs.directory import BEST, Run
 from sfl.stats import wilson_interval
 from sfl.training.checkpoint import load_weights, read_checkpoint
-from sfl.training.evaluate import Evaluation, evaluate, refuse_divergence
+from sfl.training.evaluate import Evaluation, evaluate
 from sfl.training.setup import Setup, build, set_up
 
 
@@ -33,7 +31,7 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
         description="testing",
         world=setup.world,
     )
-    refuse_divergence(evaluation.loss, "test loss of the trained model")
+    refuse_loss(evaluation.loss, "test loss of the trained model")
     classes = setup.dataset.classes
     confusion = evaluation.confusion(len(classes))
     # A class without test images has no accuracy; JSON has no NaN.
@@ -55,12 +53,16 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
     }
 
 
-def write_result(run: Run, evaluation: Evaluation, result: dict[str, Any]) -> None:
-    """predictions.npy and labels.npy, then result.json: a run with a result has everything."""
-    for name, classes in ((PREDICTIONS, evaluation.predictions), (LABELS, evaluation.labels)):
-        with atomic_path(run.path / name) as temporary, temporary.open("wb") as file:
-            np.save(file, classes.numpy())
-    run.write_json(RESULT, result)
+def test_best(
+    setup: Setup, run: Run, model: nn.Module, metrics: list[dict[str, Any]]
+) -> tuple[Evaluation, dict[str, Any]]:
+    """The run's best weights on the test set, and the whole of result.json."""
+    if setup.world.is_first:
+        load_weights(read_checkpoint(run.path / BEST), model)
+    setup.world.copy_first(model)
+    evaluation, result = test_model(setup, model)
+    named = {"run": run.name, "model": setup.config.model.name}
+    return evaluation, {**named, **result, **cost(setup, metrics)}
 
 
 class Tested(NamedTuple):

@@ -210,7 +210,7 @@ def test_what_cannot_be_trained_is_refused_before_the_others_are(
     def fit(setup: Any, run: Run) -> None:
         raise AssertionError("too late")
 
-    monkeypatch.setattr("sfl.training.fit.fit", fit)
+    monkeypatch.setattr("sfl.training.start.fit", fit)
     text = (configs / "two.yaml").read_text().replace(", device: cpu", "")
     (configs / "two.yaml").write_text(text.replace(f"{section}: {{", f"{section}: {{{setting}, "))
     with pytest.raises(UserError, match=words):

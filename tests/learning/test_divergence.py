@@ -17,7 +17,7 @@ from sfl.learning.optimizers import build_optimizer
 def test_no_weight_changes_from_the_first_bad_step_on(name: str, bad: float, where: str) -> None:
     model = nn.Linear(3, 2)
     optimizer = build_optimizer(model, name=name)
-    guard, kept = Guard(optimizer, "runs/a/last.safetensors"), []
+    guard, kept = Guard(optimizer), []
     for step in range(4):
         optimizer.zero_grad()
         loss = model(torch.ones(5, 3)).square().mean()
@@ -41,7 +41,7 @@ def test_no_weight_changes_from_the_first_bad_step_on(name: str, bad: float, whe
     assert error.value.exit_code == Exit.DIVERGED
     said = str(error.value)
     assert "epoch 7, step 3" in said and f"last finite loss {good:g}" in said
-    assert "lr 0.1" in said and "last good checkpoint: runs/a/last.safetensors" in said
+    assert "lr 0.1" in said
 
 
 def watched_steps(watched: bool) -> list[Tensor]:
@@ -66,8 +66,8 @@ def test_watching_changes_nothing() -> None:
 @pytest.mark.parametrize("name", ["weight", "running_var"])
 def test_weights_and_statistics_that_are_no_numbers(name: str) -> None:
     model = nn.BatchNorm1d(3)
-    refuse_weights(model, 2, "none yet")
+    refuse_weights(model, 2)
     getattr(model, name).data[1] = math.nan
-    with pytest.raises(UserError, match=r"weights after epoch 2 .* checkpoint: none yet") as error:
-        refuse_weights(model, 2, "none yet")
+    with pytest.raises(UserError, match="the weights after epoch 2 are not finite") as error:
+        refuse_weights(model, 2)
     assert error.value.exit_code == Exit.DIVERGED

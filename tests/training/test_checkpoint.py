@@ -15,14 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sfl.errors import Exit, UserError
+from sfl.learning.learner import Learner
 from sfl.learning.optimizers import build_optimizer
 from sfl.training.checkpoint import (
     FORMAT,
-    load_optimizer,
     load_weights,
     read_checkpoint,
-    save_checkpoint,
-    save_weights,
+    write_checkpoint,
 )
 from tests.training.tiny import same
 
@@ -39,12 +38,19 @@ def model(width: int = 4) -> nn.Module:
     return net.to(memory_format=torch.channels_last)
 
 
-def train(net: nn.Module, optimizer: torch.optim.Optimizer, *, seed: int) -> None:
+def learner_of(net: nn.Module, **settings: Any) -> Learner:
+    return Learner(net, build_optimizer(net, **settings), nn.CrossEntropyLoss())
+
+
+def train(learner: Learner, *, seed: int) -> None:
     torch.manual_seed(seed)
     for _ in range(3):
-        optimizer.zero_grad()
-        net(torch.randn(5, 3, 8, 8)).square().sum().backward()
-        optimizer.step()
+        learner.step(torch.randn(5, 3, 8, 8), torch.randint(0, 2, (5,)), lr=1e-2)
+
+
+def save_weights(path: Path, net: nn.Module) -> None:
+    tensors = {f"model.{name}": tensor for name, tensor in net.state_dict().items()}
+    write_checkpoint(path, tensors, CONFIG, IMAGES)
 
 
 OPTIMIZERS: list[dict[str, Any]] = [
@@ -59,18 +65,16 @@ OPTIMIZERS: list[dict[str, Any]] = [
 def test_training_goes_on_bit_for_bit(settings: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     net = model()
-    optimizer = build_optimizer(net, **settings)
-    train(net, optimizer, seed=1)
-    save_checkpoint(path, net, optimizer, CONFIG, IMAGES, METRICS)
+    learner = learner_of(net, **settings)
+    train(learner, seed=1)
+    write_checkpoint(path, learner.state(), CONFIG, IMAGES, METRICS)
 
     other = model()
-    other_optimizer = build_optimizer(other, **settings)
-    checkpoint = read_checkpoint(path)
-    load_weights(checkpoint, other)
-    load_optimizer(checkpoint, other_optimizer)
+    other_learner = learner_of(other, **settings)
+    other_learner.load_state(read_checkpoint(path).tensors)
     assert same(net.state_dict(), other.state_dict())
     for ours, theirs in zip(net.parameters(), other.parameters(), strict=True):
-        states = optimizer.state[ours], other_optimizer.state[theirs]
+        states = learner.optimizer.state[ours], other_learner.optimizer.state[theirs]
         assert states[0].keys() == states[1].keys()
         for key, value in states[0].items():
             loaded = states[1][key]
@@ -80,16 +84,15 @@ def test_training_goes_on_bit_for_bit(settings: dict[str, Any], tmp_path: Path) 
             assert torch.equal(value, loaded) and value.dtype == loaded.dtype
             assert value.stride() == loaded.stride()
 
-    train(net, optimizer, seed=2)
-    train(other, other_optimizer, seed=2)
+    train(learner, seed=2)
+    train(other_learner, seed=2)
     assert same(net.state_dict(), other.state_dict())
 
 
 def test_what_a_file_says_besides_tensors(tmp_path: Path) -> None:
     net = model()
-    optimizer = build_optimizer(net)
-    save_checkpoint(tmp_path / "last", net, optimizer, CONFIG, IMAGES, METRICS)
-    save_weights(tmp_path / "best", net, CONFIG, IMAGES)
+    write_checkpoint(tmp_path / "last", learner_of(net).state(), CONFIG, IMAGES, METRICS)
+    save_weights(tmp_path / "best", net)
     last, best = read_checkpoint(tmp_path / "last"), read_checkpoint(tmp_path / "best")
     assert last.path == tmp_path / "last"
     assert last.config == best.config == CONFIG
@@ -107,11 +110,11 @@ def test_there_is_no_pickle_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
             monkeypatch.setattr(module, name, refuse)
     monkeypatch.setattr(pickle, "Unpickler", refuse)
     net = model()
-    optimizer = build_optimizer(net)
-    train(net, optimizer, seed=0)
+    learner = learner_of(net)
+    train(learner, seed=0)
     path = tmp_path / "last.safetensors"
-    save_checkpoint(path, net, optimizer, CONFIG, IMAGES, METRICS)
-    load_optimizer(read_checkpoint(path), optimizer)
+    write_checkpoint(path, learner.state(), CONFIG, IMAGES, METRICS)
+    learner.load_state(read_checkpoint(path).tensors)
     # The file itself: a length, then JSON that names every tensor, then their numbers.
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
@@ -123,7 +126,7 @@ def test_a_write_that_fails_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "best.safetensors"
-    save_weights(path, model(), CONFIG, IMAGES)
+    save_weights(path, model())
     before = path.read_bytes()
 
     def half(tensors: Any, target: Path, metadata: Any) -> None:
@@ -132,7 +135,7 @@ def test_a_write_that_fails_leaves_the_old_file(
 
     monkeypatch.setattr("sfl.training.checkpoint.save_file", half)
     with pytest.raises(KeyboardInterrupt):
-        save_weights(path, model(), CONFIG, IMAGES)
+        save_weights(path, model())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -148,7 +151,7 @@ def torch_file() -> bytes:
 
 def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
-    save_weights(path, model(), CONFIG, IMAGES)
+    save_weights(path, model())
     whole = path.read_bytes()
     contents = [b"", b"hello", b"\0" * 100, whole[:50], whole[:-1], torch_file(), pickle.dumps([1])]
     for content in contents:
@@ -203,7 +206,7 @@ def test_another_programs_file(tmp_path: Path, metadata: Any, message: str) -> N
 )
 def test_weights_of_another_model(tmp_path: Path, other: nn.Module, message: str) -> None:
     path = tmp_path / "best.safetensors"
-    save_weights(path, model(), CONFIG, IMAGES)
+    save_weights(path, model())
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     with pytest.raises(UserError, match=f"a checkpoint of another model: {message}") as error:
         load_weights(read_checkpoint(path), other)
@@ -214,7 +217,7 @@ def test_weights_of_another_model(tmp_path: Path, other: nn.Module, message: str
 def test_any_safetensors_reader_finds_the_weights(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     net = model()
-    save_weights(path, net, CONFIG, IMAGES)
+    save_weights(path, net)
     weights = load_file(path)
     assert torch.equal(weights["model.0.weight"], net.state_dict()["0.weight"])
     with safe_open(path, framework="pt") as file:
@@ -227,7 +230,7 @@ def test_any_safetensors_reader_finds_the_weights(tmp_path: Path) -> None:
 def test_a_flipped_byte_or_a_lost_end_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     net = model(1)
-    save_checkpoint(path, net, build_optimizer(net), CONFIG, IMAGES, METRICS)
+    write_checkpoint(path, learner_of(net).state(), CONFIG, IMAGES, METRICS)
     whole = path.read_bytes()
 
     @settings(deadline=None, max_examples=150)

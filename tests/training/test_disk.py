@@ -18,6 +18,7 @@ from sfl.errors import Exit, UserError
 from sfl.runs.directory import BEST, LAST, Run
 from sfl.training import checkpoint as checkpoints
 from sfl.training import fit as fitting
+from sfl.training import recorder as recording
 from sfl.training import start
 from sfl.training.checkpoint import read_checkpoint
 from sfl.training.fit import fit
@@ -61,14 +62,14 @@ def begun(tmp_path: Path) -> Run:
 
 def breaking_in(epoch: int, monkeypatch: pytest.MonkeyPatch, breaks: Callable[[], Any]) -> None:
     """Has `breaks` called before that epoch is saved."""
-    look = fitting.look
+    measure = fitting.measure  # type: ignore[attr-defined]
 
     def looking(setup: Any, model: Any, number: int) -> Any:
         if number == epoch:
             breaks()
-        return look(setup, model, number)
+        return measure(setup, model, number)
 
-    monkeypatch.setattr(fitting, "look", looking)
+    monkeypatch.setattr(fitting, "measure", looking)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_disk_that_is_really_full(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, setup = new_run(small_disk), tiny_setup("model.channels=[40]", "train.epochs=9")
-    monkeypatch.setattr(fitting, "check_space", lambda *_: None)
+    monkeypatch.setattr(recording, "check_space", lambda *_: None)
     room = small_disk / "others"
     breaking_in(
         2, monkeypatch, lambda: room.write_bytes(bytes(shutil.disk_usage(room.parent).free))
@@ -133,7 +134,7 @@ def test_a_disk_that_is_really_full(small_disk: Path, monkeypatch: pytest.Monkey
     room.unlink()
     reached = read_checkpoint(run.path / LAST).metrics
     assert reached is not None and len(reached) == 1
-    monkeypatch.setattr(fitting, "look", lambda *_: {})
+    monkeypatch.setattr(fitting, "measure", lambda *_: {})
     fit(setup, Run(run.path))
 
 

@@ -21,8 +21,9 @@ from sfl.runs.directory import Run
 from sfl.training.checkpoint import read_checkpoint
 from sfl.training.device import pick_device
 from sfl.training.distributed import open_world
+from sfl.training.resume import config_to_resume
 from sfl.training.setup import set_up
-from sfl.training.start import config_to_resume, resume, train
+from sfl.training.start import resume, train
 from tests.training.tiny import metrics, tensors, tiny_config
 
 # 65 images in batches of 32: the last has one, and the second worker nothing of it. 21 steps.

@@ -22,11 +22,11 @@ from torch._subclasses.fake_tensor import (
 from sfl.data.batches import test_batches as batches_of
 from sfl.data.batches import train_batches
 from sfl.data.dataset import Split
+from sfl.learning.learner import Learner
 from sfl.learning.optimizers import build_optimizer
 from sfl.learning.seeding import generator
 from sfl.nn.models.networks import MODELS, build_model
 from sfl.nn.spatial import SpatialFeatureLayer
-from sfl.training.epoch import forward, train_step
 from sfl.training.evaluate import predict
 from sfl.training.setup import Setup
 from tests.training.tiny import SPATIAL, tiny_setup
@@ -98,7 +98,7 @@ def test_forward_and_loss(name: str, layer: dict[str, Any], precision: str, requ
     split = images_on_gpu(4)
     mean = torch.tensor([0.5] * 3, device=CUDA)
     ((images, labels),) = batches_of(split, batch_size=4, mean=mean, std=mean)
-    loss, logits = forward(setup, model, images, labels)
+    loss, logits = learner_of(setup, model).forward(images, labels)
     assert loss.device.type == logits.device.type == "cuda"
     assert loss.dtype == torch.float32
     assert logits.dtype == (torch.float32 if precision == "float32" else torch.bfloat16)
@@ -148,14 +148,29 @@ def test_initialisation(gpu: None, storage: Any, init: Any) -> None:
 # --- a whole step, on meta tensors
 
 
-def meta_step(setup: Setup, model: nn.Module, classes: int = 10) -> None:
+def learner_of(setup: Setup, model: nn.Module) -> Learner:
+    """As for a run on the setup's device, of a model that holds nothing."""
     optimizer = build_optimizer(model, **setup.config.optimizer.model_dump(exclude={"clip_norm"}))
     for group in optimizer.param_groups:
         group["fused"] = False  # there is no fused form for meta tensors
+    learner = Learner(
+        model,
+        optimizer,
+        nn.CrossEntropyLoss(),
+        precision=setup.precision,
+        clip_norm=setup.config.optimizer.clip_norm,
+    )
+    # Only fused forms skip by it.
+    optimizer.found_inf = None  # type: ignore[attr-defined]
+    return learner
+
+
+def meta_step(setup: Setup, model: nn.Module) -> None:
+    learner = learner_of(setup, model)
     with torch.device("meta"):
         images, labels = torch.empty(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)
     model.train()
-    loss, hits = train_step(setup, model, optimizer, images, labels)
+    loss, hits = learner.step(images, labels, lr=0.1)
     assert loss.is_meta and hits.is_meta
     for parameter in model.parameters():
         assert parameter.grad is not None and parameter.grad.is_meta
@@ -201,4 +216,4 @@ def test_a_layer_that_waits_for_its_device_is_noticed(request: Any) -> None:
     request.getfixturevalue("gpu")
     images, labels = torch.empty(4, 3, 32, 32, device=CUDA), torch.zeros(4, device=CUDA).long()
     with pytest.raises(DataDependentOutputException):
-        forward(replace(setup, device=CUDA), on_gpu(model), images, labels)
+        learner_of(replace(setup, device=CUDA), on_gpu(model)).forward(images, labels)

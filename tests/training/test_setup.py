@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from sfl.data.dataset import Dataset, hold_out
 from sfl.errors import Exit, UserError
 from sfl.training import memory
 from sfl.training import setup as setups
-from sfl.training.checkpoint import save_weights
+from sfl.training.checkpoint import write_checkpoint
 from sfl.training.setup import build, describe_model, image_shape, load_images, set_up
 from tests.training.tiny import random_dataset, tiny_config, tiny_setup
 
@@ -113,5 +112,5 @@ def test_weights_remember_the_shape_of_their_images(tmp_path: Path) -> None:
     weights = tmp_path / "best.safetensors"
     images = {"in_dimensions": [3, 20, 24], "classes": ["a", "b"]}
     gone = tiny_config("data.source=folder", f"data.root={tmp_path / 'gone'}")
-    save_weights(weights, nn.Linear(1, 1), "", images)
+    write_checkpoint(weights, {}, "", images)
     assert image_shape(gone, weights) == ((3, 20, 24), 2)

@@ -13,6 +13,7 @@ from sfl.runs import store
 from sfl.runs.directory import Run, lock
 from sfl.runs.store import run_name
 from sfl.training import start
+from sfl.training.resume import config_to_resume
 from tests.stand_ins import MadeRun, configs, images, made, stand_in, trained
 
 
@@ -47,7 +48,7 @@ def test_a_name_that_exists_is_refused_before_images_are_read(
     def set_up(config: Config) -> None:
         raise AssertionError("too late")
 
-    monkeypatch.setattr("sfl.training.setup.set_up", set_up)
+    monkeypatch.setattr("sfl.training.start.set_up", set_up)
     made(made_run, runs_dir / "mine", "one")
     with pytest.raises(UserError, match="a run of this name exists"):
         start.train(load("one"), runs_dir, "mine", exact=True)
@@ -75,8 +76,8 @@ def test_a_run_that_failed_before_its_first_epoch_leaves_nothing(
         run.write_metrics(written)
         raise error
 
-    monkeypatch.setattr("sfl.training.fit.fit", fit)
-    monkeypatch.setattr("sfl.training.setup.set_up", lambda c, *_, **__: stand_in(c))
+    monkeypatch.setattr("sfl.training.start.fit", fit)
+    monkeypatch.setattr("sfl.training.start.set_up", lambda c, *_, **__: stand_in(c))
     with pytest.raises(type(error)):
         start.train(load("one"), runs_dir, "a")
     assert (runs_dir / "a").exists() is stays
@@ -103,8 +104,8 @@ def test_what_was_stopped_says_how_to_go_on(
             (run.path / "config.yaml").write_text("")
         raise error
 
-    monkeypatch.setattr("sfl.training.fit.fit", fit)
-    monkeypatch.setattr("sfl.training.setup.set_up", lambda c, *_, **__: stand_in(c))
+    monkeypatch.setattr("sfl.training.start.fit", fit)
+    monkeypatch.setattr("sfl.training.start.set_up", lambda c, *_, **__: stand_in(c))
     config = load("one", ["data.source=folder", f"data.root={root}"])
     with pytest.raises(type(error)):
         start.train(config, runs_dir, "a")
@@ -120,7 +121,7 @@ def test_resume_keeps_the_experiment(
     run = made(made_run, runs_dir / "a", "one", "train.seed=4", finished=False)
     for override in ("train.epochs=1", "train.seed=5", "optimizer.lr=1"):
         with pytest.raises(UserError) as caught:
-            start.config_to_resume(run, [override])
+            config_to_resume(run, [override])
         assert str(caught.value) == (
             "--resume a: these settings would make it another experiment "
             "(only data.root, data.mirror, train.device, train.keep, train.checkpoint_every, "
@@ -128,7 +129,7 @@ def test_resume_keeps_the_experiment(
         )
     assert trained == []
     changed = ["train.device=auto", "train.checkpoint_every=2"]
-    start.resume(run, start.config_to_resume(run, changed))
+    start.resume(run, config_to_resume(run, changed))
     ((name, config),) = trained
     assert (name, config.train.seed, config.train.checkpoint_every) == ("a", 4, 2)
 
@@ -160,11 +161,11 @@ def test_a_run_keeps_the_precision_in_which_it_began(
         given.append(precision)
         return stand_in(config)
 
-    monkeypatch.setattr("sfl.training.setup.set_up", set_up)
+    monkeypatch.setattr("sfl.training.start.set_up", set_up)
     text = load("one").to_yaml()
     run = Run(made_run(runs_dir / "a", text, environment={"precision": "bfloat16"}))
     (run.path / "result.json").unlink()
-    start.resume(run, start.config_to_resume(run))
+    start.resume(run, config_to_resume(run))
     assert given == ["bfloat16"]
 
 
@@ -174,7 +175,7 @@ def test_a_running_run_is_refused_before_images_are_read(
     def set_up(config: Config) -> None:
         raise AssertionError("too late")
 
-    monkeypatch.setattr("sfl.training.setup.set_up", set_up)
+    monkeypatch.setattr("sfl.training.start.set_up", set_up)
     run = made(made_run, runs_dir / "a", "one", finished=False)
     with lock(run), pytest.raises(UserError, match="another process is training it"):
         start.resume(run, load("one"))

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from sfl.learning.learner import Learner
 from sfl.runs.directory import BEST, LAST, RESULT, Run
-from sfl.training import epoch as epochs
 from sfl.training import evaluate as evaluating
 from sfl.training.checkpoint import read_checkpoint
 from sfl.training.fit import fit
+from sfl.training.recorder import Recorder
 from sfl.training.stopping import Stopped, asked, signals_noted, stop
-from sfl.training.testing import write_result
 from tests.training.tiny import SPATIAL, metrics, new_run, result, same, tensors, tiny_setup
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -41,9 +41,9 @@ def signals_at(
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        (epochs, "train_step", 0),
-        (epochs, "train_step", 1),  # the last one of the first epoch
-        (epochs, "train_step", 4),
+        (Learner, "step", 0),
+        (Learner, "step", 1),  # the last one of the first epoch
+        (Learner, "step", 4),
         (evaluating, "test_batches", 0),  # validation after the first epoch
         (evaluating, "test_batches", 3),  # the test set at the end
     ],
@@ -83,7 +83,7 @@ def test_stopped_at_every_step_it_is_the_same_run(
     fit(setup, straight)
     for step in range(2 * setup.steps_per_epoch):
         with monkeypatch.context() as patch:
-            patch.setattr(epochs, "train_step", signals_at(0, signal.SIGINT, epochs.train_step))
+            patch.setattr(Learner, "step", signals_at(0, signal.SIGINT, Learner.step))
             with pytest.raises(Stopped):
                 fit(setup, Run(run.path))
         done = read_checkpoint(run.path / LAST).so_far
@@ -96,16 +96,16 @@ def test_a_signal_while_the_result_is_written_ends_what_comes_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = new_run(tmp_path)
-    told = signals_at(0, signal.SIGTERM, write_result)
-    monkeypatch.setattr("sfl.training.fit.write_result", told)
+    told = signals_at(0, signal.SIGTERM, Recorder.finish)
+    monkeypatch.setattr(Recorder, "finish", told)
     with pytest.raises(Stopped):
         fit(tiny_setup(), run)
     assert run.status == "finished"
 
 
 def test_the_second_signal_leaves_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, step = new_run(tmp_path), epochs.train_step
-    monkeypatch.setattr(epochs, "train_step", signals_at(1, signal.SIGTERM, step, times=2))
+    run, step = new_run(tmp_path), Learner.step
+    monkeypatch.setattr(Learner, "step", signals_at(1, signal.SIGTERM, step, times=2))
     with pytest.raises(SystemExit) as left:
         fit(tiny_setup(), run)
     assert left.value.code == 143 and not isinstance(left.value, Stopped)

@@ -16,6 +16,7 @@ from sfl.training import memory
 from sfl.training import setup as setups
 from sfl.training import testing as results
 from sfl.training.fit import fit
+from sfl.training.recorder import Recorder
 from tests.training.tiny import new_run, random_dataset, result, tiny_setup
 
 
@@ -50,7 +51,7 @@ def test_numbers_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert found["flops_per_image"] == setup.summary.flops
 
     run = new_run(tmp_path)
-    results.write_result(run, evaluation, found)
+    Recorder(setup, run).finish(evaluation, found)
     predictions = np.load(run.path / PREDICTIONS, allow_pickle=False)
     assert predictions.dtype == np.int64 and predictions.tolist() == [1] * 32
     assert json.loads((run.path / RESULT).read_text())["accuracy"] == 4 / 32

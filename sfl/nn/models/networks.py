@@ -17,7 +17,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sfl.nn.engine.fused import BatchNorm2d, MaxPool2d, Sequential
+from sfl.nn.engine.fused import BatchNormReLU2d, ReLUMaxPool2d
 from sfl.nn.spatial import Init, SpatialFeatureLayer, Storage, expect_choice
 from sfl.nn.window import Pair, pair, window_of
 
@@ -57,7 +57,7 @@ class RegularConvNet(_Network):
         super().__init__()
         stack = _Stack(in_dimensions, layer, storage, init)
         stack.add_blocks(channels, kernel_sizes, dropout2d, same_size=True, pooled=3)
-        self.features = Sequential(*stack.modules)
+        self.features = nn.Sequential(*stack.modules)
         self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
 
 
@@ -84,7 +84,7 @@ class SpatialDenseNet(_Network):
         super().__init__()
         stack = _Stack(in_dimensions, layer, storage, init)
         stack.add_blocks(channels, kernel_sizes, dropout2d, same_size=False, pooled=2)
-        self.features = Sequential(*stack.modules)
+        self.features = nn.Sequential(*stack.modules)
         self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
 
 
@@ -110,7 +110,7 @@ class SimpleModel(_Network):
         _expect_entries(1, channels=channels, kernel_sizes=kernel_sizes)
         stack.add_layer(channels[0], kernel_sizes[0])
         stack.modules.append(nn.Dropout2d(dropout2d))
-        self.features = Sequential(*stack.modules)
+        self.features = nn.Sequential(*stack.modules)
         self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
 
 
@@ -188,19 +188,23 @@ class _Stack:
         for block in range(3):
             first, second = 2 * block, 2 * block + 1
             self.add_layer(channels[first], kernel_sizes[first], same_size)
-            self.modules += [BatchNorm2d(channels[first]), nn.ReLU(inplace=True)]
+            # Identity stands where ReLU stood as a module of its own, so that the layers behind it
+            # keep their numbers, which are names in files of weights.
+            self.modules += [BatchNormReLU2d(channels[first]), nn.Identity()]
             self.add_layer(channels[second], kernel_sizes[second], same_size)
-            self.modules.append(nn.ReLU(inplace=True))
             if block < pooled:
                 self.add_pool()
+            else:
+                self.modules.append(nn.ReLU(inplace=True))
             if block == 1:
                 self.modules.append(nn.Dropout2d(dropout2d))
 
     def add_pool(self) -> None:
+        """ReLU, then 2×2 max pooling."""
         channels, height, width = self.dimensions
         if min(height, width) < 2:
             raise ValueError(f"2×2 pooling needs an input of at least 2×2, not {height}×{width}")
-        self.modules.append(MaxPool2d(kernel_size=2, stride=2))
+        self.modules += [ReLUMaxPool2d(), nn.Identity()]
         self.dimensions = (channels, height // 2, width // 2)
 
 

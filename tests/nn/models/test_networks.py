@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sfl.nn.engine.fused import BatchNormReLU2d, ReLUMaxPool2d
 from sfl.nn.models.graphs import GRAPHS
 from sfl.nn.models.networks import MODELS, build_model
 from sfl.nn.spatial import SpatialFeatureLayer
@@ -177,7 +178,11 @@ def kinds(model: nn.Module) -> list[str]:
     for leaf in leaves:
         if isinstance(leaf, (NotebookLayer, SpatialFeatureLayer)):
             found.append(f"dense {tuple(leaf.weight.shape)}")
-        elif not isinstance(leaf, nn.Flatten):  # a reshape in the notebook's forward()
+        elif isinstance(leaf, BatchNormReLU2d):
+            found += [repr(leaf).replace("BatchNormReLU2d", "BatchNorm2d"), "ReLU(inplace=True)"]
+        elif isinstance(leaf, ReLUMaxPool2d):
+            found += ["ReLU(inplace=True)", repr(nn.MaxPool2d(2, 2))]
+        elif not isinstance(leaf, nn.Flatten | nn.Identity):  # the notebook reshapes in forward()
             found.append(repr(leaf))
     return found
 

@@ -31,7 +31,7 @@ SOURCES, HEADERS = sorted(FOLDER.glob("*.cpp")), sorted(FOLDER.glob("*.h"))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
 _in_use, _told = True, False
 VECTOR = 16  # numbers of the widest vector, at most
-NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 class NoKernel(Exception):
@@ -127,15 +127,11 @@ def call(name: str, shape: tuple[int, ...], *tensors: Tensor | None) -> None:
         last.zero_()
         return
     (dtype,) = {tensor.dtype for tensor in tensors if tensor is not None}
-    call_exact(f"{name}_{NAMES[dtype]}", shape, *tensors)
-
-
-def call_exact(name: str, numbers: tuple[int, ...], *tensors: Tensor | None) -> None:
-    """The library's function of exactly that name; the caller knows its types and layouts."""
     library = load()
     assert library is not None
     pointers = [ctypes.c_void_p(t.data_ptr() if t is not None else None) for t in tensors]
-    getattr(library, f"sfl_{name}")((ctypes.c_int64 * len(numbers))(*numbers), *pointers)
+    function = getattr(library, f"sfl_{name}_{NAMES[dtype]}")
+    function((ctypes.c_int64 * len(shape))(*shape), *pointers)
 
 
 def _open() -> ctypes.CDLL:

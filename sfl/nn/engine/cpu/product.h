@@ -22,19 +22,18 @@ struct Column {
 
 // out[r * out_step + column] = start[r * start_step] + the sum over all pieces, of row r of `a`.
 // `whole_reads`: `in` may be read beyond the lanes of a column. `ahead`: how far behind in `a` lies
-// what will be read next; 0: in the cache already. `onto`: what `out` holds is added to.
+// what will be read next; 0: in the cache already.
 template <class T>
 struct Product {
     const Piece<T>* pieces;
     Int count;
     Int row_step, depth_step, in_step;
-    Sum<T>* out;
+    T* out;
     Int out_step;
-    const Sum<T>* start;
+    const T* start;
     Int start_step;
     bool whole_reads;
     Int ahead;
-    bool onto = false;
 };
 
 // Asks for the weights of the next place, a line of the cache at a time: they come from main memory,
@@ -50,12 +49,10 @@ inline void fetch_ahead(const Product<T>& p, const T* a, Int d) {
 // R rows by N vectors; only the last vector may have fewer lanes, unless WHOLE.
 template <class T, int R, int N, bool WHOLE>
 void tile(const Product<T>& p, Int row, const Column* columns) {
-    const auto out = [&](int r, int n) { return p.out + (row + r) * p.out_step + columns[n].out; };
-    Vector<Sum<T>> sums[R][N];
+    Vector<T> sums[R][N];
     for (int r = 0; r < R; ++r)
         for (int n = 0; n < N; ++n)
-            sums[r][n] = p.onto ? load(out(r, n), columns[n].lanes)
-                                : Vector<Sum<T>>{} + (p.start ? p.start[(row + r) * p.start_step] : 0);
+            sums[r][n] = Vector<T>{} + (p.start ? p.start[(row + r) * p.start_step] : 0);
     for (const Piece<T>* piece = p.pieces; piece != p.pieces + p.count; ++piece) {
         const T* a = piece->a + row * p.row_step;
         const T* in[N];
@@ -69,13 +66,13 @@ void tile(const Product<T>& p, Int row, const Column* columns) {
             if (p.ahead) fetch_ahead<T, R>(p, a, d);
             for (int r = 0; r < R; ++r) {
                 const T weight = a[r * p.row_step];
-                for (int n = 0; n < N; ++n) multiply_add(sums[r][n], weight, x[n]);
+                for (int n = 0; n < N; ++n) sums[r][n] += weight * x[n];
             }
         }
     }
     for (int r = 0; r < R; ++r)
         for (int n = 0; n < N; ++n)
-            store(out(r, n), sums[r][n], columns[n].lanes);
+            store(p.out + (row + r) * p.out_step + columns[n].out, sums[r][n], columns[n].lanes);
 }
 
 // As many rows at a time as there are registers for.

@@ -1,0 +1,108 @@
+"""What learns: a model, its loss, its optimizer and the guard against divergence, as one object.
+
+Knows no config, no images and no files. Its state is tensors by name.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sfl.learning.divergence import Guard
+from sfl.learning.precision import autocast
+from sfl.learning.world import ALONE, World
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Learner:
+    """A model that is trained step by step.
+
+    optimizer: of the model's parameters, in one group.
+    loss: from logits (B, classes) float32 and labels (B,) int64 to their mean loss, ().
+    precision: "float32" or "bfloat16", in which products are computed.
+    clip_norm: gradients are scaled down to this global norm; None leaves them as they are.
+    world: the workers that train it together. sync_batchnorm: whether their batch normalisation
+        sees the images of all workers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: Loss,
+        *,
+        precision: str = "float32",
+        clip_norm: float | None = None,
+        world: World = ALONE,
+        sync_batchnorm: bool = False,
+    ) -> None:
+        self.model, self.optimizer, self.loss = model, optimizer, loss
+        self.precision, self.clip_norm, self.world = precision, clip_norm, world
+        self.guard = Guard(optimizer)
+        self._parallel = world.parallel(model, sync_batchnorm=sync_batchnorm)
+
+    def step(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        lr: float,
+        number: int = 0,
+        count: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """One step on images (B, C, H, W) and labels (B,): its loss () and correct predictions ().
+
+        Both stay on the device: a step never waits for it. lr: the learning rate. number: of the
+        step in its epoch. count: the images of the whole batch, of which each worker gives its own
+        part, perhaps none.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()  # first, so that old gradients don't lie beside activations
+        share = len(labels) / (count or len(labels))
+        if not share:  # DistributedDataParallel needs a backward pass of every worker: one of zeros
+            images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
+        loss, logits = self.forward(images, labels)
+        hits = (logits.argmax(dim=1) == labels).sum()
+        if self.world.size == 1:
+            loss.backward()
+            loss = loss.detach()
+        else:  # gradients are averaged over the workers, each of which counts as its share
+            (loss * (share * self.world.size)).backward()
+            loss, hits = self.world.sum(torch.stack([loss.detach() * share, hits * bool(share)]))
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.guard.note(loss, number)
+        self.optimizer.step()
+        return loss, hits
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss that is trained on, () float32, and the logits (B, classes)."""
+        with autocast(images.device, self.precision):
+            logits = self._parallel(images)
+        return self.loss(logits.float(), labels), logits
+
+    def state(self) -> dict[str, Tensor]:
+        """The model's tensors as `model.<name>`, the optimizer's as `optimizer.<place>.<name>`."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for place, moments in self.optimizer.state_dict()["state"].items():
+            for name, moment in moments.items():
+                if isinstance(moment, Tensor):
+                    tensors[f"optimizer.{place}.{name}"] = moment
+        return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Puts back what `state` gave for the same model and optimizer."""
+        model: dict[str, Tensor] = {}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            owner, _, rest = name.partition(".")
+            if owner == "model":
+                model[rest] = tensor
+            elif owner == "optimizer":
+                place, _, moment = rest.partition(".")
+                moments.setdefault(int(place), {})[moment] = tensor
+        self.model.load_state_dict(model)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})

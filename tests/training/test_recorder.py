@@ -1,0 +1,130 @@
+"""What is written when: checkpoints that are due, the environment, why a run failed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sfl.errors import Exit, UserError
+from sfl.runs.directory import (
+    BEST,
+    CONFIG,
+    ENVIRONMENT,
+    LABELS,
+    LAST,
+    METRICS,
+    PREDICTIONS,
+    RESULT,
+    Run,
+)
+from sfl.runs.store import find
+from sfl.training import fit as fitting
+from sfl.training import recorder as recording
+from sfl.training.fit import fit
+from sfl.training.recorder import is_best
+from tests.training.tiny import (
+    interrupted_after,
+    new_run,
+    tiny_setup,
+)
+
+
+def test_keep_weights_drops_what_only_resuming_needs(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    fit(tiny_setup("train.keep=weights", "train.epochs=1"), run)
+    written = {path.name for path in run.path.iterdir()}
+    assert written == {CONFIG, ENVIRONMENT, METRICS, BEST, RESULT, PREDICTIONS, LABELS}
+
+
+def test_checkpoints_come_when_they_are_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[tuple[str, int]] = []
+    original = recording.write_checkpoint  # type: ignore[attr-defined]
+
+    def spy(path: Path, *rest: Any) -> None:
+        saved.append((path.name, len(Run(path.parent).metrics) + 1))
+        original(path, *rest)
+
+    monkeypatch.setattr(recording, "write_checkpoint", spy)
+    fit(tiny_setup("train.epochs=5", "train.checkpoint_every=2"), new_run(tmp_path))
+    assert saved == [(name, epoch) for epoch in (2, 4, 5) for name in (BEST, LAST)]
+
+    saved.clear()  # the epoch of the best weights is never lost to a run that is gone on with
+    monkeypatch.setattr(recording, "is_best", lambda metrics: len(metrics) == 3)
+    few = ["train.epochs=5", "train.checkpoint_every=4", "data.validation=10"]
+    fit(tiny_setup(*few), new_run(tmp_path, "validated"))
+    assert saved == [(BEST, 3), (LAST, 3), (LAST, 4), (LAST, 5)]
+
+
+def test_is_best_by_hand() -> None:
+    def newest(*accuracies: float) -> bool:
+        return is_best([{"validation_accuracy": accuracy} for accuracy in accuracies])
+
+    assert newest(0.0) and newest(0.1, 0.2)
+    assert not newest(0.2, 0.2) and not newest(0.3, 0.1, 0.2)
+
+
+def test_where_it_went_on_stands_behind_where_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, run = tiny_setup(), new_run(tmp_path)
+    with interrupted_after(1):
+        fit(setup, run)
+    assert run.environment is not None
+    began = run.environment.to_json()
+    assert "resumed" not in began
+    monkeypatch.setattr(recording, "environment", lambda *_: {**began, "device": "another"})
+    fit(setup, run)
+    assert run.environment.to_json() == {**began, "resumed": [{**began, "device": "another"}]}
+
+
+def test_a_run_that_is_stopped_before_its_first_step_can_be_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "build_learner", stop)
+    run = new_run(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny_setup(), run)
+    assert find(tmp_path, run.name) == run
+
+
+def test_a_failure_is_noted_and_goes_when_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path)
+    with interrupted_after(1):
+        fit(tiny_setup(), run)
+    assert run.status == "interrupted" and run.failure is None
+
+    def fail(*_: object) -> None:
+        raise UserError(f"{run.path}/x: no space", "free some", Exit.RESOURCES)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "train_epoch", fail)
+        with pytest.raises(UserError):
+            fit(tiny_setup(), run)
+    assert Run(run.path).status == "failed"
+    assert run.failure == "run/x: no space (free some)\n"  # no path of this machine
+    with interrupted_after(1):
+        fit(tiny_setup(), run)
+    assert Run(run.path).status == "interrupted"
+    fit(tiny_setup(), run)
+    assert Run(run.path).status == "finished" and run.failure is None
+
+
+def test_of_a_failure_that_is_a_bug_only_its_kind_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/tmp/cache_of_somebody/x")
+
+    monkeypatch.setattr(fitting, "train_epoch", fail)
+    with pytest.raises(PermissionError):
+        fit(tiny_setup(), run)
+    assert run.failure == "PermissionError\n"

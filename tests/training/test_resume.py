@@ -1,0 +1,175 @@
+"""Going on with a run: the same run as if it had never stopped; what is refused."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sfl.errors import Exit, UserError
+from sfl.runs.directory import (
+    BEST,
+    CONFIG,
+    LAST,
+    RESULT,
+    Run,
+)
+from sfl.training import fit as fitting
+from sfl.training.fit import fit
+from tests.training.tiny import (
+    SPATIAL,
+    interrupted_after,
+    metrics,
+    new_run,
+    result,
+    same,
+    tensors,
+    tiny_setup,
+)
+
+RECIPES: dict[str, list[str]] = {
+    "everything": [],
+    "conv, channels last": ["model.layer=conv"],
+    "dense, notebook": [
+        "model={name: SimpleModel, storage: dense, init: notebook, channels: [1], dropout: 0.3}"
+    ],
+    "sgd with momentum, cosine": [
+        "optimizer={name: sgd, lr: 0.01, momentum: 0.9}",
+        "train.schedule=cosine",
+        "train.warmup=1",
+    ],
+    "adamw, no validation": ["optimizer.name=adamw", "data.validation=0"],
+    "few checkpoints": ["train.checkpoint_every=2"],
+}
+
+
+@pytest.mark.parametrize("changes", RECIPES.values(), ids=RECIPES.keys())
+def test_resumed_at_any_epoch_it_is_the_same_run(changes: list[str], tmp_path: Path) -> None:
+    setup = tiny_setup(*changes, base=SPATIAL)
+    straight = new_run(tmp_path, "straight")
+    fit(setup, straight)
+    for stopped_after in (0, 1, 2):
+        run = new_run(tmp_path, f"stopped-{stopped_after}")
+        with interrupted_after(stopped_after):
+            fit(setup, run)
+        assert len(Run(run.path).metrics) == stopped_after
+        assert not (run.path / RESULT).exists()
+        fit(setup, Run(run.path))
+        for name in (LAST, BEST):
+            assert same(tensors(straight, name), tensors(run, name))
+        assert metrics(straight) == metrics(run)
+        assert result(straight) == result(run)
+
+
+def test_more_epochs_of_a_finished_run_are_those_of_a_longer_one(tmp_path: Path) -> None:
+    changes = ("train.schedule=constant", "train.warmup=0.5", "train.checkpoint_every=2")
+    straight, run = new_run(tmp_path, "straight"), new_run(tmp_path, "longer")
+    fit(tiny_setup(*changes, "train.epochs=4", base=SPATIAL), straight)
+    fit(tiny_setup(*changes, "train.epochs=1", base=SPATIAL), run)
+    fit(tiny_setup(*changes, "train.epochs=4", base=SPATIAL), Run(run.path))
+    for file in (LAST, BEST):
+        assert same(tensors(straight, file), tensors(run, file))
+    assert metrics(straight) == metrics(run) and result(straight) == result(run)
+    assert (straight.path / CONFIG).read_text() == (run.path / CONFIG).read_text()
+
+
+def test_resumed_in_another_process_it_is_the_same_run(tmp_path: Path) -> None:
+    straight, run = new_run(tmp_path, "straight"), new_run(tmp_path, "stopped")
+    fit(tiny_setup(base=SPATIAL), straight)
+    with interrupted_after(1):
+        fit(tiny_setup(base=SPATIAL), run)
+    code = f"""
+import torch
+from pathlib import Path
+from sfl.config.load import load
+from sfl.runs.directory import Run
+from sfl.training.fit import fit
+from sfl.training.setup import set_up
+torch.set_num_threads({torch.get_num_threads()})
+fit(set_up(load({str(run.path / CONFIG)!r})), Run(Path({str(run.path)!r})))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert same(tensors(straight), tensors(run))
+    assert metrics(straight) == metrics(run) and result(straight) == result(run)
+
+
+def test_stopped_before_the_test_it_only_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path)
+    returned = fit(tiny_setup(), run)
+    (run.path / RESULT).unlink()
+    monkeypatch.setattr(fitting, "train_epoch", lambda *a: pytest.fail("trained"))
+    again = fit(tiny_setup(), Run(run.path))
+    assert again == returned
+
+
+def test_a_run_that_is_made_longer_has_no_result_meanwhile(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    fit(tiny_setup("train.epochs=1"), run)
+    with interrupted_after(1):
+        fit(tiny_setup("train.epochs=3"), Run(run.path))
+    assert run.status == "interrupted" and not (run.path / RESULT).exists()
+
+
+# --- what is refused
+
+
+def test_a_missing_best_checkpoint_is_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path)
+    with interrupted_after(1):
+        fit(tiny_setup(base=SPATIAL), run)
+    (run.path / BEST).unlink()
+    monkeypatch.delattr(fitting, "train_epoch")  # not reached
+    with pytest.raises(UserError, match=rf"{BEST}: no such checkpoint"):
+        fit(tiny_setup(base=SPATIAL), Run(run.path))
+
+
+@pytest.mark.parametrize(
+    "changes", [("train.schedule=cosine", "train.epochs=4"), ("train.epochs=2",)], ids=str
+)
+def test_a_schedule_over_the_whole_run_and_fewer_epochs_are_refused(
+    changes: tuple[str, ...], tmp_path: Path
+) -> None:
+    run, schedule = new_run(tmp_path), changes[0] if len(changes) > 1 else "train.epochs=3"
+    with interrupted_after(1):
+        fit(tiny_setup(schedule), run)
+    before = {path: path.read_bytes() for path in run.path.iterdir()}
+    with pytest.raises(UserError, match="says other settings than the run was begun with"):
+        fit(tiny_setup(*changes), Run(run.path))
+    assert before == {path: path.read_bytes() for path in run.path.iterdir()}
+
+
+def test_checkpoints_it_does_not_go_on_from(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    fit(tiny_setup("train.epochs=1"), run)
+    last, best = run.path / LAST, (run.path / BEST).read_bytes()
+    refused = [
+        (tiny_setup("optimizer.lr=1"), "says other settings than the run was begun", Exit.RUN),
+        (tiny_setup("train.seed=8"), "says other settings than the run was begun", Exit.RUN),
+        (tiny_setup("data.shapes.jitter=1"), "trained on other images than shapes", Exit.DATA),
+    ]
+    for setup, message, code in refused:
+        with pytest.raises(UserError, match=message) as error:
+            fit(setup, run)
+        assert error.value.exit_code == code
+    for content, message in ((best, "weights alone"), (best[:99], "not a checkpoint, or damaged")):
+        last.write_bytes(content)
+        with pytest.raises(UserError, match=message) as error:
+            fit(tiny_setup(), run)
+        assert error.value.exit_code == Exit.RUN
+
+
+def test_a_run_whose_checkpoint_was_taken_away_is_not_begun_anew(tmp_path: Path) -> None:
+    """That would throw its best weights and its metrics away."""
+    run = new_run(tmp_path)
+    fit(tiny_setup("train.epochs=1", "train.keep=weights"), run)
+    before = {file.name: file.read_bytes() for file in run.path.iterdir()}
+    with pytest.raises(UserError, match=r"has no last\.safetensors to go on from") as error:
+        fit(tiny_setup("train.epochs=1", "train.keep=weights"), Run(run.path))
+    assert error.value.exit_code == Exit.RUN
+    after = {file.name: file.read_bytes() for file in run.path.iterdir()}
+    assert after | {"environment.json": b""} == before | {"environment.json": b""}
