@@ -1,4 +1,4 @@
-"""The program `sfl`: its commands, each from its own file, and the options of the program itself."""
+"""The program `sfl`: its commands, each from a file of its own, and its own options."""
 
 import atexit
 import gc
@@ -50,7 +50,7 @@ def sfl_command(
 
 
 def _leave_garbage() -> None:
-    """Python would search all modules for garbage when it ends: a sixth of a short command's time."""
+    """Saves Python's search for garbage at the end: a sixth of a short command's time."""
     if "torch" not in sys.modules:
         gc.freeze()
 

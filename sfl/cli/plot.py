@@ -12,10 +12,12 @@ from sfl.errors import UserError
 def plot(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or its folder.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the pictures; default: plots in the run.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for the pictures; default: plots in the run."),
     ] = None,
     layer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Layer whose filters are shown; default: the first.")
+        str | None,
+        typer.Option(metavar="NAME", help="Layer whose filters are shown; default: the first."),
     ] = None,
     units: Annotated[
         str | None, typer.Option(metavar="N,N…", help="Numbers of its units: 0,3,7.")

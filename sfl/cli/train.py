@@ -1,13 +1,17 @@
 """`sfl train`: its options, and what it prints."""
 
 import shlex
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sfl.cli.options import RUNS, Json, Runs, Set
 from sfl.cli.show import print_model
 from sfl.errors import PROGRAM, UserError
+
+if TYPE_CHECKING:
+    from sfl.config.schema import Config
 
 
 def train(
@@ -17,11 +21,13 @@ def train(
     ] = None,
     set_: Set = None,
     seed: Annotated[
-        str | None, typer.Option(metavar="N", help="Short for --set train.seed=N.")
+        str | None, typer.Option(metavar="N", help="The same as --set train.seed=N.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; must be new.")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show it only.")] = False,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Continue this run.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the config and show the model; train nothing.")
+    ] = False,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
@@ -35,15 +41,16 @@ def train(
     """
     from sfl.cli import tables
     from sfl.config.load import load
-    from sfl.progress import say
-    from sfl.runs.store import data_root_option, find, run_name
+    from sfl.runs.store import find, run_name
 
     overrides = [*(set_ or []), *([f"train.seed={seed}"] if seed is not None else [])]
     if (config is None) == (resume is None):
         raise UserError("train needs --config FILE or --resume RUN, one of the two", "see --help")
     if resume is not None:
         if seed is not None or name is not None or dry_run:
-            raise UserError("--resume goes with --set alone", "seed and name are the run's own")
+            raise UserError(
+                "--resume can be used with --set only", "seed and name are those of the run"
+            )
         run = find(runs, resume)
         from sfl.training import start
         from sfl.training.resume import config_to_resume
@@ -66,7 +73,15 @@ def train(
         tables.print_json(result)
         return
     print(tables.result_line(result))
+    _say_what_next(result["run"], folder, settings)
+
+
+def _say_what_next(run: str, folder: Path, settings: "Config") -> None:
+    """Where the run is, and the command that evaluates it."""
+    from sfl.progress import say
+    from sfl.runs.store import data_root_option
+
     where = [] if folder == RUNS else ["--runs", str(folder)]
-    then = ["evaluate", result["run"], *where, *data_root_option(settings)]
-    say(f"saved in {folder / result['run']}")
+    then = ["evaluate", run, *where, *data_root_option(settings)]
+    say(f"saved in {folder / run}")
     say(f"next: {shlex.join([PROGRAM, *then])}")

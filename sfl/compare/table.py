@@ -69,20 +69,24 @@ OF_MODELS: dict[str, Callable[[Model], str]] = {
     "test accuracy": lambda m: percent_text(m.accuracy),
     "sd, points": lambda m: "" if m.accuracy_sd is None else f"{100 * m.accuracy_sd:.2f}",
     "95 % interval": lambda m: (
-        "no spread" if m.accuracy_interval is None else _span(m.accuracy_interval, percent_text)
+        "all runs are equal"
+        if m.accuracy_interval is None
+        else _span(m.accuracy_interval, percent_text)
     ),
-    "  which covers": lambda m: "seeds (t)" if m.interval_covers == "seeds" else "images (Wilson)",
+    "  interval covers": lambda m: (
+        "seeds (t)" if m.interval_covers == "seeds" else "images (Wilson)"
+    ),
     "loss": lambda m: f"{m.loss:.3f}",
 }
 OF_DIFFERENCES: dict[str, Callable[[Difference], str]] = {
-    "difference, points": lambda d: points_text(d.accuracy),
+    "difference from the first, points": lambda d: points_text(d.accuracy),
     "  95 %, seeds (Welch)": _welch,
     "  95 %, images (bootstrap)": lambda d: _span(d.bootstrap.interval, points_text),
     "  McNemar, exact": lambda d: NONE if d.mcnemar is None else p_text(d.mcnemar.p),
-    "images only it gets": lambda d: f"{d.only_second_count:,.0f}",
+    "images that only this model gets right": lambda d: f"{d.only_second_count:,.0f}",
     "  in all its runs": lambda d: f"{len(d.only_second):,}",
-    "images only the first gets": lambda d: f"{d.only_first_count:,.0f}",
-    "  in all runs of that": lambda d: f"{len(d.only_first):,}",
+    "images that only the first gets right": lambda d: f"{d.only_first_count:,.0f}",
+    "  in all runs of the first": lambda d: f"{len(d.only_first):,}",
 }
 COST: dict[str, Callable[[Model], str]] = {
     "trainable weights": lambda m: f"{m.weights:,}",

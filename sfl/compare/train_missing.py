@@ -82,6 +82,6 @@ def _nearest(model: ComparedModel, root: Path) -> str | None:
         there = flat(config.identity())
         keys = {*wanted, *there}
         differing = sorted(key for key in keys if wanted.get(key) != there.get(key))
-        if len(differing) < fewest:
+        if differing and len(differing) < fewest:  # none: a run of another seed
             fewest, found = len(differing), f"{run.name} differs in {', '.join(differing)}"
     return found

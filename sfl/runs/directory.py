@@ -89,7 +89,7 @@ class Run:
         return self.environment.data if self.environment else None
 
     def record(self, name: str, kind: type[R]) -> R | None:
-        """A JSON file as a record of that kind; None if there is no file. Raises UserError (exit 4)."""
+        """A JSON file as a record of a kind; None without the file. Raises UserError (exit 4)."""
         text = self._read(name)
         return None if text is None else kind.check(self._object(name, text), str(self.path / name))
 
@@ -133,7 +133,7 @@ class Run:
 
     @property
     def modified(self) -> float:
-        """When a file was last written, in seconds since 1970; folders such as plots don't count."""
+        """When one of its files was last written, in seconds since 1970; not those in folders."""
         return max((found.st_mtime for found in self._stats(self.path.glob("*"))), default=0.0)
 
     @property
@@ -201,7 +201,7 @@ class Run:
 
 @contextlib.contextmanager
 def lock(run: Run) -> Iterator[None]:
-    """Locks the run for this process. Raises UserError (exit 4) while another process has locked it.
+    """Locks the run for this process. Raises UserError (exit 4) if another process has locked it.
 
     The lock file is deleted when the run has finished.
     """

@@ -9,7 +9,7 @@ from sfl.runs.directory import Run
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """Status, progress, accuracy, age and size. Raises nothing: a damaged run has status "damaged"."""
+    """Status, progress, accuracy, age and size. Of a damaged run, the status says so."""
     described = {
         "run": run.name,
         "status": run.status,

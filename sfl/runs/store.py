@@ -49,7 +49,7 @@ def check_root(root: Path) -> None:
 
 
 def list_runs(root: Path) -> list[Run]:
-    """All run directories in `root`, oldest first. Raises UserError (exit 4) if it can't be read."""
+    """All run directories in `root`, oldest first. Raises UserError (exit 4): can't be read."""
     try:
         paths = list(root.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -91,7 +91,7 @@ def find_weights(root: Path, name: str | None) -> Path:
 
 
 def _is_run(path: Path) -> bool:
-    """config.yaml alone is not enough: other programs have such files, and `runs rm` deletes runs."""
+    """A config.yaml alone is no run: other programs have such files, and we delete runs."""
     there = [name for name in (CONFIG, ENVIRONMENT, LOCK) if os.path.isfile(path / name)]
     return CONFIG in there and len(there) > 1
 
@@ -116,7 +116,7 @@ def remove(run: Run) -> None:
 
 
 def run_name(name: str | Path, config: Config) -> str:
-    """`<config>-s<seed>`. notebook/spatial → notebook-spatial-s0; an absolute path → its last part."""
+    """notebook/spatial, seed 0 → notebook-spatial-s0. Of an absolute path only the last part."""
     path = Path(name)
     stem = path.with_suffix("") if path.suffix in (".yaml", ".yml") else path
     folders = [part for part in stem.parts[:-1] if part not in ("configs", "..")]
@@ -125,7 +125,7 @@ def run_name(name: str | Path, config: Config) -> str:
 
 
 def data_root_option(config: Config) -> list[str]:
-    """The `--set data.root=…` that a later command on this run needs: runs keep no absolute path."""
+    """`--set data.root=…` if a later command on this run needs it: runs keep no absolute path."""
     data = config.data
     elsewhere = data.source != "shapes" and Path(data.root).is_absolute()
     return ["--set", f"data.root={data.root}"] if elsewhere else []

@@ -161,6 +161,19 @@ def test_without_training_what_is_missing_is_refused(
     assert trained == []
 
 
+def test_the_nearest_run_is_named_with_the_settings_in_which_it_differs(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    made(made_run, runs_dir / "one-s0", "one")
+    made(made_run, runs_dir / "near", "two", "train.epochs=9")
+    with pytest.raises(UserError) as caught:
+        train_missing(plan(["one", "two"], [], 2, runs_dir), runs_dir, training=False)
+    assert "of one-s1, two-s0, two-s1 with these settings (one-s0 differs in" not in str(
+        caught.value
+    )
+    assert "near differs in train.epochs; without --no-train" in str(caught.value)
+
+
 def test_an_interrupted_run_is_gone_on_with_on_this_machines_terms(
     configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
 ) -> None:

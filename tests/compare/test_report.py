@@ -83,8 +83,11 @@ def test_all_outputs_say_the_same(sfl: Sfl, made: list[str], tmp_path: Path) -> 
     assert text["sd, points"] == ["3.54", "3.54"]  # 0.05 / √2
     assert text["95 % interval"] == ["40.73 % to 100.00 %", "20.73 % to 84.27 %"]  # ± 12.706 · 2.5
     assert text["loss"] == ["1.734", "1.734"]
-    assert text["images only it gets"] == ["–", "0"] and text["runs (seeds)"][0] == "2 (0, 1)"
-    assert text["difference, points"] == ["–", "−20.00"]
+    assert (
+        text["images that only this model gets right"] == ["–", "0"]
+        and text["runs (seeds)"][0] == "2 (0, 1)"
+    )
+    assert text["difference from the first, points"] == ["–", "−20.00"]
     assert text["trainable weights"] == ["1,376,246", "1,376,247"]
     assert text["training time"] == ["3.7 s", "8.2 s"]
     assert [m["accuracy"] for m in values["models"]] == pytest.approx([0.725, 0.525])
