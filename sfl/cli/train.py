@@ -1,17 +1,13 @@
 """`sfl train`: its options, and what it prints."""
 
 import shlex
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sfl.cli.options import RUNS, Json, Runs, Set
 from sfl.cli.show import print_model
 from sfl.errors import PROGRAM, UserError
-
-if TYPE_CHECKING:
-    from sfl.config.schema import Config
 
 
 def train(
@@ -25,9 +21,7 @@ def train(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; must be new.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Continue this run.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the config and show the model; train nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show config and model.")] = False,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
@@ -41,16 +35,15 @@ def train(
     """
     from sfl.cli import tables
     from sfl.config.load import load
-    from sfl.runs.store import find, run_name
+    from sfl.progress import say
+    from sfl.runs.store import data_root_option, find, run_name
 
     overrides = [*(set_ or []), *([f"train.seed={seed}"] if seed is not None else [])]
     if (config is None) == (resume is None):
         raise UserError("train needs --config FILE or --resume RUN, one of the two", "see --help")
     if resume is not None:
         if seed is not None or name is not None or dry_run:
-            raise UserError(
-                "--resume can be used with --set only", "seed and name are those of the run"
-            )
+            raise UserError("--resume can be used with --set only", "the rest is the run's own")
         run = find(runs, resume)
         from sfl.training import start
         from sfl.training.resume import config_to_resume
@@ -73,15 +66,7 @@ def train(
         tables.print_json(result)
         return
     print(tables.result_line(result))
-    _say_what_next(result["run"], folder, settings)
-
-
-def _say_what_next(run: str, folder: Path, settings: "Config") -> None:
-    """Where the run is, and the command that evaluates it."""
-    from sfl.progress import say
-    from sfl.runs.store import data_root_option
-
     where = [] if folder == RUNS else ["--runs", str(folder)]
-    then = ["evaluate", run, *where, *data_root_option(settings)]
-    say(f"saved in {folder / run}")
+    then = ["evaluate", result["run"], *where, *data_root_option(settings)]
+    say(f"saved in {folder / result['run']}")
     say(f"next: {shlex.join([PROGRAM, *then])}")

@@ -45,8 +45,7 @@ class Model(_Values):
     accuracies: list[float] = Field(description="Test accuracy of each run.")
     accuracy_sd: float | None = Field(description="Standard deviation (ddof 1); null for one run.")
     accuracy_interval: Interval | None = Field(
-        description="Several runs: Student's t interval of the mean, null if all are equal. One "
-        "run: Wilson's interval over the test images."
+        description="Several runs: Student's t, null if all are equal; one run: Wilson's."
     )
     interval_covers: Literal["seeds", "images"] = Field(
         description="What the interval takes as drawn at random."
@@ -63,8 +62,7 @@ class Model(_Values):
     weights: int = Field(description="Number of trainable weights that exist.")
     weight_bytes: int = Field(description="Memory that the weights take.")
     peak_memory_bytes: int | None = Field(
-        description="Highest memory use of training, without PyTorch and the images; highest of "
-        "the runs; null where it can't be measured."
+        description="Highest memory of training, without PyTorch and the images; null: unknown."
     )
     flops_per_image: int = Field(description="Forward pass; a multiply-add counts as two.")
     training_flops_per_image: int = Field(description="Forward and backward pass.")
@@ -110,13 +108,11 @@ class Difference(_Values):
     bootstrap: Bootstrap = Field(description="On the same test images.")
     mcnemar: McNemar | None = Field(description="null unless both models have one run.")
     only_first_count: float = Field(
-        description="Test images that a run of the first model gets right and a run of the second "
-        "does not; mean over all pairs of runs."
+        description="Test images that a run of the first model alone gets right; mean over pairs."
     )
     only_second_count: float = Field(description="The same, with the models exchanged.")
     only_first: list[int] = Field(
-        description="Numbers of the test images that all runs of the first model get right and no "
-        "run of the second."
+        description="Numbers of test images that all runs of the first and none of the second get."
     )
     only_second: list[int] = Field(description="The same, with the models exchanged.")
 

@@ -1,4 +1,4 @@
-"""By which accuracy runs are judged: on validation images where all have it, else on test images.
+"""By which accuracy runs are judged: on validation images if all have it, else on test images.
 
 Knows no models and no comparison.
 """

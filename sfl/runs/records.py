@@ -66,23 +66,18 @@ class Epoch(Record):
     seconds: Seconds = Field(description="Training alone, without the tests after the epoch.")
     images_per_second: Seconds = Field(description="Training images per second.")
     peak_memory_bytes: Count | None = Field(
-        default=None,
-        description="Highest memory use of training, without PyTorch and the images; null where it "
-        "can't be measured.",
+        None, description="Memory peak of training, without PyTorch and images; null: unknown."
     )
     outside_share: dict[str, float] | None = Field(
-        default=None,
-        description="With dense storage, for each layer: the share of Σ‖w‖² that lies outside the "
-        "receptive fields.",
+        None,
+        description="With dense storage, by layer: share of Σ‖w‖² outside the receptive fields.",
     )
     validation_loss: float | None = Field(
-        default=None, description="With `data.validation`: mean cross entropy."
+        None, description="With `data.validation`: mean cross entropy."
     )
-    validation_accuracy: Fraction | None = Field(
-        default=None, description="With `data.validation`."
-    )
+    validation_accuracy: Fraction | None = Field(None, description="With `data.validation`.")
     test_accuracy: Fraction | None = Field(
-        default=None, description="With `train.test_every`. Nothing is chosen by it."
+        None, description="With `train.test_every`. Nothing is chosen by it."
     )
 
 
@@ -108,21 +103,16 @@ class Result(Record):
     weight_bytes: Count = Field(description="Memory that they take.")
     flops_per_image: Count = Field(description="Forward pass; a multiply-add counts as two.")
     training_flops_per_image: Count | None = Field(
-        default=None,
-        description="Forward pass, and the gradients of weights and inputs. Not in the first runs.",
+        None, description="Forward pass and gradients of weights and inputs. Not in the first runs."
     )
     train_images: Positive | None = Field(
-        default=None, description="Number of images trained on. Not in the first runs."
+        None, description="Number of images trained on. Not in the first runs."
     )
     epochs: Positive = Field(description="Number of epochs that were trained.")
-    seconds: Annotated[float, Field(gt=0)] = Field(
-        description="Training epochs alone, without tests."
-    )
+    seconds: Annotated[float, Field(gt=0)] = Field(description="Training alone, without tests.")
     seconds_per_epoch: Seconds = Field(description="Mean over the epochs.")
     peak_memory_bytes: Count | None = Field(
-        default=None,
-        description="The highest of its epochs; null where it can't be measured. Not in the first "
-        "runs.",
+        None, description="The highest of its epochs; null: unknown. Not in the first runs."
     )
 
 
@@ -141,14 +131,14 @@ class Machine(Record):
     packages: dict[str, str] = Field(description="Versions of PyTorch and of other packages.")
     system: str = Field(description="Operating system and architecture.")
     device: str = Field(description="The GPU, or the processor with its instruction set.")
-    workers: Positive = Field(default=1, description="Number of processes (torchrun).")
+    workers: Positive = Field(1, description="Number of processes (torchrun).")
     threads: Positive = Field(description="Threads of one process.")
     precision: Literal["float32", "bfloat16"] = Field(
         description="In which numbers products are computed. If `compiled_kernel` is true, local "
         "layers compute in float32 even with `bfloat16`."
     )
     compiled_kernel: bool | None = Field(
-        default=None, description="Whether local layers ran as compiled C++."
+        None, description="Whether local layers ran as compiled C++."
     )
     git: Commit | None = Field(description="null where the code is not a checkout.")
 
@@ -156,7 +146,7 @@ class Machine(Record):
 class Environment(Machine):
     """environment.json: what a run was trained with, and on which images."""
 
-    data: Provenance | None = Field(default=None, description="Which images it is trained on.")
+    data: Provenance | None = Field(None, description="Which images it is trained on.")
     resumed: list[Machine] = Field(
-        default=[], description="Where a resumed run went on with other things: those, in turn."
+        [], description="For each time that it was resumed with other things: those."
     )
