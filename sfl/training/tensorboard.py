@@ -1,12 +1,10 @@
-"""A run's metrics for TensorBoard, in `tensorboard/` of its directory: an optional extra.
-
-Written with TensorBoard's own records rather than torch's SummaryWriter, whose file is named after
-the host, and which knows no run that goes on where it was stopped.
-"""
+"""A run's metrics for TensorBoard, in `tensorboard/` of its directory: an optional extra."""
 
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from sfl.errors import UserError
@@ -29,28 +27,37 @@ def write_events(run: Run, metrics: list[dict[str, Any]], first: int = 0) -> Non
     Numbers stand under their names, the epoch is the step. Raises UserError (exit 4 or 6) where
     nothing can be written.
     """
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    path, ended = run.path / "tensorboard" / FILE, time.time()
-    ended -= sum(line["seconds"] for line in metrics[first:])
+    path = run.path / "tensorboard" / FILE
     try:
         path.parent.mkdir(exist_ok=True)
+        records = _records(metrics[first:])
         with path.open("ab" if first else "wb") as file:
-            records = RecordWriter(file)
-            if not first:
-                records.write(
-                    Event(wall_time=ended, file_version="brain.Event:2").SerializeToString()
-                )
-            for line in metrics[first:]:
-                ended += line["seconds"]
-                values = [Summary.Value(tag=t, simple_value=v) for t, v in _scalars(line)]
-                event = Event(wall_time=ended, step=line["epoch"], summary=Summary(value=values))
-                records.write(event.SerializeToString())
-            records.flush()
+            file.write(records)
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def _records(lines: list[dict[str, Any]]) -> bytes:
+    """What PyTorch's SummaryWriter writes of these lines.
+
+    It names its file after the host, which a run directory must not name, even if the process is
+    killed: so it writes elsewhere. Its files may be joined: they are rows of records.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    ended = time.time() - sum(line["seconds"] for line in lines)
+    try:
+        with TemporaryDirectory() as folder:
+            with SummaryWriter(folder) as writer:
+                for line in lines:
+                    ended += line["seconds"]
+                    for tag, value in _scalars(line):
+                        writer.add_scalar(tag, value, line["epoch"], ended)
+                writer.flush()  # raises what its thread has met, which closing passes over
+            (written,) = Path(folder).iterdir()
+            return written.read_bytes()
+    except OSError as error:
+        raise write_error(Path(gettempdir()), error) from error
 
 
 def _scalars(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
