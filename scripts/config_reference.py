@@ -1,4 +1,6 @@
-"""Writes docs/config.md and the JSON schemas: of configs, and of what `sfl compare --json` prints.
+"""Writes docs/config.md, the JSON schemas, and the tables of fields in docs/run-directory.md.
+
+The JSON schemas are those of configs and of what `sfl compare --json` prints.
 
     .venv/bin/python scripts/config_reference.py
 
@@ -18,6 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from sfl.compare.schema import Comparison
 from sfl.config.schema import Config
+from sfl.runs.records import Environment, Epoch, Record, Result
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -33,6 +36,14 @@ setting back to its default. For editors there is a JSON schema,
 [config.schema.json](config.schema.json).
 """
 
+BEGIN = "<!-- fields: made by scripts/config_reference.py from sfl/runs/records.py -->"
+END = "<!-- end of fields -->"
+RECORDS: dict[str, type[Record]] = {
+    "metrics.jsonl": Epoch,
+    "result.json": Result,
+    "environment.json": Environment,
+}
+
 
 def reference() -> str:
     """The page, in Markdown."""
@@ -46,6 +57,32 @@ def reference() -> str:
 def schema(of: type[BaseModel] = Config) -> str:
     """The JSON schema of a config, or of a comparison, as text."""
     return json.dumps(of.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def run_directory(page: str) -> str:
+    """The page with the tables of fields between its marks made anew."""
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{fields()}\n{END}{rest.split(END)[1]}"
+
+
+def fields() -> str:
+    """What a run's files hold, in Markdown."""
+    lines = []
+    for name, record in RECORDS.items():
+        lines += [f"## {name}", "", "| field | values | |", "|---|---|---|", *_fields(record), ""]
+    return "\n".join(lines)
+
+
+def _fields(record: type[BaseModel], prefix: str = "") -> list[str]:
+    rows = []
+    for name, field in record.model_fields.items():
+        values = _values(field.annotation, *field.metadata)
+        rows.append(f"| `{prefix}{name}` | {values} | {field.description} |")
+        if typing.get_origin(field.annotation) is not list:
+            for kind in (field.annotation, *typing.get_args(field.annotation)):
+                if isinstance(kind, type) and issubclass(kind, Record):
+                    rows += _fields(kind, f"{prefix}{name}.")
+    return rows
 
 
 def _rows(prefix: str, settings: type[BaseModel]) -> list[str]:
@@ -85,6 +122,10 @@ def _values(annotation: Any, *bounds: Any) -> str:
         return " or ".join(_values(kind) for kind in arguments if kind is not type(None))
     if origin is list:
         return f"list of {_values(arguments[0])}"
+    if origin is dict:
+        return f"object: text → {_values(arguments[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "object"
     word = {int: "integer", float: "number", str: "text", bool: "`true`, `false`"}[annotation]
     return ", ".join([word, *_bounds(bounds)])
 
@@ -102,6 +143,8 @@ def _bounds(constraints: Iterable[Any]) -> Iterator[str]:
 
 def main() -> None:
     (DOCS / "config.md").write_text(reference(), encoding="utf-8")
+    page = DOCS / "run-directory.md"
+    page.write_text(run_directory(page.read_text(encoding="utf-8")), encoding="utf-8")
     (DOCS / "compare.schema.json").write_text(schema(Comparison), encoding="utf-8")
     (DOCS / "config.schema.json").write_text(schema(), encoding="utf-8")
 

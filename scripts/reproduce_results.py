@@ -10,9 +10,9 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sfl.runs.directory import CONFIG, ENVIRONMENT, METRICS, RESULT, Run
+from sfl.runs.records import Result
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -152,14 +152,14 @@ def table() -> str:
 def _line(row: Row, run: Run) -> str:
     result = _result(run)
     losses = ", ".join(f"{line['train_loss']:.3f}" for line in run.metrics[:5])
-    low, high = result["accuracy_interval"]
-    accuracy = f"{_percent(result['accuracy'])} ({_percent(low)} – {_percent(high)})"
-    if result["epochs"] != 5:
-        accuracy += f" after {result['epochs']} epochs{_milestones(run)}"
+    low, high = result.accuracy_interval
+    accuracy = f"{_percent(result.accuracy)} ({_percent(low)} – {_percent(high)})"
+    if result.epochs != 5:
+        accuracy += f" after {result.epochs} epochs{_milestones(run)}"
     link = f"[{row.network}](docs/results/{row.name}/)"
     return (
-        f"| {link} | {result['weights']:,} | {losses} | {accuracy} "
-        f"| {result['seconds_per_epoch']:.0f} | {row.notebook} |"
+        f"| {link} | {result.weights:,} | {losses} | {accuracy} "
+        f"| {result.seconds_per_epoch:.0f} | {row.notebook} |"
     )
 
 
@@ -189,16 +189,16 @@ def _footnotes(runs: list[Run]) -> list[str]:
 def _footnote(run: Run) -> str:
     environment, result = run.environment, _result(run)
     assert environment is not None
-    test = result["data"]["test"]
+    test = result.data.test
     images = IMAGES.get(test, f"images with fingerprint {test[:12]}")
     return (
-        f"{images}; {result['n']:,} test images; {environment['threads']} threads of "
-        f"{environment['device']}, torch {environment['packages']['torch']}, "
-        f"{environment['precision']}; seed {run.config['train']['seed']}, n = 1."
+        f"{images}; {result.n:,} test images; {environment.threads} threads of "
+        f"{environment.device}, torch {environment.packages['torch']}, "
+        f"{environment.precision}; seed {run.config['train']['seed']}, n = 1."
     )
 
 
-def _result(run: Run) -> dict[str, Any]:
+def _result(run: Run) -> Result:
     assert run.result is not None
     return run.result
 

@@ -1,4 +1,4 @@
-"""Pictures: matplotlib (an optional extra), colours that everyone can tell apart, whole files.
+"""Pictures: colours that the colour-blind can tell apart, axes, files. Needs matplotlib (an extra).
 
 Knows nothing of what is drawn.
 """
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure, FigureBase
 
-# Okabe & Ito (2008), told apart by the colour-blind; on a dark ground their brighter ones.
+# Okabe & Ito (2008): colours that the colour-blind can tell apart; brighter ones on dark pages.
 ON_LIGHT = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 ON_DARK = ("#56B4E9", "#E69F00", "#2BC79A", "#E7A6C8", "#FFFFFF", "#F0E442", "#8FB8FF")
-SEQUENTIAL, DIVERGING = "cividis", "PuOr"  # colour maps for the same eyes
+SEQUENTIAL, DIVERGING = "cividis", "PuOr"  # colour maps, chosen for the same reason
 INK = {"light": "#1a1a1a", "dark": "#e6e6e6"}
 DPI = 150
 
-WIDE = (5.2, 3.6)  # inches: legible on a phone, two beside each other on a desk
+WIDE = (5.2, 3.6)  # inches; can be read on a phone, and two fit beside each other on a screen
 
 Draw = Callable[["Figure"], None]
 
 
 def need_matplotlib(what: str) -> None:
-    """Raises UserError (exit 2) where matplotlib is not installed."""
+    """Raises UserError (exit 2) if matplotlib is not installed. what: the command that needs it."""
     if not has_matplotlib():
         raise UserError(f"{what} needs matplotlib", "install it: pip install 'sfl[plots]'")
 
@@ -44,7 +44,7 @@ def has_matplotlib() -> bool:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure to be drawn: its file's name, what it shows, inches."""
+    """A figure to be drawn: the name of its file, what it shows, its size in inches."""
 
     name: str
     caption: str
@@ -52,17 +52,20 @@ class Picture:
     size: tuple[float, float] = WIDE
 
 
-def write_all(shown: Sequence[Picture], folder: Path) -> None:
-    """Each picture as SVG and PNG. Raises UserError (exit 4 or 6) where that can't be written."""
-    with writable(folder):
+def write_pictures(shown: Sequence[Picture], folder: Path) -> None:
+    """Writes each picture as SVG and as PNG.
+
+    Raises UserError: can't be written (exit 4), disk full (exit 6).
+    """
+    with picture_folder(folder):
         for picture in track(shown, "Drawing"):
             for suffix in ("svg", "png"):
                 save(picture.draw, folder / f"{picture.name}.{suffix}", picture.size)
 
 
 @contextlib.contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Makes a folder of pictures. Raises UserError (exit 4 or 6) where that can't be written to."""
+def picture_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder of pictures; turns OSErrors, of the body too, into UserErrors."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
@@ -71,11 +74,11 @@ def writable(folder: Path) -> Iterator[None]:
 
 
 def save(draw: Draw, path: Path, size: tuple[float, float]) -> None:
-    """Draws a figure of so many inches into a file whose format is the path's suffix.
+    """Draws a figure of this size, in inches, into a file. The path's suffix says the format.
 
-    Raises UserError for a format that there isn't (exit 2), or what can't be written (exit 4, 6).
+    Raises UserError: unknown format (exit 2), can't be written (exit 4), disk full (exit 6).
     """
-    # No date in a file: the same figure, the same bytes.
+    # Without a date, so that the same figure is the same bytes.
     metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
     with _figure(size) as figure:
         draw(figure)
@@ -83,12 +86,12 @@ def save(draw: Draw, path: Path, size: tuple[float, float]) -> None:
             with atomic_path(path) as temporary:
                 suffix = path.suffix.lstrip(".") or "png"
                 figure.savefig(temporary, format=suffix, metadata=metadata)
-        except ValueError as error:  # a format that matplotlib doesn't know
+        except ValueError as error:  # matplotlib doesn't know the format
             raise UserError(f"{path}: {error}", exit_code=Exit.USAGE) from None
 
 
-def svg(draw: Draw, size: tuple[float, float], *, dark: bool) -> bytes:
-    """The figure as SVG on a transparent ground, for a page that is light or dark."""
+def to_svg(draw: Draw, size: tuple[float, float], *, dark: bool) -> bytes:
+    """The figure as SVG with a transparent background, for a light or a dark page."""
     with _figure(size, dark=dark) as figure:
         draw(figure)
         written = io.BytesIO()
@@ -97,9 +100,9 @@ def svg(draw: Draw, size: tuple[float, float], *, dark: bool) -> bytes:
 
 
 def log_ticks(axis: "Axis", steps: Sequence[float] = (1.0, 2.0, 5.0)) -> None:
-    """Plain numbers at these steps of each power of ten, on a logarithmic scale.
+    """Ticks of a logarithmic axis: plain numbers, at these multiples of each power of ten.
 
-    matplotlib's own are TeX, which isn't read here.
+    matplotlib's own labels are TeX, which is not parsed here.
     """
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -127,42 +130,42 @@ def _figure(size: tuple[float, float], *, dark: bool = False) -> "Iterator[Figur
         "font.size": 9,
         "legend.frameon": False,
         "savefig.dpi": DPI,
-        "text.parse_math": False,  # a $ in a name is a $
-        "svg.fonttype": "none",  # text stays text: a fifth of the size, and it can be searched
-        "svg.hashsalt": "sfl",  # the same figure, the same bytes
+        "text.parse_math": False,  # a $ in a name stays a $
+        "svg.fonttype": "none",  # text stays text: small files, which can be searched
+        "svg.hashsalt": "sfl",  # the same figure is the same bytes
     }
     with matplotlib.rc_context(style):
         yield Figure(figsize=size, layout="constrained")
 
 
-# --- what pictures of runs and of comparisons have in common
+# --- what pictures of runs and of comparisons share
 
 MARKERS, LINES = "osD^vPX", ("-", "--", ":", "-.")
-MOST_DOTS = 30  # epochs; of more, a line alone is clearer
+MOST_DOTS = 30  # epochs; with more, a line without dots is clearer
 LONGEST = 28  # letters of a name in a picture
 
 Style = dict[str, Any]
 
 
-def styles(count: int) -> list[Style]:
-    """So many kinds of line, told apart where colours aren't: by markers, then by dashes."""
+def line_styles(count: int) -> list[Style]:
+    """So many kinds of line. They differ in markers and dashes, for readers who see no colours."""
     return [
         {"marker": MARKERS[place % len(MARKERS)], "linestyle": LINES[place // len(MARKERS) % 4]}
         for place in range(count)
     ]
 
 
-def curve(
+def plot_curve(
     axes: "Axes", epochs: Sequence[float], values: Sequence[float], style: Style, label: str
 ) -> Any:
-    """A line over the epochs, with a dot for each where there are few; gives its colour."""
+    """Draws a line over the epochs, with a dot for each if they are few. Returns its colour."""
     style = style if len(epochs) <= MOST_DOTS else style | {"marker": ""}
     (line,) = axes.plot(epochs, values, markersize=4, label=label, **style)
     return line.get_color()
 
 
-def over_epochs(axes: "Axes", label: str) -> None:
-    """Axes whose curves have been drawn: whole epochs, names, a grid."""
+def label_epochs(axes: "Axes", label: str) -> None:
+    """Labels axes with curves over epochs: whole epochs, a grid, a legend."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("epoch")
@@ -172,19 +175,19 @@ def over_epochs(axes: "Axes", label: str) -> None:
     axes.legend(fontsize=9 if len(axes.lines) <= 4 else 7)
 
 
-def heading(figure: "FigureBase", title: str) -> None:
-    """What a figure of several axes shows."""
+def add_title(figure: "FigureBase", title: str) -> None:
+    """A title above all axes of a figure."""
     figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
 
 
-def bare(axes: "Axes") -> None:
-    """Axes that hold a picture: no numbers, no frame."""
+def hide_axes(axes: "Axes") -> None:
+    """Removes ticks and frame, from axes that show an image."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
 
 
-def short(name: str, longest: int = LONGEST) -> str:
-    """A name that has room in a picture: its beginning and its end."""
+def shorten(name: str, longest: int = LONGEST) -> str:
+    """A name; if it is too long, its beginning and its end."""
     half = longest // 2
     return name if len(name) <= longest else f"{name[: half - 1]}…{name[-half:]}"

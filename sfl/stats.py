@@ -1,6 +1,7 @@
-"""How sure a difference of accuracies is: intervals and tests. Knows no run and no model.
+"""How sure an accuracy, or a difference of accuracies, is: intervals and tests.
 
-scipy gives the distributions; it is imported when they are needed. All intervals are of 95 %.
+Knows no runs and no models. scipy gives the distributions; it is imported when they are needed. All
+intervals are of 95 %.
 """
 
 import math
@@ -13,12 +14,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-RESAMPLES = 10_000  # of the bootstrap: the ends of its interval then vary by some hundredths of sd
+RESAMPLES = 10_000  # of the bootstrap; its interval's ends then vary by a few hundredths of an sd
 
 
 @dataclass(frozen=True)
 class Welch:
-    """Interval of a difference of means, degrees of freedom, two-sided p."""
+    """Welch's test: interval of the difference of means, degrees of freedom, two-sided p."""
 
     interval: tuple[float, float]
     degrees_of_freedom: float
@@ -26,7 +27,7 @@ class Welch:
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Student's interval of the mean of n ≥ 2 values; None where they don't differ at all."""
+    """Interval of the mean of n ≥ 2 values (Student 1908, Biometrika 6); None if all are equal."""
     if not stdev(values):
         return None
     half = _t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
@@ -35,12 +36,12 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927): how sure one test set can make us."""
+    """Interval of a proportion, `correct` of n (Wilson 1927, J. Am. Stat. Assoc. 22)."""
     z = 1.959963984540054  # 97.5 % of a normal distribution lie below
     share = correct / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    # At the ends they are exact, which rounding would miss.
+    # Exactly 0 or 1 at the ends, where rounding would give something near it.
     low = 0.0 if correct == 0 else centre - half
     return low, 1.0 if correct == n else centre + half
 
@@ -48,7 +49,7 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 def welch(first: Sequence[float], second: Sequence[float]) -> Welch | None:
     """Of mean(second) − mean(first), for unequal variances (Welch 1947, Biometrika 34).
 
-    None where a side has one value, or neither has any spread: nothing can be said then.
+    None if a side has only one value, or if the values of neither side differ.
     """
     if min(len(first), len(second)) < 2:
         return None
@@ -67,10 +68,10 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Welch | None:
 
 
 def mcnemar(first: "NDArray[np.bool_]", second: "NDArray[np.bool_]") -> float:
-    """Two-sided p of the exact test of two runs on the same N images (McNemar 1947).
+    """Two-sided p of the exact test of two runs on the same images (McNemar 1947).
 
-    first, second: (N,) whether each image was got right. Were the runs equally good, the images
-    that only one gets right would be divided as by a fair coin.
+    first, second: (N,), whether each image was classified correctly. If the runs were equally good,
+    a fair coin would decide which of them is the one that gets an image right.
     """
     from scipy.special import bdtr
 
@@ -84,8 +85,9 @@ def paired_bootstrap(
 ) -> tuple[float, float]:
     """Interval of the difference of mean accuracies, second − first, over the draw of test images.
 
-    first, second: (runs, N), whether each run got each image right. Images are drawn anew, all
-    runs' answers with them (percentile interval, Efron 1979); the seeds stay those that were run.
+    first, second: (runs, N), whether each run classified each image correctly. N images are drawn
+    with replacement, each with the answers of all runs; the interval is between the 2.5 and 97.5 %
+    percentiles of the differences (Efron 1979, Ann. Stat. 7). The runs are not drawn.
     """
     import numpy as np
 

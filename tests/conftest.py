@@ -96,12 +96,23 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "tiny-s0"
 
 
+ENVIRONMENT = {
+    "sfl": "0.1.0", "python": "3.11.7", "packages": {"torch": "2.14.1"}, "system": "Linux x86_64",
+    "device": "a CPU", "threads": 2, "precision": "float32", "git": None,
+}  # fmt: skip
+
+
 def make_run(
-    path: Path, config: str = TINY, right: "Sequence[bool] | None" = None, **result: object
+    path: Path,
+    config: str = TINY,
+    right: "Sequence[bool] | None" = None,
+    environment: "dict[str, object] | None" = None,
+    **result: object,
 ) -> Path:
     """A finished run directory, made up without training: its small files, no tensors.
 
     right: which of the test images it gets right; None: as many of the first as its accuracy says.
+    environment, result: in what environment.json and result.json differ from the usual ones.
     """
     import numpy as np
 
@@ -138,7 +149,7 @@ def make_run(
     np.save(path / "labels.npy", labels)
     np.save(path / "predictions.npy", np.where(right if right else False, labels, 1 - labels))
     (path / "config.yaml").write_text(from_text(config, path.name).to_yaml(share=True))
-    (path / "environment.json").write_text("{}\n")
+    (path / "environment.json").write_text(json.dumps(ENVIRONMENT | (environment or {})))
     line = {"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.5, "lr": 3e-4, "seconds": 2.0}
     line |= {"images_per_second": 32.0, "peak_memory_bytes": 1_000_000}
     (path / "metrics.jsonl").write_text(json.dumps(line) + "\n")

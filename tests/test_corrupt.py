@@ -160,14 +160,6 @@ def test_a_config_that_lost_its_end_fetches_no_images(place: Path, sfl: Sfl) -> 
     assert f"{config.relative_to(place)}: says other settings than the run was begun" in done.stderr
 
 
-def test_a_precision_that_there_is_not(place: Path, sfl: Sfl) -> None:
-    told = place / "checkpoints" / "stopped" / "environment.json"
-    told.write_text(told.read_text().replace('"float32"', '"float33"'))
-    done = sfl("train", "--resume", "stopped")
-    assert done.returncode == 4
-    assert done.stderr.startswith(f"error: {told.relative_to(place)}: damaged (put it back")
-
-
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -86,6 +86,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_config_reference_is_up_to_date() -> None:
     made = script("config_reference")
     assert (ROOT / "docs" / "config.md").read_text() == made.reference()
+    page = (ROOT / "docs" / "run-directory.md").read_text()
+    assert page == made.run_directory(page)
     assert (ROOT / "docs" / "config.schema.json").read_text() == made.schema()
     assert (ROOT / "docs" / "compare.schema.json").read_text() == made.schema(made.Comparison)
 
@@ -105,11 +107,11 @@ def test_kept_results_are_whole_and_of_the_config_they_name(folder: Path) -> Non
     assert sorted(file.name for file in folder.iterdir()) == sorted(made.KEPT)
     run = Run(folder)
     assert run.result is not None
-    assert len(run.metrics) == run.result["epochs"]
+    assert len(run.metrics) == run.result.epochs
     kept = load.from_text(run.config_text, folder.name)
     named = load.load(row.config, [*row.overrides, "data.source=folder"])
     assert kept.identity() == named.identity()
-    accuracy = f"{100 * run.result['accuracy']:.2f} % test accuracy after {len(run.metrics)} epochs"
+    accuracy = f"{100 * run.result.accuracy:.2f} % test accuracy after {len(run.metrics)} epochs"
     assert accuracy in load.find(row.config).read_text(encoding="utf-8")
 
 

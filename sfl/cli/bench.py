@@ -13,11 +13,11 @@ def bench(
         bool, typer.Option("--quick", help="Fewer sizes and repetitions: two minutes.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw it, too: bench.svg, bench.png.")
+        Path | None, typer.Option(metavar="FILE", help="Also draw it, into bench.svg or bench.png.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """This machine's speed and memory, against the notebook's way of doing it.
+    """Measure speed and memory on this machine, compared with the notebook's code.
 
     \b
     Examples:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from sfl.compare.schema import Comparison
 
 Models = Annotated[
-    list[str], typer.Argument(metavar="CONFIG_OR_RUN", help="Two models or more, mixed.")
+    list[str],
+    typer.Argument(metavar="CONFIG_OR_RUN", help="Two models or more: configs, runs, or both."),
 ]
 Seeds = Annotated[
     int | None,
@@ -20,11 +21,15 @@ Seeds = Annotated[
 ]
 Target = Annotated[
     float | None,
-    typer.Option(min=0, max=1, metavar="ACCURACY", help="What it took to reach it, too: 0.5."),
+    typer.Option(
+        min=0, max=1, metavar="ACCURACY", help="Also what it took to reach this accuracy: 0.5."
+    ),
 ]
-NoTrain = Annotated[bool, typer.Option("--no-train", help="Only what is there.")]
+NoTrain = Annotated[
+    bool, typer.Option("--no-train", help="Train nothing: compare the runs that there are.")
+]
 Unfinished = Annotated[
-    bool, typer.Option("--unfinished", help="Take unfinished runs as they stand.")
+    bool, typer.Option("--unfinished", help="Include unfinished runs as they are.")
 ]
 Out = Annotated[
     Path | None,
@@ -36,8 +41,8 @@ FailIfWorse = Annotated[
         "--fail-if-worse", help="Exit with 7 if a model is worse than the first, beyond chance."
     ),
 ]
-Csv = Annotated[bool, typer.Option("--csv", help="One row a model.")]
-Markdown = Annotated[bool, typer.Option("--markdown", help="For a page.")]
+Csv = Annotated[bool, typer.Option("--csv", help="As CSV, one row for each model.")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="As a table in Markdown.")]
 
 
 def compare(
@@ -55,7 +60,7 @@ def compare(
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
-    """Models side by side, each against the first: how sure, at what cost; trains what is missing.
+    """Compare models with the first one: accuracy, how sure, at what cost. Trains missing runs.
 
     \b
     Examples:
@@ -64,27 +69,28 @@ def compare(
       sfl compare spatial-s0 checkpoints/other-s0 my.yaml --no-train --json
     """
     if as_json + as_csv + as_markdown > 1:
-        raise UserError("--json, --csv and --markdown: one of them")
-    from sfl.compare.compute import compare as compare_runs
-    from sfl.compare.plan import plan, refuse_target, results
-    from sfl.compare.train_missing import complete
+        raise UserError("--json, --csv and --markdown: only one of them can be given")
+    from sfl.compare.compute import compare as compare_models
+    from sfl.compare.plan import plan, refuse_target
+    from sfl.compare.results import read_results
+    from sfl.compare.train_missing import train_missing
     from sfl.files import check_folder
     from sfl.progress import say
 
     overrides = set_ or []
     if out is not None:
         check_folder(out, "--out")  # before hours of training
-    planned = plan(names, overrides, seeds, runs, training=not no_train, unfinished=unfinished)
+    models = plan(names, overrides, seeds, runs, training=not no_train, unfinished=unfinished)
     if target is not None:
-        refuse_target(planned)
-    complete(planned, runs, training=not no_train)
-    groups = results(planned, overrides, unfinished=unfinished)
-    comparison = compare_runs(groups, target, data_name)
+        refuse_target(models)
+    train_missing(models, runs, training=not no_train)
+    read_results(models, overrides, unfinished=unfinished)
+    comparison = compare_models(models, target, data_name)
     _print(comparison, as_json, as_csv, as_markdown)
-    if out is not None:  # the numbers are there, whatever happens to the pictures
+    if out is not None:  # after the numbers, in case the pictures fail
         from sfl.compare import report
 
-        report.write(comparison, groups, out)
+        report.write(comparison, models, out)
         say(f"report: {out / 'report.html'}")
     worse = [d.second for d in comparison.differences if d.is_worse]
     if fail_if_worse and worse:

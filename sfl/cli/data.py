@@ -1,4 +1,4 @@
-"""`sfl data`: fetches and verifies the images, and says what they are."""
+"""`sfl data`: downloads and verifies the images, and describes them."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ def data(
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch and verify the images, and say what they are.
+    """Download and verify the images, and describe them.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`sfl evaluate`: trained weights on the test images."""
+"""`sfl evaluate`: tests trained weights on the test images."""
 
 from typing import Annotated
 
@@ -27,7 +27,7 @@ def evaluate(
     from sfl.progress import say
     from sfl.runs.store import find_weights
 
-    path = find_weights(runs, run)  # refuses before torch is imported
+    path = find_weights(runs, run)  # before torch is imported, which takes a second
     from sfl.training.testing import evaluate_weights
 
     say(f"evaluating {path}")

@@ -1,6 +1,6 @@
-"""Every way out of a command line: its exit code and, unless it is done, one line that says why.
+"""How a command ends: its exit code and, if it fails, one line that says why.
 
-Knows no command; `sfl.cli` gives it the whole program.
+Knows no command: it is given the whole program as a function.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ from sfl.errors import Exit, UserError
 
 
 def run(program: Callable[[list[str]], object]) -> NoReturn:
-    """Calls the program with the arguments of this process and exits as the design says.
+    """Calls the program with the arguments of this process, and exits.
 
-    `--debug`, anywhere among the arguments, shows the traceback of an error before its line.
+    With `--debug`, anywhere among the arguments, an error's traceback is printed before its line.
     """
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
@@ -38,7 +38,7 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
     except SystemExit as ending:
-        # How click and rich end where nobody reads any more; nothing of ours exits with 1.
+        # click and rich exit with 1 if nobody reads the output any more. Nothing of ours does.
         if ending.code == 1:
             _stop_writing()
         raise
@@ -49,15 +49,15 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
             traceback.print_exc()
         line, exit_code = describe(error)
         who = f" (worker {torchrun.rank()})" if torchrun.count() > 1 else ""
-        if not (torchrun.rank() and exit_code is Exit.USAGE):  # the same mistake for all
+        if not (torchrun.rank() and exit_code is Exit.USAGE):  # rank 0 prints it for all
             print(f"error{who}: {line}", file=sys.stderr)
         sys.exit(exit_code)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what is left to do is not ours
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from here on SIGTERM ends the process
 
 
 class _Forgiving:
-    """Standard error whose reader may go away, or whose disk may fill, without harm to a run."""
+    """Standard error that ignores write errors: a closed pipe or a full disk must not end a run."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -76,31 +76,33 @@ class _Forgiving:
 
 
 def _prepare_streams() -> None:
-    if torchrun.rank() > 0:  # all have the result, the first one prints it
+    if torchrun.rank() > 0:  # all ranks have the result; rank 0 prints it
         sys.stdout = io.StringIO()
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by who started us
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as we live
-    for stream in (sys.stdout, sys.stderr):  # a name of odd bytes must not stop a print
+        if getattr(sys, name) is None:  # closed by the process that started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - stays open until the end
+    for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8 can be printed
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.stderr = _Forgiving(sys.stderr)  # type: ignore[assignment]
 
 
 def _stop_writing() -> NoReturn:
-    """`sfl runs | head`: what wasn't read wasn't wanted."""
+    """Ends quietly if the reader of our output has gone, as in `sfl runs | head`."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
     sys.exit(Exit.DONE)
 
 
 def describe(error: Exception) -> tuple[str, Exit]:
-    """An exception as a line for the user, and what the process exits with."""
+    """An exception as one line for the user, and the exit code."""
     if isinstance(error, UserError):
         return str(error), error.exit_code
-    if hasattr(error, "format_message"):  # typer's own: an option or command that there isn't
+    if hasattr(error, "format_message"):  # typer's own: an unknown option or command
         return _usage(error), Exit.USAGE
-    if isinstance(error, typer.Abort):  # a question answered by no, Ctrl-C, or nobody
-        return "stopped, nothing was done (--yes doesn't ask)", Exit.INTERRUPTED
+    if isinstance(
+        error, typer.Abort
+    ):  # a question was answered with no, with Ctrl-C, or not at all
+        return "stopped, nothing was done (--yes answers the question)", Exit.INTERRUPTED
     if _is_out_of_memory(error):
         return "out of memory (a smaller data.batch_size or model needs less)", Exit.RESOURCES
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -110,19 +112,19 @@ def describe(error: Exception) -> tuple[str, Exit]:
 
 
 def _usage(error: Exception) -> str:
-    """typer's message, and the command whose --help says what is right."""
+    """typer's message, and which --help to read."""
     line = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
     return f"{line} ({context.command_path} --help shows what there is)" if context else line
 
 
 def _one_line(message: Warning | str, *place: object, **more: object) -> None:
-    """A warning for whoever typed a command: without the line of code that gave it."""
+    """Prints a warning as one line, without the line of code that it is from."""
     print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _on_sigterm(number: int, frame: object) -> NoReturn:
-    sys.exit(Exit.TERMINATED)  # unwinds: a run says how to go on with it
+    sys.exit(Exit.TERMINATED)  # as an exception: a run says how to resume it
 
 
 def _is_out_of_memory(error: Exception) -> bool:

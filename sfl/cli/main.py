@@ -1,4 +1,4 @@
-"""The program `sfl`: its commands, each in a file of its own, and what they have in common."""
+"""The program `sfl`: its commands, each from a file of its own, and its own options."""
 
 import atexit
 import gc
@@ -33,11 +33,11 @@ app.add_typer(runs_app, name="runs")
 def sfl_command(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
-    debug: Annotated[  # exits.run takes it away before it gets here
+    debug: Annotated[  # exits.run removes it before typer sees it
         bool, typer.Option("--debug", help="With any command: show the traceback of an error.")
     ] = False,
 ) -> None:
-    """Vision networks without weight sharing: train, evaluate and compare them."""
+    """Train, evaluate and compare vision networks without weight sharing."""
     if version:
         import sfl
 
@@ -50,13 +50,13 @@ def sfl_command(
 
 
 def _leave_garbage() -> None:
-    """At its end Python looks through all that was imported: a sixth of a short command's time."""
+    """Saves Python's search for garbage at the end: a sixth of a short command's time."""
     if "torch" not in sys.modules:
         gc.freeze()
 
 
 def main() -> NoReturn:
-    """Runs the command line of this process."""
+    """Runs the command line of this process, and exits."""
     reuse_memory()
     atexit.register(_leave_garbage)
     exits.run(lambda arguments: app(arguments, prog_name="sfl", standalone_mode=False))

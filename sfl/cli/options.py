@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,14 +7,14 @@ import typer
 
 Runs = Annotated[
     Path,
-    typer.Option("--runs", envvar="SFL_RUNS", metavar="DIR", help="Where run directories live."),
+    typer.Option("--runs", envvar="SFL_RUNS", metavar="DIR", help="Folder of run directories."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="A.B=V", help="Override a setting; may be repeated."),
+    typer.Option("--set", metavar="A.B=V", help="Change a setting; may be repeated."),
 ]
 DataName = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="What the images are called there: CIFAR-10.")
+    str | None, typer.Option(metavar="TEXT", help="Name of the images in titles: CIFAR-10.")
 ]
 RUNS = Path("checkpoints")

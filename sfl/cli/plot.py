@@ -1,4 +1,4 @@
-"""`sfl plot`: its options, and where its pictures go."""
+"""`sfl plot`: its options, and the folder of its pictures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,23 +12,25 @@ from sfl.errors import UserError
 def plot(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or its folder.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to; default: plots in the run.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for the pictures; default: plots in the run."),
     ] = None,
     layer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose filters; default: the first one's.")
+        str | None,
+        typer.Option(metavar="NAME", help="Layer whose filters are shown; default: the first."),
     ] = None,
     units: Annotated[
-        str | None, typer.Option(metavar="N,N…", help="Which of its units: 0,3,7.")
+        str | None, typer.Option(metavar="N,N…", help="Numbers of its units: 0,3,7.")
     ] = None,
     images: Annotated[
-        str | None, typer.Option(metavar="N,N…", help="Which test images: 0,12.")
+        str | None, typer.Option(metavar="N,N…", help="Numbers of test images: 0,12.")
     ] = None,
     data_name: DataName = None,
     set_: Set = None,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
-    """Pictures of what a run has learnt: curves, filters by position, fields, activations.
+    """Draw what a run has learnt: curves, filters by position, receptive fields, activations.
 
     \b
     Examples:
@@ -38,7 +40,7 @@ def plot(
     from sfl.cli import tables
     from sfl.config.load import override
     from sfl.files import check_folder
-    from sfl.pictures import need_matplotlib, write_all
+    from sfl.pictures import need_matplotlib, write_pictures
     from sfl.progress import say
     from sfl.runs.store import find, find_weights
 
@@ -46,30 +48,30 @@ def plot(
     numbers = {"--units": units, "--images": images}
     chosen = {option: _numbers(option, given) for option, given in numbers.items()}
     found = find(runs, run)
-    find_weights(runs, run)  # refuses before torch is imported
+    find_weights(runs, run)  # before torch is imported, which takes a second
     folder = out or found.path / "plots"
     check_folder(folder, "--out")
-    from sfl.plots.run import of_run
+    from sfl.plots.run import run_pictures
     from sfl.training.load import load_run
 
     loaded = load_run(found.path)
     config = override(loaded.config, set_ or [])
-    shown = of_run(
+    shown = run_pictures(
         found, config, loaded.model, loaded.in_dimensions,
         layer=layer, units=chosen["--units"], places=chosen["--images"], data_name=data_name,
     )  # fmt: skip
-    write_all(shown, folder)
+    write_pictures(shown, folder)
     if as_json:
         listed = [{"name": picture.name, "caption": picture.caption} for picture in shown]
         tables.print_json({"run": found.name, "folder": str(folder), "pictures": listed})
         return
     for picture in shown:
         print(f"{folder / picture.name}.svg  {picture.caption}")
-    say(f"and the same as .png, in {folder}")
+    say(f"also as .png, in {folder}")
 
 
 def _numbers(option: str, given: str | None) -> list[int] | None:
-    """ "0,3,7" as numbers. Raises UserError (exit 2)."""
+    """The numbers in "0,3,7"; None if the option is not given. Raises UserError (exit 2)."""
     if given is None:
         return None
     parts = [part.strip() for part in given.split(",")]

@@ -1,4 +1,4 @@
-"""The commands of `sfl runs`: list them, delete some."""
+"""`sfl runs` lists runs, `sfl runs rm` deletes some."""
 
 import contextlib
 import time
@@ -22,10 +22,10 @@ runs_app = typer.Typer(rich_markup_mode=None)
 def list_runs(
     context: typer.Context,
     runs: Runs = RUNS,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it anew until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until Ctrl-C.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The runs there are, with status, progress, accuracy, age and size; deleting them.
+    """List runs with status, progress, accuracy, age and size; or delete some: `sfl runs rm`.
 
     \b
     Examples:
@@ -56,7 +56,7 @@ def list_runs(
 
 
 def _watch(root: Path, as_json: bool) -> None:
-    """The table, again and again: the newest runs first, as many as the screen has room for."""
+    """Shows the table every two seconds: the newest runs first, as many as fit on the screen."""
     from rich.live import Live
 
     from sfl.cli import tables
@@ -65,7 +65,7 @@ def _watch(root: Path, as_json: bool) -> None:
 
     console = tables.stdout()
     if as_json or not console.is_terminal:
-        raise UserError("--watch is for a terminal, without --json", "leave it out")
+        raise UserError("--watch needs a terminal and can't be used with --json", "leave it out")
 
     def table() -> "Table":
         room = max(1, console.size.height - 3)
@@ -83,7 +83,7 @@ def remove_runs(
     names: Annotated[list[str], typer.Argument(metavar="RUN")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     runs: Annotated[
-        Path | None, typer.Option("--runs", metavar="DIR", help="Where run directories live.")
+        Path | None, typer.Option("--runs", metavar="DIR", help="Folder of run directories.")
     ] = None,
 ) -> None:
     """Delete runs, after asking.

@@ -1,4 +1,4 @@
-"""`sfl show`: a model layer by layer."""
+"""`sfl show`: describes a model, layer by layer."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +17,7 @@ def show(
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
-    """A model, layer by layer: shapes, weights, FLOPs, what is shared, what dense would hold.
+    """Describe a model layer by layer: shapes, weights, FLOPs, sharing, weights of a dense layer.
 
     \b
     Examples:
@@ -34,7 +34,7 @@ def show(
 
 
 def print_model(config: "Config", as_json: bool, weights: Path | None, /, **more: Any) -> None:
-    """The layer table and what computes it, or as JSON: `more`, the sums and the layers."""
+    """Prints the layers and what computes them; or as JSON `more`, the sums and the layers."""
     from sfl.cli import tables
     from sfl.nn import engine
     from sfl.training.device import planned_device

@@ -1,4 +1,4 @@
-"""Results on standard output: as a person reads them, or as JSON. Computes nothing."""
+"""Prints results on standard output, as tables or as JSON. Computes nothing."""
 
 import json
 import sys
@@ -14,23 +14,23 @@ from sfl.units import age_text, bytes_text, count_text
 if TYPE_CHECKING:
     from sfl.nn.summary import ModelSummary
 
-PLAIN_WIDTH = 160  # of tables that go into a file or a pipe
+PLAIN_WIDTH = 160  # of tables that are written to a file or a pipe
 
 
 def stdout() -> Console:
-    """The console of results: as wide as the terminal, or wide enough where there is none."""
+    """The console for results: as wide as the terminal, or wide enough for all tables."""
     width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    # A name with brackets or colons in it is a name, neither markup nor a picture.
+    # Brackets and colons in a name are printed as they are: no markup, no emoji.
     return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def print_json(values: dict[str, Any]) -> None:
-    """One JSON object, and nothing else there."""
+    """Prints one JSON object."""
     print(json.dumps(values, indent=2, ensure_ascii=False))
 
 
 def table(*columns: str, title: str | None = None) -> Table:
-    """A table whose first column is words and whose others are numbers."""
+    """A table whose first column is text and whose other columns are numbers."""
     made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
@@ -38,7 +38,7 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 
 def result_line(result: dict[str, Any]) -> str:
-    """A run's test accuracy in words."""
+    """Test accuracy, its interval and the loss, in one line."""
     low, high = result["accuracy_interval"]
     return (
         f"test accuracy {result['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}, "
@@ -47,7 +47,7 @@ def result_line(result: dict[str, Any]) -> str:
 
 
 def evaluation_table(result: dict[str, Any]) -> Table:
-    """Accuracy per class, and the confusion matrix beside it."""
+    """The accuracy of each class, and the confusion matrix beside it."""
     numbers = range(1, len(result["per_class"]) + 1)
     made = table("true class", "accuracy", *map(str, numbers), title="columns: predicted class")
     for number, (name, accuracy) in zip(numbers, result["per_class"].items(), strict=True):
@@ -58,7 +58,7 @@ def evaluation_table(result: dict[str, Any]) -> Table:
 
 
 def data_table(described: dict[str, Any]) -> Table:
-    """What a data set is."""
+    """A description of a data set, a row for each value."""
     made = table("data", "value")
     for key, value in described.items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -68,7 +68,7 @@ def data_table(described: dict[str, Any]) -> Table:
 
 
 def print_comparison(names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """One column a model, so that it fits a terminal of any width."""
+    """Prints a comparison, one column for each model."""
     made = table("", *names)
     for label, cells in rows:
         made.add_row(label, *cells)
@@ -76,13 +76,13 @@ def print_comparison(names: Sequence[str], rows: Sequence[tuple[str, Sequence[st
 
 
 def print_lines(lines: Sequence[str]) -> None:
-    """Sentences, broken between words where a terminal ends."""
+    """Prints sentences. On a terminal, lines are broken between words."""
     for line in lines:
         stdout().print(line, soft_wrap=not sys.stdout.isatty())
 
 
 def summary_table(summary: "ModelSummary") -> Table:
-    """One row a layer, with the sum below."""
+    """One row for each layer, and their sum."""
     made = table("layer", "output", "weights", "bytes", "as dense", "FLOPs/image", "weights shared")
     for layer in summary.layers:
         made.add_row(
@@ -117,7 +117,7 @@ STATUS_STYLES = {
 
 
 def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """One row a run."""
+    """One row for each run."""
     made = table("run", "status", "epochs", "accuracy", "age", "size")
     for column in made.columns[1:]:
         column.no_wrap = True
@@ -135,7 +135,7 @@ def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def bench_tables(measured: dict[str, Any]) -> list[Table]:
-    """What `sfl bench` found: layers, whole steps with their memory, the machine and the data."""
+    """The tables of `sfl bench`: layers, whole training steps, the machine and the data."""
     return [*_layer_tables(measured["layers"]), _step_table(measured), _machine_table(measured)]
 
 

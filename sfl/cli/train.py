@@ -17,11 +17,11 @@ def train(
     ] = None,
     set_: Set = None,
     seed: Annotated[
-        str | None, typer.Option(metavar="N", help="Short for --set train.seed=N.")
+        str | None, typer.Option(metavar="N", help="The same as --set train.seed=N.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; must be new.")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show it only.")] = False,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Continue this run.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show config and model.")] = False,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
@@ -43,7 +43,7 @@ def train(
         raise UserError("train needs --config FILE or --resume RUN, one of the two", "see --help")
     if resume is not None:
         if seed is not None or name is not None or dry_run:
-            raise UserError("--resume goes with --set alone", "seed and name are the run's own")
+            raise UserError("--resume can be used with --set only", "the rest is the run's own")
         run = find(runs, resume)
         from sfl.training import start
         from sfl.training.resume import config_to_resume

@@ -1,1 +1,1 @@
-"""Finished runs side by side: which runs, how sure the difference is, and every form of output."""
+"""Models side by side: plan, train_missing, results, compute; then table, sentences, report."""

@@ -1,6 +1,6 @@
-"""The pictures of a comparison: curves, accuracy against cost, classes; and those of its answers.
+"""The pictures of a comparison: curves over the epochs, accuracy against cost, accuracy by class.
 
-Each is drawn into a figure that is given; knows no file. Accuracies are shown in percent.
+Each is drawn into a given figure. Knows no files. Accuracies are shown in percent.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,19 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from sfl.compare import confusion
-from sfl.compare.results import Group, logged_by_all
+from sfl.compare.model import ComparedModel
 from sfl.compare.schema import Comparison
-from sfl.pictures import Picture, curve, heading, log_ticks, over_epochs, short, styles
+from sfl.pictures import (
+    Picture,
+    add_title,
+    label_epochs,
+    line_styles,
+    log_ticks,
+    plot_curve,
+    shorten,
+)
 from sfl.plots.test_images import TestImages
+from sfl.runs import accuracy
 from sfl.units import count_text
 
 if TYPE_CHECKING:
@@ -25,27 +34,35 @@ COSTS = (
     ("flops", "training_flops", "FLOPs of training"),
     ("time", "seconds", "seconds of training"),
 )
-MOST_CLASSES = 40  # beyond, neither bars nor a matrix can be read
-MOST_NAMES = 4  # beside their points; more stand in a legend
+MOST_CLASSES = 40  # with more, neither bars nor a matrix can be read
+MOST_NAMES = 4  # written beside their points; with more, there is a legend
 
 
 def pictures(
-    comparison: Comparison, groups: Sequence[Group], images: TestImages | None
+    comparison: Comparison, compared: Sequence[ComparedModel], images: TestImages | None
 ) -> list[Picture]:
-    """All that can be drawn of a comparison; images: those of the test set, if they are at hand."""
-    look, of_what = _logged_accuracy(groups)
+    """All pictures of a comparison. images: its test images; None: no picture of single images."""
+    judged_on = _images_of_curve(compared)
+    what = "training accuracy" if judged_on == "train" else f"{judged_on} accuracy"
     title = _title(comparison)
     bands = "over the epochs; mean, and smallest to largest of the runs."
     found = [
         Picture(
             "accuracy",
-            f"{of_what.capitalize()} {bands}",
-            partial(_curves, groups, key=look, label=f"{of_what}, %", scale=100, title=title),
+            f"{what.capitalize()} {bands}",
+            partial(
+                _curves,
+                compared,
+                key=f"{judged_on}_accuracy",
+                label=f"{what}, %",
+                scale=100,
+                title=title,
+            ),
         ),
         Picture(
             "loss",
             f"Training loss {bands}",
-            partial(_curves, groups, key="train_loss", label="training loss, nats", title=title),
+            partial(_curves, compared, key="train_loss", label="training loss, nats", title=title),
         ),
     ]
     found += [
@@ -59,17 +76,17 @@ def pictures(
     classes = list(comparison.models[0].per_class)
     if len(classes) <= MOST_CLASSES:
         caption = "Test accuracy of each class: mean, and smallest to largest of the runs."
-        height = 1.4 + len(classes) * (0.12 + 0.13 * len(groups))
-        draw = partial(_classes, groups, title)
+        height = 1.4 + len(classes) * (0.12 + 0.13 * len(compared))
+        draw = partial(_classes, compared, title)
         found.append(Picture("classes", caption, draw, (5.2, height)))
         found += confusion.matrices(comparison, classes)
     if images is not None:
-        found += confusion.disagreements(comparison, groups, images)
-    return _apart(found)
+        found += confusion.disagreements(comparison, compared, images)
+    return _with_unique_names(found)
 
 
-def _apart(found: Sequence[Picture]) -> list[Picture]:
-    """Where names of models differ only in what no file's name should have, files get numbers."""
+def _with_unique_names(found: Sequence[Picture]) -> list[Picture]:
+    """Numbers the files whose names are equal: of models whose names differ in a sign left out."""
     names = [picture.name for picture in found]
     times = [names[:place].count(name) for place, name in enumerate(names)]
     return [
@@ -78,12 +95,10 @@ def _apart(found: Sequence[Picture]) -> list[Picture]:
     ]
 
 
-def _logged_accuracy(groups: Sequence[Group]) -> tuple[str, str]:
-    """What all runs logged: accuracy on validation images, else on test, else training images."""
-    for key in ("validation_accuracy", "test_accuracy"):
-        if logged_by_all(groups, key):
-            return key, f"{key.split('_')[0]} accuracy"
-    return "train_accuracy", "training accuracy"
+def _images_of_curve(compared: Sequence[ComparedModel]) -> str:
+    """On which images all runs logged their accuracy; all did on the training images."""
+    each = [accuracy.logged(one.run.metrics) for model in compared for one in model.results]
+    return accuracy.judged_on(*each) or "train"
 
 
 def _title(comparison: Comparison) -> str:
@@ -95,7 +110,7 @@ def _title(comparison: Comparison) -> str:
 
 
 def _curves(
-    groups: Sequence[Group],
+    compared: Sequence[ComparedModel],
     figure: "Figure",
     *,
     key: str,
@@ -104,17 +119,17 @@ def _curves(
     scale: float = 1.0,
 ) -> None:
     axes = figure.add_subplot()
-    for style, group in zip(styles(len(groups)), groups, strict=True):
+    for style, model in zip(line_styles(len(compared)), compared, strict=True):
         logged: dict[int, list[float]] = {}
-        for one in group.results:
+        for one in model.results:
             for line in one.run.metrics:
                 if key in line:
                     logged.setdefault(line["epoch"], []).append(scale * line[key])
         epochs, each = sorted(logged), [logged[epoch] for epoch in sorted(logged)]
-        colour = curve(axes, epochs, list(map(fmean, each)), style, short(group.name))
+        colour = plot_curve(axes, epochs, list(map(fmean, each)), style, shorten(model.name))
         low, high = list(map(min, each)), list(map(max, each))
         axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
-    over_epochs(axes, label)
+    label_epochs(axes, label)
     axes.set_title(title)
 
 
@@ -122,11 +137,11 @@ def _by_cost(comparison: Comparison, figure: "Figure", *, field: str, label: str
     axes = figure.add_subplot()
     models = comparison.models
     costs = [getattr(model, field) for model in models]
-    for style, model, cost in zip(styles(len(models)), models, costs, strict=True):
+    for style, model, cost in zip(line_styles(len(models)), models, costs, strict=True):
         accuracy = 100 * model.accuracy
         low, high = model.accuracy_interval or (model.accuracy, model.accuracy)
         bars = [[max(0.0, accuracy - 100 * low)], [max(0.0, 100 * high - accuracy)]]
-        name = short(model.name)
+        name = shorten(model.name)
         axes.errorbar(
             [cost], [accuracy], bars, marker=style["marker"], markersize=7, capsize=4, label=name
         )
@@ -146,7 +161,7 @@ def _by_cost(comparison: Comparison, figure: "Figure", *, field: str, label: str
 
 
 def _cost_axis(axes: "Axes", costs: Sequence[float]) -> None:
-    """From zero where the costs are alike, logarithmic where they are not; room for the names."""
+    """An axis from zero, or logarithmic if the costs differ by more than five times."""
     from matplotlib.ticker import FuncFormatter
 
     low, high = min(costs), max(costs)
@@ -163,34 +178,30 @@ def _cost_axis(axes: "Axes", costs: Sequence[float]) -> None:
     axes.margins(y=0.25)
 
 
-def _classes(groups: Sequence[Group], title: str, figure: "Figure") -> None:
-    """Bars beside each other, the classes sorted by the first model's accuracy."""
+def _classes(compared: Sequence[ComparedModel], title: str, figure: "Figure") -> None:
+    """A bar for each class and model; the classes are sorted by the first model's accuracy."""
     axes = figure.add_subplot()
     each = [
-        {name: [one.result.per_class[name] for one in group.results] for name in _names(group)}
-        for group in groups
+        {name: [one.result.per_class[name] for one in model.results] for name in model.classes}
+        for model in compared
     ]
-    tested = [name for name in _names(groups[0]) if None not in each[0][name]]
+    tested = [name for name in compared[0].classes if None not in each[0][name]]
     order = sorted(tested, key=lambda name: fmean(map(float, each[0][name])))  # type: ignore[arg-type]
-    count = len(groups)
-    for place, (group, accuracies) in enumerate(zip(groups, each, strict=True)):
+    count = len(compared)
+    for place, (model, accuracies) in enumerate(zip(compared, each, strict=True)):
         shift = 0.8 * ((count - 1) / 2 - place) / count
         runs = [[100 * float(a) for a in accuracies[name] if a is not None] for name in order]
         means = list(map(fmean, runs))
         bars = [[mean - min(values) for mean, values in zip(means, runs, strict=True)],
                 [max(values) - mean for mean, values in zip(means, runs, strict=True)]]  # fmt: skip
         axes.barh(
-            [row + shift for row in range(len(order))], means, 0.8 / count, label=short(group.name),
-            xerr=bars if len(group.results) > 1 else None, ecolor="gray",
+            [row + shift for row in range(len(order))], means, 0.8 / count,
+            label=shorten(model.name), xerr=bars if len(model.results) > 1 else None, ecolor="gray",
             hatch="//" if place >= 7 else None,
         )  # fmt: skip
-    axes.set_yticks(range(len(order)), [short(name, 20) for name in order])
+    axes.set_yticks(range(len(order)), [shorten(name, 20) for name in order])
     axes.set_xlabel("test accuracy, %")
     axes.set_xlim(0, 100)
     axes.grid(alpha=0.25, axis="x")
-    heading(figure, title)
+    add_title(figure, title)
     figure.legend(loc="outside lower left", ncols=3)
-
-
-def _names(group: Group) -> list[str]:
-    return list(group.results[0].result.per_class)

@@ -1,7 +1,7 @@
 """A comparison as a folder to publish: report.md, report.html, its numbers, its pictures.
 
-report.html is one file that needs nothing else. Without matplotlib there are no pictures, without
-the test images none of single images; the report says so.
+report.html is one file that needs no other. Without matplotlib there are no pictures; without the
+test images there are no pictures of single images. A message says so.
 """
 
 import base64
@@ -16,27 +16,28 @@ from string import Template
 
 from sfl import pictures
 from sfl.compare.figures import pictures as pictures_of
-from sfl.compare.results import Group
+from sfl.compare.model import ComparedModel
 from sfl.compare.schema import Comparison
 from sfl.compare.table import escaped, rows, to_csv, to_markdown
 from sfl.errors import UserError
 from sfl.files import one_at_a_time, write_text
 from sfl.pictures import Picture
-from sfl.plots.test_images import TestImages, images_of
+from sfl.plots.test_images import TestImages, load_test_images
 from sfl.progress import say
 
 
-def write(comparison: Comparison, groups: Sequence[Group], out: Path) -> None:
-    """Makes the folder `out`, or writes into it. Raises UserError (exit 4 or 6) where it can't.
+def write(comparison: Comparison, compared: Sequence[ComparedModel], out: Path) -> None:
+    """Writes a report into the folder `out`; makes the folder if there is none.
 
-    Pictures of an earlier report go; of two that are written at once the second waits.
+    Deletes the pictures of an earlier report there. Of two processes that write to one folder the
+    second waits. Raises UserError: can't be written to (exit 4), disk full (exit 6).
     """
-    shown = _drawable(comparison, groups)
-    with pictures.writable(out), one_at_a_time(out / ".lock"):
+    shown = _drawable(comparison, compared)
+    with pictures.picture_folder(out), one_at_a_time(out / ".lock"):
         for name in _pictures_in(out / "report.md"):
             for file in out.glob(f"{glob.escape(name)}.*"):
                 file.unlink()
-        pictures.write_all(shown, out)
+        pictures.write_pictures(shown, out)
         write_text(out / "comparison.json", json.dumps(comparison.model_dump(), ensure_ascii=False))
         write_text(out / "comparison.csv", to_csv(comparison))
         write_text(out / "report.md", _markdown(comparison, shown))
@@ -44,23 +45,23 @@ def write(comparison: Comparison, groups: Sequence[Group], out: Path) -> None:
 
 
 def _pictures_in(report: Path) -> list[str]:
-    """What an earlier report shows; none where there is no such file of ours."""
+    """The names of the pictures that an earlier report shows; none if there is no such report."""
     try:
         return re.findall(r"^!\[.*\]\(([^()/]+)\.svg\)$", report.read_text("utf-8"), re.MULTILINE)
     except (OSError, UnicodeDecodeError):
         return []
 
 
-def _drawable(comparison: Comparison, groups: Sequence[Group]) -> list[Picture]:
+def _drawable(comparison: Comparison, compared: Sequence[ComparedModel]) -> list[Picture]:
     if not pictures.has_matplotlib():
-        say("no pictures: matplotlib is not there (install it: pip install 'sfl[plots]')")
+        say("no pictures: matplotlib is not installed (install it: pip install 'sfl[plots]')")
         return []
     images: TestImages | None = None
     try:
-        images = images_of(groups[0].config, comparison.data.test)
+        images = load_test_images(compared[0].config, comparison.data.test)
     except UserError as error:
         say(f"no pictures of single images: {error}")
-    return pictures_of(comparison, groups, images)
+    return pictures_of(comparison, compared, images)
 
 
 def _title(comparison: Comparison) -> str:
@@ -85,7 +86,7 @@ def _markdown(comparison: Comparison, shown: Sequence[Picture]) -> str:
 
 
 def _page(comparison: Comparison, shown: Sequence[Picture]) -> str:
-    """The same as HTML, its pictures inside, each for a light and for a dark page."""
+    """The report as HTML. It holds its pictures, each for a light and for a dark page."""
     text = _text
     heads = "".join(f"<th scope=col>{text(model.name)}</th>" for model in comparison.models)
     body = "\n".join(
@@ -108,14 +109,14 @@ def _page(comparison: Comparison, shown: Sequence[Picture]) -> str:
 
 
 def _text(text: str) -> str:
-    """As HTML; a number and its unit stay on one line."""
+    """Text as HTML; no line is broken before a percent sign."""
     return html.escape(text).replace(" %", "&nbsp;%")
 
 
 def _figure(picture: Picture) -> str:
     light, dark = (
         "data:image/svg+xml;base64,"
-        + base64.b64encode(pictures.svg(picture.draw, picture.size, dark=dark)).decode()
+        + base64.b64encode(pictures.to_svg(picture.draw, picture.size, dark=dark)).decode()
         for dark in (False, True)
     )
     caption = _text(picture.caption)

@@ -1,131 +1,89 @@
-"""What a finished run says of itself, checked: result.json, and which test images it got right."""
+"""What the runs of a comparison ended with: reads each result and its answers, and checks them.
+
+Torch is imported only where an unfinished run is tested.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from sfl.config.schema import Config
-from sfl.errors import Exit, UserError
-from sfl.runs.directory import LABELS, PREDICTIONS, RESULT, Run
+from sfl.compare.model import ComparableResult, ComparedModel, RunResult
+from sfl.compare.names import changeable
+from sfl.errors import PROGRAM, Exit, UserError
+from sfl.progress import say
+from sfl.runs.directory import BEST, LABELS, PREDICTIONS, RESULT, Run
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
 
+def read_results(
+    models: Sequence[ComparedModel], overrides: Sequence[str] = (), *, unfinished: bool = False
+) -> None:
+    """Fills in the results of all models; says which runs have not finished.
 
-class Provenance(BaseModel):
-    """Which images: their source, and the SHA-256 of each split."""
+    unfinished: if True, those are tested now, with their best weights so far; otherwise they are
+        left out. overrides: where the images are, for that.
 
-    source: str
-    train: str
-    test: str
-
-
-class Result(BaseModel):
-    """The fields of result.json that a comparison needs; docs/run-directory.md says what they are.
-
-    Strict, so that a number in quotes is no number; what else the file says is left alone.
+    Raises UserError (exit 4) for a model without results, and for damaged files.
     """
-
-    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
-
-    model: str
-    accuracy: Fraction
-    accuracy_interval: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
-    loss: float
-    n: Annotated[int, Field(ge=1)]
-    per_class: dict[str, Fraction | None]
-    confusion: list[list[Count]]
-    data: Provenance
-    weights: Count
-    weight_bytes: Count
-    flops_per_image: Count
-    training_flops_per_image: Count
-    train_images: Annotated[int, Field(ge=1)]
-    epochs: Annotated[int, Field(ge=1)]
-    seconds: Annotated[float, Field(gt=0)]
-    peak_memory_bytes: Count | None
-
-
-@dataclass(frozen=True, eq=False)
-class RunResult:
-    """A run with its result, and its answers to the test images: predictions, labels (N,) int."""
-
-    run: Run
-    result: Result
-    predictions: "NDArray[np.int64]"
-    labels: "NDArray[np.int64]"
-
-    @property
-    def seed(self) -> int:
-        return int(self.run.config["train"]["seed"])
-
-    @cached_property
-    def correct(self) -> "NDArray[np.bool_]":
-        """(N,), whether it got each image right."""
-        right: NDArray[np.bool_] = self.predictions == self.labels
-        return right
-
-
-@dataclass(frozen=True)
-class Group:
-    """One model of a comparison: its name, its config, what its runs ended with."""
-
-    name: str
-    config: Config
-    results: Sequence[RunResult]
+    for model in models:
+        found = []
+        for _, run in sorted(model.runs.items()):
+            if run.status == "finished":
+                found.append(read_result(run))
+                continue
+            epochs = f"{len(run.metrics)} of {model.config.train.epochs} epochs"
+            if unfinished:
+                say(f"{run.path}: not finished ({epochs}); tested as it is")
+                found.append(_test_unfinished(run, overrides))
+            else:
+                say(f"{run.path}: not finished ({epochs}); left out (--unfinished includes it)")
+        if not found:
+            hint = f"go on with it: {PROGRAM} train --resume RUN, or include it: --unfinished"
+            raise UserError(f"{model.name}: no run has finished", hint, Exit.RUN)
+        model.results = found
 
 
 def read_result(run: Run) -> RunResult:
-    """Raises UserError (exit 4) where the run has not finished, or a file is missing or odd."""
-    if run.result is None:
+    """Raises UserError (exit 4) if the run has not finished, or a file is missing or damaged."""
+    result = run.record(RESULT, ComparableResult)
+    if result is None:
         raise UserError(f"{run.path}: has not finished", exit_code=Exit.RUN)
-    result = checked_result(run.result, run)
     predictions, labels = (_read_classes(run, name, result.n) for name in (PREDICTIONS, LABELS))
     if abs(float((predictions == labels).mean()) - result.accuracy) > 1e-9:
         raise run.damaged(PREDICTIONS)  # not the predictions of this result
     return RunResult(run, result, predictions, labels)
 
 
-def checked_result(values: dict[str, Any], run: Run) -> Result:
-    """Raises UserError (exit 4) that names the fields which are missing or odd."""
-    try:
-        return Result.model_validate(values)
-    except ValidationError as error:
-        lacking = dict.fromkeys(str(mistake["loc"][0]) for mistake in error.errors())
-        raise UserError(
-            f"{run.path / RESULT}: lacks, or is odd in, {', '.join(lacking)}",
-            f"written by another version of sfl? {run.name} can be trained again",
-            Exit.RUN,
-        ) from None
+def _test_unfinished(run: Run, overrides: Sequence[str]) -> RunResult:
+    """An unfinished run's best weights so far, on the test images."""
+    from sfl.training.testing import cost, test_weights
+
+    if not run.metrics or not (run.path / BEST).exists():
+        raise UserError(f"{run.path}: has no trained weights yet", "wait, or go on", Exit.RUN)
+    tested = test_weights(run.path / BEST, changeable(overrides))
+    # The images that it was trained on, whichever are there now.
+    data = run.provenance and run.provenance.to_json()
+    values = {"run": run.name, **tested.values, **cost(tested.setup, run.metrics), "data": data}
+    result = ComparableResult.check(values, str(run.path))
+    answers, labels = tested.evaluation.predictions.numpy(), tested.evaluation.labels.numpy()
+    return RunResult(run, result, answers, labels)
 
 
 def _read_classes(run: Run, name: str, count: int) -> "NDArray[np.int64]":
+    """An array (count,) of classes."""
     import numpy as np
 
-    path: Path = run.path / name
     try:
-        classes = np.load(path, allow_pickle=False)
+        classes = np.load(run.path / name, allow_pickle=False)
     except FileNotFoundError:
-        hint = f"a comparison needs its answers, image by image; {run.name} can be trained again"
-        raise UserError(f"{path}: there is none", hint, Exit.RUN) from None
+        hint = f"a comparison needs the answer to each image; {run.name} can be trained again"
+        raise UserError(f"{run.path / name}: not found", hint, Exit.RUN) from None
     except (OSError, ValueError, EOFError):
         raise run.damaged(name) from None
-    whole = isinstance(classes, np.ndarray) and classes.dtype.kind in "iu"
-    if not whole or classes.shape != (count,):
+    is_whole = isinstance(classes, np.ndarray) and classes.dtype.kind in "iu"
+    if not is_whole or classes.shape != (count,):
         raise run.damaged(name)
     found: NDArray[np.int64] = classes
     return found
-
-
-def logged_by_all(groups: Sequence[Group], key: str) -> bool:
-    """Whether each run has it in its metrics, in some epoch."""
-    runs = [one.run for group in groups for one in group.results]
-    return all(any(key in line for line in run.metrics) for run in runs)

@@ -1,13 +1,13 @@
-"""A comparison as plain values: what `sfl compare --json` prints, with a sentence on each field.
+"""A comparison as `sfl compare --json` prints it, with a sentence on each field.
 
-docs/compare.schema.json is made from this file. Accuracies are fractions, intervals of 95 %.
+docs/compare.schema.json is made from this file. Accuracies are fractions; intervals are of 95 %.
 """
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1  # a higher one where a field goes or changes its meaning, not where one comes
+SCHEMA_VERSION = 1  # rises if a field is removed or changes its meaning, not if one is added
 
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
@@ -20,55 +20,61 @@ class Target(_Values):
     """What it took a model to reach `--target`."""
 
     accuracy: float = Field(description="The accuracy to be reached.")
-    measured_on: Literal["validation", "test"] = Field(description="On which logged accuracy.")
+    measured_on: Literal["validation", "test"] = Field(description="The images of that accuracy.")
     reached: int = Field(description="How many of the model's runs reached it.")
-    epoch: float | None = Field(description="First epoch that did; mean over those runs.")
-    seconds: float | None = Field(description="Training seconds until then; mean.")
-    training_flops: float | None = Field(description="FLOPs of training until then; mean.")
+    epoch: float | None = Field(description="First epoch that reached it; mean over those runs.")
+    seconds: float | None = Field(description="Seconds of training until its end; mean.")
+    training_flops: float | None = Field(description="FLOPs of training until its end; mean.")
 
 
 class Model(_Values):
     """One model: its runs, and means over them."""
 
-    name: str = Field(description="As it was named.")
+    name: str = Field(description="The name that was given: a config, or after a run.")
     model: str = Field(description="The network.")
-    layer: Literal["conv", "spatial"] = Field(description="conv shares its weights.")
-    storage: Literal["local", "dense"] | None = Field(description="Of a spatial layer.")
+    layer: Literal["conv", "spatial"] = Field(
+        description="With conv, weights are shared between positions."
+    )
+    storage: Literal["local", "dense"] | None = Field(
+        description="Of spatial layers; null for conv."
+    )
     runs: list[str] = Field(description="The names of its runs.")
     seeds: list[int] = Field(description="Their seeds.")
-    n: int = Field(description="How many there are.")
+    n: int = Field(description="Number of runs.")
     accuracy: float = Field(description="Mean test accuracy.")
     accuracies: list[float] = Field(description="Test accuracy of each run.")
     accuracy_sd: float | None = Field(description="Standard deviation (ddof 1); null for one run.")
     accuracy_interval: Interval | None = Field(
-        description="Of the mean: Student's t over the runs, null where they don't differ; of one "
-        "run, Wilson's over the test images."
+        description="Several runs: Student's t, null if all are equal; one run: Wilson's."
     )
-    interval_covers: Literal["seeds", "images"] = Field(description="What it takes for drawn.")
+    interval_covers: Literal["seeds", "images"] = Field(
+        description="What the interval takes as drawn at random."
+    )
     loss: float = Field(description="Mean cross entropy on the test images.")
     per_class: dict[str, float | None] = Field(description="Mean test accuracy of each class.")
     confusion: list[list[int]] = Field(
-        description="Test images of class [row] taken for [column], summed over the runs."
+        description="Test images of class [row] predicted as [column], summed over the runs."
     )
-    epochs: list[int] = Field(description="Of each run.")
-    unfinished: list[str] = Field(description="Runs that have not finished, tested as they stand.")
-    weights: int = Field(description="Trainable weights that exist.")
-    weight_bytes: int = Field(description="Memory that their tensors take.")
+    epochs: list[int] = Field(description="Epochs that each run was trained.")
+    unfinished: list[str] = Field(
+        description="Runs that have not finished, tested with their best weights so far."
+    )
+    weights: int = Field(description="Number of trainable weights that exist.")
+    weight_bytes: int = Field(description="Memory that the weights take.")
     peak_memory_bytes: int | None = Field(
-        description="Most memory of training at a time, beside PyTorch and the images; the highest "
-        "of the runs; null where it can't be known."
+        description="Highest memory of training, without PyTorch and the images; null: unknown."
     )
-    flops_per_image: int = Field(description="Forward; two for each multiply-add.")
-    training_flops_per_image: int = Field(description="Forward and backward.")
-    images_per_second: float = Field(description="In training; mean.")
-    seconds: float = Field(description="Training of a run, tests left out; mean.")
-    seconds_each: list[float] = Field(description="Of each run.")
-    training_flops: float = Field(description="Of a whole run; mean.")
-    target: Target | None = Field(description="With --target.")
+    flops_per_image: int = Field(description="Forward pass; a multiply-add counts as two.")
+    training_flops_per_image: int = Field(description="Forward and backward pass.")
+    images_per_second: float = Field(description="Training images per second; mean over the runs.")
+    seconds: float = Field(description="Training time without tests; mean over the runs.")
+    seconds_each: list[float] = Field(description="Training time of each run.")
+    training_flops: float = Field(description="FLOPs of a whole run; mean.")
+    target: Target | None = Field(description="null without --target.")
 
 
 class Welch(_Values):
-    """Welch's test of the runs' accuracies: it covers the seeds."""
+    """Welch's t test of the runs' accuracies (Welch 1947): it covers the seeds."""
 
     interval: Interval = Field(description="Of the difference of means.")
     degrees_of_freedom: float = Field(description="Welch–Satterthwaite.")
@@ -76,14 +82,14 @@ class Welch(_Values):
 
 
 class Bootstrap(_Values):
-    """Paired bootstrap over the test images: it covers their draw, not the seeds."""
+    """Paired bootstrap over the test images (Efron 1979): it covers their draw, not the seeds."""
 
     interval: Interval = Field(description="Of the difference of means.")
-    resamples: int = Field(description="Draws of as many images.")
+    resamples: int = Field(description="Number of draws, each of as many images.")
 
 
 class McNemar(_Values):
-    """McNemar's exact test of two runs on the same images."""
+    """McNemar's exact test of two runs on the same images (McNemar 1947)."""
 
     p: float = Field(description="Two-sided.")
 
@@ -91,32 +97,35 @@ class McNemar(_Values):
 class Difference(_Values):
     """A model against the first one."""
 
-    first: str = Field(description="The model that was named first.")
-    second: str = Field(description="The other one.")
-    accuracy: float = Field(description="Mean test accuracy of the second − of the first.")
-    welch: Welch | None = Field(description="null with one run on a side, or without spread.")
+    first: str = Field(description="Name of the first model.")
+    second: str = Field(description="Name of the other model.")
+    accuracy: float = Field(
+        description="Mean test accuracy of the second model − that of the first."
+    )
+    welch: Welch | None = Field(
+        description="null if a model has one run, or if no accuracies differ."
+    )
     bootstrap: Bootstrap = Field(description="On the same test images.")
-    mcnemar: McNemar | None = Field(description="With one run on each side.")
+    mcnemar: McNemar | None = Field(description="null unless both models have one run.")
     only_first_count: float = Field(
-        description="Test images that a run of the first gets and one of the second doesn't; mean "
-        "over all pairs of runs."
+        description="Test images that a run of the first model alone gets right; mean over pairs."
     )
-    only_second_count: float = Field(description="The other way round.")
+    only_second_count: float = Field(description="The same, with the models exchanged.")
     only_first: list[int] = Field(
-        description="Places of test images that every run of the first gets and none of the second."
+        description="Numbers of test images that all runs of the first and none of the second get."
     )
-    only_second: list[int] = Field(description="The other way round.")
+    only_second: list[int] = Field(description="The same, with the models exchanged.")
 
     @property
     def interval(self) -> list[float]:
-        """The wider claim where it can be made: Welch's, which covers seeds."""
+        """Welch's interval, which covers the seeds, if there is one; else the bootstrap's."""
         return self.welch.interval if self.welch else self.bootstrap.interval
 
     @property
     def is_beyond_chance(self) -> bool:
-        """At 5 %: by Welch's test where there is one, else McNemar's exact one, else the bootstrap.
+        """At 5 %: by Welch's test if there is one, else McNemar's exact test, else the bootstrap.
 
-        The bootstrap's interval alone says too much of two runs that differ in a few images.
+        McNemar's before the bootstrap, whose interval is too narrow if few images differ.
         """
         if self.welch or not self.mcnemar:
             low, high = self.interval
@@ -125,27 +134,31 @@ class Difference(_Values):
 
     @property
     def is_worse(self) -> bool:
-        """Whether the second is worse than the first, beyond chance."""
+        """Whether the second model is worse than the first, beyond chance."""
         return self.accuracy < 0 and self.is_beyond_chance
 
 
 class Images(_Values):
-    """On which images."""
+    """The images that all runs were made with."""
 
-    name: str = Field(description="What they are called: --data-name, else after the source.")
+    name: str = Field(description="Their name: --data-name, else after the source.")
     source: str = Field(description="cifar10, folder or shapes.")
     train: str = Field(description="SHA-256 of the training split.")
     test: str = Field(description="SHA-256 of the test split.")
-    train_images: list[int] = Field(description="Trained on, a number for each model.")
-    test_images: int = Field(description="Tested on.")
+    train_images: list[int] = Field(description="Number of images trained on, for each model.")
+    test_images: int = Field(description="Number of images tested on.")
 
 
 class Comparison(_Values):
-    """Models side by side; the first one is what the others are measured against."""
+    """Models side by side. The others are compared with the first one."""
 
-    schema_version: Literal[1] = Field(description="Of this description.")
+    schema_version: Literal[1] = Field(description="Version of this description.")
     data: Images
     models: list[Model]
-    differences: list[Difference] = Field(description="Each other model against the first.")
-    remarks: list[str] = Field(description="What to keep in mind: what is not a twin, one seed.")
-    conclusion: list[str] = Field(description="In plain words, a sentence for each difference.")
+    differences: list[Difference] = Field(description="Each other model compared with the first.")
+    remarks: list[str] = Field(
+        description="What a reader must know beside the numbers, a sentence each."
+    )
+    conclusion: list[str] = Field(
+        description="Which model is ahead: a sentence for each difference."
+    )

@@ -1,7 +1,8 @@
-"""What a comparison says in words: what is not a twin, what is not sure, and who is ahead."""
+"""A comparison in words: what else differs, what intervals don't cover, which model is ahead."""
 
 from collections.abc import Sequence
 
+from sfl.compare.model import ComparedModel
 from sfl.compare.schema import Difference, Model
 from sfl.compare.table import p_text
 from sfl.config.load import flat
@@ -11,29 +12,31 @@ from sfl.units import count_text, percent_text, points_text
 # What twins may differ in, and what draws their first weights.
 DRAWN_OR_SHARED = ("model.layer", "model.storage", "model.init")
 ONE_SEED = (
-    "one seed says little: intervals of a model with one run cover the test images, not the seed"
+    "the interval of a model with one run covers the test images only: other seeds may differ by "
+    "more"
 )
 WELCH = (
-    "the paired bootstrap covers the draw of the test images; Welch's interval is the one that "
-    "covers seeds"
+    "the bootstrap's interval covers the draw of the test images; Welch's interval covers the seeds"
 )
-NO_SPREAD = "the runs of a model don't differ: that says nothing about other seeds"
+NO_SPREAD = "all runs of a model have the same accuracy: that says nothing about other seeds"
 SEVERAL = "p-values are not corrected for multiple comparisons"
-TIMES_VARY = 1.1  # largest by smallest, from which a ratio of means deserves a word
+TIMES_VARY = 1.1  # longest by shortest training time, from which on it is remarked
 
 
 def remarks(
-    configs: Sequence[Config], models: Sequence[Model], differences: Sequence[Difference]
+    compared: Sequence[ComparedModel], models: Sequence[Model], differences: Sequence[Difference]
 ) -> list[str]:
-    """What differs besides sharing, what has not finished, what the intervals do not cover."""
+    """What a reader must know beside the numbers, a sentence each."""
     found = []
-    for config, model in zip(configs[1:], models[1:], strict=True):
-        pair = f"{models[0].name} and {model.name}: " if len(models) > 2 else ""
-        found += [pair + line for line in differing_settings(configs[0], config)]
-    for config, model in zip(configs, models, strict=True):
+    first = compared[0]
+    for other in compared[1:]:
+        pair = f"{first.name} and {other.name}: " if len(compared) > 2 else ""
+        found += [pair + line for line in differing_settings(first.config, other.config)]
+    found += _local_layers_in_float32(compared)
+    for one, model in zip(compared, models, strict=True):
         for run, epochs in zip(model.runs, model.epochs, strict=True):
             if run in model.unfinished:
-                done = f"{epochs} of {config.train.epochs} epochs"
+                done = f"{epochs} of {one.config.train.epochs} epochs"
                 found.append(f"{run} has not finished: its best weights after {done}")
     if any(model.n == 1 for model in models):
         found.append(ONE_SEED)
@@ -44,9 +47,41 @@ def remarks(
     if len(models) > 2:
         found.append(SEVERAL)
     if any(_times_vary(model) for model in models):
-        found.append(
-            f"training times of one model's runs differ by over {100 * (TIMES_VARY - 1):.0f} %"
-        )
+        percent = f"{100 * (TIMES_VARY - 1):.0f} %"
+        found.append(f"training times of one model's runs differ by more than {percent}")
+    return [*found, *_differing_machines(compared)]
+
+
+def _local_layers_in_float32(compared: Sequence[ComparedModel]) -> list[str]:
+    """Whether local layers computed in float32 while the convolutions of others did in bfloat16.
+
+    So they do where the compiled kernel runs, which is on CPUs. Elsewhere both follow autocast.
+    """
+    local, conv = list[str](), list[str]()
+    for model in compared:
+        environments = [one.run.environment for one in model.results]
+        halved = [e for e in environments if e and e.precision == "bfloat16"]
+        storage = model.config.model.storage
+        if storage == "local" and any(each.compiled_kernel for each in halved):
+            local.append(model.name)
+        elif storage is None and halved:
+            conv.append(model.name)
+    if not local or not conv:
+        return []
+    return [
+        f"not the same numerics: with precision bfloat16 the local layers of {', '.join(local)} "
+        f"computed in float32, the convolutions of {', '.join(conv)} in bfloat16"
+    ]
+
+
+def _differing_machines(compared: Sequence[ComparedModel]) -> list[str]:
+    """In what the runs' machines differ that changes how long they take, or their numbers."""
+    environments = [one.run.environment for model in compared for one in model.results]
+    found = []
+    for name in ("device", "threads", "precision"):
+        values = dict.fromkeys(str(getattr(each, name, "unknown")) for each in environments)
+        if len(values) > 1:
+            found.append(f"not the same {name}: {', '.join(values)}")
     return found
 
 
@@ -55,7 +90,7 @@ def _times_vary(model: Model) -> bool:
 
 
 def differing_settings(one: Config, other: Config) -> list[str]:
-    """The graphs, and the settings that two models share."""
+    """In what two configs differ besides sharing: the graphs, and settings of training and data."""
     settings = [flat(config.identity()) for config in (one, other)]
     keys = list(dict.fromkeys([*settings[0], *settings[1]]))
     differing = [key for key in keys if settings[0].get(key) != settings[1].get(key)]
@@ -63,7 +98,7 @@ def differing_settings(one: Config, other: Config) -> list[str]:
     graph = [key for key in differing if key.startswith("model.") and key not in DRAWN_OR_SHARED]
     dense = {each.get("model.storage") == "dense" for each in settings}
     if graph or len(dense) > 1:
-        found.append("not twins: other graphs")
+        found.append("not twins: their graphs differ")
     shared = [key for key in differing if not key.startswith("model.")]
     shared += [key for key in ("model.init",) if key in differing]
     for key in shared:
@@ -73,7 +108,7 @@ def differing_settings(one: Config, other: Config) -> list[str]:
 
 
 def conclusion(first: Model, second: Model, difference: Difference) -> str:
-    """Who is ahead, by how much, how sure, at what cost."""
+    """Which of two models is ahead, by how much, how sure, at what cost."""
     behind, ahead = (first, second) if difference.accuracy > 0 else (second, first)
     if difference.accuracy:
         lead = (
@@ -87,7 +122,7 @@ def conclusion(first: Model, second: Model, difference: Difference) -> str:
 
 
 def _chance(difference: Difference) -> str:
-    """Chance is that of the seeds where there are several, else that of the test images alone."""
+    """Whether chance explains the lead: of the seeds if there are several, else of the images."""
     if difference.welch:
         return "more than chance" if difference.is_beyond_chance else "which may be chance"
     if difference.is_beyond_chance:

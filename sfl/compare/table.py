@@ -1,6 +1,6 @@
-"""A comparison's numbers as text: the one place where they are rounded and given their units.
+"""A comparison's numbers as text: the one place where they are rounded and get their units.
 
-The terminal, Markdown and HTML show these rows; JSON and CSV hold the numbers themselves.
+The terminal, Markdown and HTML show these rows; JSON and CSV hold the exact numbers.
 """
 
 import csv
@@ -20,7 +20,7 @@ NONE = "–"
 
 
 def rows(comparison: Comparison) -> list[tuple[str, list[str]]]:
-    """A label and a text for each model; rows that no model has anything in are left out."""
+    """Each row: a label, and a text for each model. Empty rows are left out."""
     models = comparison.models
     made = [(label, [text(model) for model in models]) for label, text in OF_MODELS.items()]
     against = [
@@ -58,7 +58,7 @@ def _welch(difference: Difference) -> str:
 
 
 def p_text(p: float) -> str:
-    """0.0213 → "p = 0.0213"; what is smaller than can be told → "p < 0.0001"."""
+    """0.0213 → "p = 0.0213"; 0.00001 → "p < 0.0001"."""
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
 
 
@@ -69,20 +69,24 @@ OF_MODELS: dict[str, Callable[[Model], str]] = {
     "test accuracy": lambda m: percent_text(m.accuracy),
     "sd, points": lambda m: "" if m.accuracy_sd is None else f"{100 * m.accuracy_sd:.2f}",
     "95 % interval": lambda m: (
-        "no spread" if m.accuracy_interval is None else _span(m.accuracy_interval, percent_text)
+        "all runs are equal"
+        if m.accuracy_interval is None
+        else _span(m.accuracy_interval, percent_text)
     ),
-    "  which covers": lambda m: "seeds (t)" if m.interval_covers == "seeds" else "images (Wilson)",
+    "  interval covers": lambda m: (
+        "seeds (t)" if m.interval_covers == "seeds" else "images (Wilson)"
+    ),
     "loss": lambda m: f"{m.loss:.3f}",
 }
 OF_DIFFERENCES: dict[str, Callable[[Difference], str]] = {
-    "difference, points": lambda d: points_text(d.accuracy),
+    "difference from the first, points": lambda d: points_text(d.accuracy),
     "  95 %, seeds (Welch)": _welch,
     "  95 %, images (bootstrap)": lambda d: _span(d.bootstrap.interval, points_text),
     "  McNemar, exact": lambda d: NONE if d.mcnemar is None else p_text(d.mcnemar.p),
-    "images only it gets": lambda d: f"{d.only_second_count:,.0f}",
+    "images that only this model gets right": lambda d: f"{d.only_second_count:,.0f}",
     "  in all its runs": lambda d: f"{len(d.only_second):,}",
-    "images only the first gets": lambda d: f"{d.only_first_count:,.0f}",
-    "  in all runs of that": lambda d: f"{len(d.only_first):,}",
+    "images that only the first gets right": lambda d: f"{d.only_first_count:,.0f}",
+    "  in all runs of the first": lambda d: f"{len(d.only_first):,}",
 }
 COST: dict[str, Callable[[Model], str]] = {
     "trainable weights": lambda m: f"{m.weights:,}",
@@ -141,14 +145,14 @@ def to_markdown(comparison: Comparison) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text whose signs mean nothing in Markdown."""
+    """Text in which no sign has a meaning in Markdown."""
     return re.sub(r"([\\`*_\[\]<|])", r"\\\1", text)
 
 
 def to_csv(comparison: Comparison) -> str:
-    """One row a model; lists of images and the confusion matrix stay in the JSON.
+    """One row for each model. Lists of images and the confusion matrix are in the JSON alone.
 
-    The columns are always the same ones, but for those of the classes.
+    The columns are the same for all comparisons, apart from those of the classes.
     """
     table = [_cells(_filled(model)) for model in comparison.models]
     differences = [_cells({"difference": _filled(each)}) for each in comparison.differences]
@@ -164,7 +168,7 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def _filled(values: BaseModel) -> dict[str, Any]:
-    """As plain values; what there isn't has its fields all the same, all of them empty."""
+    """As plain values. An object that is null gets its fields all the same, each of them empty."""
     found: dict[str, Any] = {}
     for name in type(values).model_fields:
         value = getattr(values, name)
@@ -183,7 +187,7 @@ EMPTY: dict[str, Any] = {
 
 
 def _cells(values: dict[str, Any]) -> dict[str, Any]:
-    """Nested keys joined by dots; intervals as `_low` and `_high`, lists by semicolons."""
+    """Nested keys are joined by dots, lists by semicolons; intervals become `_low` and `_high`."""
     cells: dict[str, Any] = {}
     for name, value in flat(values).items():
         if not isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Training the runs that a comparison lacks, when all that could stop one of them was looked for.
+"""Trains the runs that a comparison lacks, after checking that each of them can be trained.
 
 Nothing here computes on images; torch is imported when something is trained.
 """
@@ -6,79 +6,82 @@ Nothing here computes on images; torch is imported when something is trained.
 from collections.abc import Sequence
 from pathlib import Path
 
-from sfl.compare.plan import Experiment, readable
+from sfl.compare.model import ComparedModel, Job
+from sfl.compare.plan import read_images, readable
 from sfl.config.load import flat
-from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.files import check_space
 from sfl.progress import say
 from sfl.runs import store
 from sfl.runs.directory import Run
-from sfl.runs.store import run_name
+
+MOST_DIFFERING = 3  # settings in which a run may differ and still be named as a near one
 
 
-def complete(experiments: Sequence[Experiment], root: Path, *, training: bool = True) -> None:
-    """Trains what is missing, saying so first: goes on with interrupted runs, starts the others.
+def train_missing(models: Sequence[ComparedModel], root: Path, *, training: bool = True) -> None:
+    """Says what is missing, then trains it: goes on with interrupted runs, starts the others.
 
-    All that can be refused is refused before the first is trained. Without `training` anything
-    missing is refused (exit 4).
+    training: if False, UserError (exit 4) names what is missing.
+
+    Raises UserError before the first run is trained if one of them can't be: a model that doesn't
+    fit its images or the memory, a disk without room, a run that another process trains.
     """
-    missing = [(e, config) for e in experiments for config in e.missing]
-    if not missing:
+    jobs = [(model, job) for model in models for job in model.missing]
+    if not jobs:
         return
-    named = ", ".join(run_name(experiment.name, config) for experiment, config in missing)
+    names = ", ".join(job.name for _, job in jobs)
     if not training:
-        near = [line for e in experiments if e.missing and (line := _nearest(e, root))]
+        near = [line for model in models if model.missing and (line := _nearest(model, root))]
         hint = "; ".join([*near, "without --no-train they are trained"])
-        raise UserError(f"{root}: no finished run of {named} with these settings", hint, Exit.RUN)
+        raise UserError(f"{root}: no finished run of {names} with these settings", hint, Exit.RUN)
+    say(f"to be trained first: {names}")
+    _refuse_what_cannot_run(jobs, root)
+    for model, job in jobs:
+        say(f"training {job.name}")
+        model.runs[job.config.train.seed] = _train(model, job, root)
+        model.missing.remove(job)
+
+
+def _train(model: ComparedModel, job: Job, root: Path) -> Run:
     from sfl.training.start import resume, train
 
-    say(f"to be trained first: {named}")
-    _refuse_what_cannot_run(missing, root)
-    for experiment, config in missing:
-        say(f"training {run_name(experiment.name, config)}")
-        run, images = _to_go_on_with(experiment, config), experiment.dataset()
-        if run is None:
-            result = train(config, root, run_name(experiment.name, config), dataset=images)
-            run = Run(root / result["run"])
-        else:
-            resume(run, config, images)
-        experiment.runs[config.train.seed] = Run(run.path)  # anew: it has other files now
-        experiment.missing = [other for other in experiment.missing if other is not config]
+    if job.run is None:
+        result = train(job.config, root, job.name, dataset=read_images(model))
+        return Run(root / result["run"])
+    _refuse_running(job)
+    resume(job.run, job.config, read_images(model))
+    return Run(job.run.path)  # a new object, because its files have changed
 
 
-def _refuse_what_cannot_run(missing: Sequence[tuple[Experiment, Config]], root: Path) -> None:
-    """Raises what would stop one of the runs, so that it doesn't after hours of the others."""
+def _refuse_what_cannot_run(jobs: Sequence[tuple[ComparedModel, Job]], root: Path) -> None:
+    """Raises what would stop one of the runs, now and not after hours of training the others."""
     from sfl.training.memory import disk_bytes
     from sfl.training.setup import set_up
 
     store.check_root(root)
-    needed = kept = 0  # at most at one time; by the runs before
-    for experiment, config in missing:
-        run = _to_go_on_with(experiment, config)
-        setup = set_up(config, experiment.dataset())
-        stays, most = disk_bytes(setup.summary, config.optimizer, config.train.keep)
-        there = run.checkpoint_bytes if run else 0
+    needed = kept = 0  # bytes: the most at any time; what the jobs so far leave on the disk
+    for model, job in jobs:
+        _refuse_running(job)
+        setup = set_up(job.config, read_images(model))
+        stays, most = disk_bytes(setup.summary, job.config.optimizer, job.config.train.keep)
+        there = job.run.checkpoint_bytes if job.run else 0
         needed, kept = max(needed, kept + most - there), kept + stays - there
     check_space(root, needed)
 
 
-def _nearest(experiment: Experiment, root: Path) -> str | None:
-    """Which run differs in the fewest settings, and in which, if they are few."""
-    wanted, least = flat(experiment.config.identity()), 4
-    found = None
+def _refuse_running(job: Job) -> None:
+    if job.run is not None and job.run.status == "running":
+        raise UserError(f"{job.run.path}: is being trained now", "wait for it", Exit.RUN)
+
+
+def _nearest(model: ComparedModel, root: Path) -> str | None:
+    """The run that differs in the fewest settings, and in which; None if they are many."""
+    wanted = flat(model.config.identity())
+    fewest, found = MOST_DIFFERING + 1, None
     for run, config in readable(root):
         there = flat(config.identity())
         keys = {*wanted, *there}
         differing = sorted(key for key in keys if wanted.get(key) != there.get(key))
-        if len(differing) < least:
-            least, found = len(differing), f"{run.name} differs in {', '.join(differing)}"
+        if differing and len(differing) < fewest:  # none: a run of another seed
+            fewest, found = len(differing), f"{run.name} differs in {', '.join(differing)}"
     return found
-
-
-def _to_go_on_with(experiment: Experiment, config: Config) -> Run | None:
-    """The unfinished run of this seed; refused while another process trains it."""
-    run = experiment.runs.get(config.train.seed)
-    if run is not None and run.status == "running":
-        raise UserError(f"{run.path}: is being trained now", "wait for it", Exit.RUN)
-    return run

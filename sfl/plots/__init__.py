@@ -1,1 +1,1 @@
-"""Pictures of what one run has learnt."""
+"""Pictures of one run: its curves, and what its network has learnt."""

@@ -1,13 +1,22 @@
-"""The pictures of one run: how it learnt, and what it has learnt at each place.
+"""The pictures of one run: its curves, its filters at each position, its receptive fields.
 
-Each is drawn into a figure that is given; knows no file.
+Each is drawn into a given figure. Knows no files.
 """
 
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sfl.pictures import DIVERGING, SEQUENTIAL, Picture, bare, curve, heading, over_epochs, styles
+from sfl.pictures import (
+    DIVERGING,
+    SEQUENTIAL,
+    Picture,
+    add_title,
+    hide_axes,
+    label_epochs,
+    line_styles,
+    plot_curve,
+)
 from sfl.plots import filters
 from sfl.plots.filters import Filters, Similarity
 from sfl.plots.test_images import TestImages
@@ -16,12 +25,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
-NEIGHBOURS = 7  # positions beside each other, each way
-FIELD_IMAGES = 64  # over which effective receptive fields are averaged
+NEIGHBOURS = 7  # positions shown, in height and in width
+FIELD_IMAGES = 64  # images over which effective receptive fields are averaged
 
 
-def of_metrics(metrics: Sequence[dict[str, Any]], title: str) -> list[Picture]:
-    """The curves; for dense storage how the weights leave their receptive fields."""
+def metrics_pictures(metrics: Sequence[dict[str, Any]], title: str) -> list[Picture]:
+    """Curves of loss and accuracy; for dense storage, the share of weights outside their fields."""
     found = [
         Picture("curves", "Loss and accuracy.", partial(_curves, metrics, title), (7.6, 3.2)),
     ]
@@ -34,23 +43,23 @@ def of_metrics(metrics: Sequence[dict[str, Any]], title: str) -> list[Picture]:
     return found
 
 
-def of_filters(
+def filter_pictures(
     layers: Sequence[Filters], chosen: int, units: Sequence[int], title: str
 ) -> list[Picture]:
-    """Filters of a layer's units at neighbouring positions, and how alike they are.
+    """Filters of a layer's units at neighbouring positions, and how similar they are.
 
-    chosen: the layer's place among `layers`.
+    chosen: which one of `layers`. Their similarity is drawn for all layers.
     """
     layer = layers[chosen]
-    where = f"{title}; {layer.name}"
-    where_from = (
-        "one a unit, shared by all positions"
+    layer_title = f"{title}; {layer.name}"
+    where = (
+        "one for each unit, shared by all positions"
         if layer.is_shared
         else f"each unit at {_across(layer)} neighbouring positions"
     )
     channels = layer.weight.shape[3]
     shown = "red, green, blue" if channels == 3 else f"mean of {channels} input channels"
-    caption = f"Filters of {layer.name}: {where_from}; {shown}, 0 in the middle of the scale."
+    caption = f"Filters of {layer.name}: {where}; {shown}; 0 is in the middle of the scale."
     columns = min(3, len(units))
     rows = -(-len(units) // columns)
     cosine = filters.similarity(layer)
@@ -58,33 +67,37 @@ def of_filters(
         Picture(
             "filters",
             caption,
-            partial(_filters, layer, units, where),
+            partial(_filters, layer, units, layer_title),
             (1.2 + 2.1 * columns, 0.5 + 2.2 * rows),
         ),
         Picture(
             "similarity-map",
-            f"{layer.name}: mean cosine between filters of one unit, by how far apart they lie.",
-            partial(_similarity_map, cosine, where),
+            f"{layer.name}: mean cosine between filters of one unit, by the distance between them.",
+            partial(_similarity_map, cosine, layer_title),
             (4.4, 3.8),
         ),
         Picture(
             "similarity",
             "Mean cosine between filters of one unit against their distance, layer by layer. "
             "Bands: two standard errors around 0, for filters drawn independently; shared: 1.",
-            partial(_similarity, {one.name: filters.by_distance(one) for one in layers}, title),
+            partial(
+                _similarity,
+                {one.name: filters.similarity_by_distance(one) for one in layers},
+                title,
+            ),
         ),
     ]
 
 
-def of_images(
+def image_pictures(
     model: "nn.Module", inputs: "Tensor", places: Sequence[int], units: Sequence[int],
     images: TestImages, title: str,
 ) -> list[Picture]:  # fmt: skip
-    """Receptive fields and activation maps.
+    """Effective receptive fields and activation maps.
 
-    inputs: the test images, normalised. places: those that are shown.
+    inputs: all test images (N, C, H, W), normalised. places: the numbers of those that are shown.
     """
-    few = inputs[_spread(len(inputs), FIELD_IMAGES)]
+    few = inputs[_evenly_spaced(len(inputs), FIELD_IMAGES)]
     fields = filters.receptive_fields(model, few, units)
     maps = filters.activations(model, inputs[list(places)])
     wide = 1.0 + 1.25 * len(fields)
@@ -105,16 +118,16 @@ def of_images(
     ]
 
 
-def _spread(count: int, wanted: int) -> list[int]:
-    """Places evenly over `count`: of a folder's images, which are sorted, all classes."""
+def _evenly_spaced(count: int, wanted: int) -> list[int]:
+    """So many numbers below `count`: images of all classes, where images are sorted by class."""
     wanted = min(count, wanted)
     return [place * count // wanted for place in range(wanted)]
 
 
-def spread_over_classes(images: TestImages, wanted: int) -> list[int]:
-    """The first image of each of some classes."""
+def first_of_classes(images: TestImages, wanted: int) -> list[int]:
+    """The numbers of the first images of some classes, one for each."""
     labels = images.labels.tolist()
-    classes = _spread(len(images.classes), wanted)
+    classes = _evenly_spaced(len(images.classes), wanted)
     return [labels.index(label) for label in classes if label in labels]
 
 
@@ -125,30 +138,30 @@ def _across(layer: Filters) -> str:
 def _curves(metrics: Sequence[dict[str, Any]], title: str, figure: "Figure") -> None:
     panels = (("loss", 1.0, "loss, nats"), ("accuracy", 100.0, "accuracy, %"))
     for axes, (what, scale, label) in zip(figure.subplots(1, 2), panels, strict=True):
-        for style, images in zip(styles(3), ("train", "validation", "test"), strict=True):
+        for style, images in zip(line_styles(3), ("train", "validation", "test"), strict=True):
             key = f"{images}_{what}"
             logged = [(line["epoch"], scale * line[key]) for line in metrics if key in line]
             if logged:
                 epochs, values = zip(*logged, strict=True)
-                curve(axes, epochs, values, style, images)
-        over_epochs(axes, label)
-    heading(figure, title)
+                plot_curve(axes, epochs, values, style, images)
+        label_epochs(axes, label)
+    add_title(figure, title)
 
 
 def _leak(metrics: Sequence[dict[str, Any]], title: str, figure: "Figure") -> None:
     axes = figure.add_subplot()
     names = list(metrics[0]["outside_share"])
     epochs = [0, *(line["epoch"] for line in metrics)]
-    for style, name in zip(styles(len(names)), names, strict=True):
+    for style, name in zip(line_styles(len(names)), names, strict=True):
         shares = [0.0, *(100 * line["outside_share"][name] for line in metrics)]
-        curve(axes, epochs, shares, style, name)
+        plot_curve(axes, epochs, shares, style, name)
     axes.set_ylim(bottom=0)
-    over_epochs(axes, "weight norm² outside the field, %")
+    label_epochs(axes, "weight norm² outside the field, %")
     axes.set_title(title)
 
 
 def _filters(layer: Filters, units: Sequence[int], title: str, figure: "Figure") -> None:
-    """A panel a unit; in it the filters of the positions around the centre, in their places."""
+    """A panel for each unit: its filters at the positions around the centre, in their order."""
     columns = min(3, len(units))
     panels = list(figure.subplots(-(-len(units) // columns), columns, squeeze=False).flat)
     height, width = layer.weight.shape[:2]
@@ -160,7 +173,7 @@ def _filters(layer: Filters, units: Sequence[int], title: str, figure: "Figure")
     for axes, unit in zip(panels, units, strict=False):
         axes.imshow(_mosaic(some[:, :, unit]), interpolation="nearest")
         axes.set_title(f"unit {unit}", loc="center")
-    heading(figure, title)
+    add_title(figure, title)
 
 
 def _mosaic(filters: "Tensor") -> Any:
@@ -190,7 +203,7 @@ def _mosaic(filters: "Tensor") -> Any:
 
 
 def _similarity_map(cosine: "Tensor", title: str, figure: "Figure") -> None:
-    """Half the distances that there are: of those beyond, few pairs of positions tell."""
+    """The smaller half of the distances; for larger ones there are few pairs of positions."""
     axes = figure.add_subplot()
     height, width = (size // 2 for size in cosine.shape)
     down, right = max(1, height // 2), max(1, width // 2)
@@ -210,7 +223,7 @@ def _similarity_map(cosine: "Tensor", title: str, figure: "Figure") -> None:
 
 def _similarity(layers: dict[str, Similarity], title: str, figure: "Figure") -> None:
     axes = figure.add_subplot()
-    for style, (name, found) in zip(styles(len(layers)), layers.items(), strict=True):
+    for style, (name, found) in zip(line_styles(len(layers)), layers.items(), strict=True):
         if found.distances:
             (line,) = axes.plot(
                 found.distances, found.means, markersize=3, linewidth=1, label=name, **style
@@ -236,14 +249,14 @@ def _fields(
     for column, (name, maps) in enumerate(fields.items()):
         for row, unit in enumerate(units):
             axes = cells[row][column]
-            bare(axes)
+            hide_axes(axes)
             if row < len(maps):
                 axes.imshow(maps[row].numpy(), cmap=SEQUENTIAL, vmin=0, vmax=1)
             if row == 0:
                 axes.set_title(name, loc="center", fontsize=8)
             if column == 0:
                 axes.set_ylabel(f"unit {unit}")
-    heading(figure, title)
+    add_title(figure, title)
 
 
 def _activations(
@@ -256,12 +269,12 @@ def _activations(
     cells = figure.subplots(len(places), 1 + len(maps), squeeze=False)
     for row, place in enumerate(places):
         axes = cells[row][0]
-        bare(axes)
+        hide_axes(axes)
         axes.imshow(images.as_picture(place))
         axes.set_ylabel(f"{images.classes[int(images.labels[place])]} {place}", fontsize=7)
         for axes, (name, layer) in zip(cells[row][1:], maps.items(), strict=True):
-            bare(axes)
+            hide_axes(axes)
             axes.imshow(layer[row].numpy(), cmap=SEQUENTIAL, vmin=0)
             if row == 0:
                 axes.set_title(name, loc="center", fontsize=8)
-    heading(figure, title)
+    add_title(figure, title)

@@ -1,4 +1,4 @@
-"""What a trained network has learnt at each place, as numbers: filters, fields, activations.
+"""What a network has learnt at each position, as tensors: filters, receptive fields, activations.
 
 Shapes: B images, C channels in, O channels out (units), H×W pixels, OH×OW positions, kh×kw kernel.
 """
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-MEMORY = 2**24  # numbers that a transform may take at a time
+MEMORY = 2**24  # numbers that a Fourier transform may hold at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Filters:
-    """A layer's filters (OH, OW, O, C, kh, kw), OH = OW = 1 where one is shared by all positions.
+    """A layer's filters, weight (OH, OW, O, C, kh, kw); OH = OW = 1 if all positions share them.
 
-    positions: (OH, OW) of its output all the same.
+    positions: (OH, OW) of the layer's output.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Filters:
         return self.weight.shape[:2] == (1, 1) and self.positions != (1, 1)
 
 
-def layers(model: "nn.Module") -> "list[tuple[str, nn.Module]]":
+def conv_layers(model: "nn.Module") -> "list[tuple[str, nn.Module]]":
     """The convolutions, shared or not, in the order of the network, with their names."""
     from torch import nn
 
@@ -39,8 +39,8 @@ def layers(model: "nn.Module") -> "list[tuple[str, nn.Module]]":
     return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
 
 
-def filters(name: str, layer: "nn.Module", positions: tuple[int, int]) -> Filters:
-    """A layer's filters; of dense storage what lies inside the receptive fields."""
+def read_filters(name: str, layer: "nn.Module", positions: tuple[int, int]) -> Filters:
+    """A layer's filters; with dense storage, the weights inside the receptive fields."""
     from torch import nn
 
     from sfl.nn.spatial import SpatialFeatureLayer
@@ -54,9 +54,9 @@ def filters(name: str, layer: "nn.Module", positions: tuple[int, int]) -> Filter
 def similarity(found: Filters) -> "Tensor":
     """Mean cosine between filters of one unit that lie (dy, dx) positions apart.
 
-    Returns (2·OH − 1, 2·OW − 1), no distance in the middle. Weights of padding count as zeros. All
-    ones where one filter is shared. Drawn independently, filters have a mean cosine of 0: what is
-    above was learnt (or drawn together).
+    Returns (2·OH − 1, 2·OW − 1), with distance (0, 0) in the middle. Weights that meet only padding
+    count as zeros. If positions share their filters, all values are 1. Filters that are drawn
+    independently have a mean cosine of 0.
     """
     import torch
 
@@ -65,7 +65,7 @@ def similarity(found: Filters) -> "Tensor":
         return torch.ones(2 * height - 1, 2 * width - 1)
     unit = found.weight.flatten(3)  # (OH, OW, O, K)
     unit = unit / unit.norm(dim=3, keepdim=True).clamp(min=1e-12)
-    grid = (2 * height, 2 * width)  # zeros around, so that nothing wraps
+    grid = (2 * height, 2 * width)  # padded with zeros, because the transform is periodic
     chunk = max(1, MEMORY // (4 * height * width * unit.shape[3]))
     power = torch.zeros(grid[0], grid[1] // 2 + 1)
     for part in unit.split(chunk, dim=2):
@@ -74,14 +74,16 @@ def similarity(found: Filters) -> "Tensor":
     pairs = torch.fft.irfft2(there, s=grid).round().clamp(min=1) * unit.shape[2]
     cosine = torch.fft.irfft2(power, s=grid) / pairs
     shifted: Tensor = torch.fft.fftshift(cosine)
-    return shifted[1:, 1:]  # no distance lay at (OH, OW); the first row and column are void
+    return shifted[
+        1:, 1:
+    ]  # no two positions are OH or OW apart: the first row and column are empty
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """Mean cosines at 1, 2, … positions' distance.
+    """Mean cosines between filters that are 1, 2, … positions apart.
 
-    by_chance: what two standard errors of each mean would be if the filters were independent.
+    by_chance: two standard errors of each mean, if the filters were independent.
     """
 
     distances: list[int]
@@ -89,8 +91,8 @@ class Similarity:
     by_chance: list[float]
 
 
-def by_distance(found: Filters) -> Similarity:
-    """`similarity` over all pairs of positions so far apart (rounded)."""
+def similarity_by_distance(found: Filters) -> Similarity:
+    """The mean of `similarity` over all pairs of positions at each distance, rounded."""
     import torch
 
     cosine = similarity(found)
@@ -114,15 +116,15 @@ def receptive_fields(
 ) -> "dict[str, Tensor]":
     """Effective receptive fields of units at each layer's centre (Luo et al. 2016, NeurIPS).
 
-    model: in evaluation mode. images (B, C, H, W), normalised. By layer's name (units, H, W): how
-    much the unit's output moves with a pixel, |∂y/∂x|, mean over images and channels, largest 1.
-    A unit that a layer doesn't have is left out.
+    model: in evaluation mode. images: (B, C, H, W), normalised. Returns for each layer's name
+    (units, H, W): |∂y/∂x| of the unit's output y and each pixel x, mean over images and channels,
+    scaled so that the largest is 1. A unit that a layer doesn't have is left out.
     """
     import torch
 
     fields: dict[str, Tensor] = {}
     x = images.clone().requires_grad_()
-    for name, y in outputs(model, x, dict(layers(model))).items():
+    for name, y in layer_outputs(model, x, dict(conv_layers(model))).items():
         centre = y[:, :, y.shape[2] // 2, y.shape[3] // 2]
         maps = []
         for unit in units:
@@ -135,18 +137,17 @@ def receptive_fields(
 
 
 def activations(model: "nn.Module", images: "Tensor") -> "dict[str, Tensor]":
-    """By layer's name (B, OH, OW): what the ReLU behind it gives, mean over the units.
+    """For each layer's name (B, OH, OW): the output of the ReLU behind it, mean over the units.
 
-    Of a layer without a ReLU of its own behind it (none, or one with pooling): its output, negative
-    parts cut off.
-    model: in evaluation mode. images (B, C, H, W), normalised.
+    For a layer without a ReLU of its own before the next layer (none, or one fused with pooling): its
+    output, negative parts cut off. model: in evaluation mode. images: (B, C, H, W), normalised.
     """
     import torch
     from torch import nn
 
-    from sfl.nn.engine import BatchNormReLU
+    from sfl.nn.engine import BatchNormReLU, ReLUMaxPool2d
 
-    names = {module: name for name, module in layers(model)}
+    names = {module: name for name, module in conv_layers(model)}
     watched: dict[str, nn.Module] = {}
     name = None
     for module in model.modules():
@@ -155,20 +156,24 @@ def activations(model: "nn.Module", images: "Tensor") -> "dict[str, Tensor]":
             watched[name] = module
         elif name is not None and isinstance(module, nn.ReLU | BatchNormReLU):
             watched[name], name = module, None
+        elif isinstance(module, ReLUMaxPool2d):
+            name = None
     with torch.no_grad():
-        return {name: y.relu().mean(dim=1) for name, y in outputs(model, images, watched).items()}
+        return {
+            name: y.relu().mean(dim=1) for name, y in layer_outputs(model, images, watched).items()
+        }
 
 
-def outputs(
+def layer_outputs(
     model: "nn.Module", x: "Tensor", watched: "dict[str, nn.Module]"
 ) -> "dict[str, Tensor]":
-    """What modules of the model put out when it sees x, under their names."""
+    """The outputs of the watched modules, by name, when the model computes x (B, C, H, W)."""
     caught: dict[str, Tensor] = {}
 
     def catch(name: str) -> Any:
         def hook(module: "nn.Module", inputs: object, output: "Tensor") -> "Tensor":
             caught[name] = output
-            return output.clone()  # a ReLU behind it may work in place
+            return output.clone()  # because a ReLU behind it may work in place
 
         return hook
 

@@ -1,4 +1,4 @@
-"""Which pictures there are of a run: what is shown where nobody chooses, what can't be drawn."""
+"""All pictures of a run: which layer, units and images they show, and what is refused."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,17 +7,17 @@ from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.pictures import Picture
 from sfl.plots import figures, filters
-from sfl.plots.test_images import TestImages, called, images_of
+from sfl.plots.test_images import TestImages, load_test_images, name_of_images
 from sfl.progress import say
 from sfl.runs.directory import Run
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SHOWN_IMAGES, SHOWN_UNITS, SHOWN_FIELDS = 6, 6, 3  # where nobody chooses
+SHOWN_IMAGES, SHOWN_UNITS, SHOWN_FIELDS = 6, 6, 3  # by default
 
 
-def of_run(
+def run_pictures(
     run: Run,
     config: Config,
     model: "nn.Module",
@@ -28,34 +28,34 @@ def of_run(
     places: Sequence[int] | None = None,
     data_name: str | None = None,
 ) -> list[Picture]:
-    """What there is to see of a run with its trained model (on the CPU, in evaluation mode).
+    """The pictures of a run and its trained model (on the CPU, in evaluation mode).
 
-    layer: whose filters are shown, by name; None: the first one's. units: which of its units.
-    places: which test images. data_name: what they are called.
+    layer: the name of the layer whose filters are shown; None: the first one. units: the numbers of
+    its units. places: the numbers of the test images. data_name: what the images are called.
 
-    Raises UserError (exit 2) for a layer, units or images that there aren't.
+    Raises UserError (exit 2) for a layer, a unit or an image that doesn't exist.
     """
-    data = data_name or called(config.data.source)
+    data = data_name or name_of_images(config.data.source)
     title = f"{run.name}: {config.model.name}, {_sharing(config)}\n{data}, n = 1"
     layers = _layers(model, in_dimensions)
-    chosen = _chosen([one.name for one in layers], layer)
+    chosen = _index_of([one.name for one in layers], layer)
     count = layers[chosen].weight.shape[2]
     fields_of = list(range(min(SHOWN_FIELDS, count))) if units is None else units
     units = list(range(min(SHOWN_UNITS, count))) if units is None else units
-    _refuse_others("--units", units, count, f"{layers[chosen].name} has units")
-    shown = figures.of_metrics(run.metrics, title) if run.metrics else []
-    shown += figures.of_filters(layers, chosen, units, title)
+    _refuse_missing("--units", units, count, f"{layers[chosen].name} has units")
+    shown = figures.metrics_pictures(run.metrics, title) if run.metrics else []
+    shown += figures.filter_pictures(layers, chosen, units, title)
     try:
-        images = images_of(config, (run.provenance or {}).get("test", ""))
+        images = load_test_images(config, run.provenance.test if run.provenance else "")
     except UserError as error:
         say(f"no receptive fields and no activation maps: {error}")
         return shown
     if places is None:
-        places = figures.spread_over_classes(images, SHOWN_IMAGES)
+        places = figures.first_of_classes(images, SHOWN_IMAGES)
     places = list(dict.fromkeys(places))
-    _refuse_others("--images", places, len(images.labels), "there are test images")
+    _refuse_missing("--images", places, len(images.labels), "there are test images")
     inputs = _normalized(images, config)
-    return shown + figures.of_images(model, inputs, places, fields_of, images, title)
+    return shown + figures.image_pictures(model, inputs, places, fields_of, images, title)
 
 
 def _sharing(config: Config) -> str:
@@ -65,21 +65,22 @@ def _sharing(config: Config) -> str:
 def _layers(model: "nn.Module", in_dimensions: tuple[int, int, int]) -> list[filters.Filters]:
     import torch
 
-    layers = dict(filters.layers(model))
+    layers = dict(filters.conv_layers(model))
     with torch.no_grad():
-        seen = filters.outputs(model, torch.zeros(1, *in_dimensions), layers)
+        seen = filters.layer_outputs(model, torch.zeros(1, *in_dimensions), layers)
     return [
-        filters.filters(name, layers[name], (y.shape[2], y.shape[3])) for name, y in seen.items()
+        filters.read_filters(name, layers[name], (y.shape[2], y.shape[3]))
+        for name, y in seen.items()
     ]
 
 
-def _chosen(names: Sequence[str], layer: str | None) -> int:
+def _index_of(names: Sequence[str], layer: str | None) -> int:
     if layer is not None and layer not in names:
         raise UserError(f"--layer {layer}: there are {', '.join(names)}", exit_code=Exit.USAGE)
     return 0 if layer is None else names.index(layer)
 
 
-def _refuse_others(option: str, given: Sequence[int], count: int, what: str) -> None:
+def _refuse_missing(option: str, given: Sequence[int], count: int, what: str) -> None:
     if not given or min(given) < 0 or max(given) >= count:
         numbers = ",".join(map(str, given))
         raise UserError(f"{option} {numbers}: {what} 0 to {count - 1}", exit_code=Exit.USAGE)

@@ -1,4 +1,4 @@
-"""The test images of a run, for pictures: only where they are at hand, and the very same."""
+"""The test images of a run, for pictures. They are never downloaded for that."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def called(source: str) -> str:
-    """What the images of a source are called where nobody says it better."""
+def name_of_images(source: str) -> str:
+    """What the images of a source are called, unless the user names them."""
     return {"cifar10": "CIFAR-10", "folder": "image folder"}.get(source, source)
 
 
 @dataclass(frozen=True, eq=False)
 class TestImages:
-    """pixels (N, C, H, W) uint8, labels (N,) int64, and the names of the classes."""
+    """pixels (N, C, H, W) uint8, labels (N,) int64, classes: their names."""
 
-    __test__ = False  # it is no test
+    __test__ = False  # for pytest: this is no test
 
     pixels: "Tensor"
     labels: "Tensor"
     classes: tuple[str, ...]
 
     def as_picture(self, place: int) -> "NDArray[np.uint8]":
-        """One image as (H, W, 3), however many channels it has."""
+        """An image as (H, W, 3); without three channels, the first one in grey."""
         pixels = self.pixels[place]
         picture: NDArray[np.uint8] = (
             (pixels if pixels.shape[0] == 3 else pixels[:1].expand(3, -1, -1))
@@ -39,10 +39,11 @@ class TestImages:
         return picture
 
 
-def images_of(config: Config, fingerprint: str) -> TestImages:
-    """Raises UserError (exit 3) where the config's images are not here, or are other ones.
+def load_test_images(config: Config, fingerprint: str) -> TestImages:
+    """The test images of a config.
 
-    fingerprint: SHA-256 of the test split that is asked for. Nothing is fetched.
+    fingerprint: SHA-256 of the test split. Raises UserError (exit 3) if the images are not on this
+    machine, or are others.
     """
     from sfl.data.sources import load_dataset
 
@@ -56,5 +57,7 @@ def images_of(config: Config, fingerprint: str) -> TestImages:
     )
     if dataset.fingerprints["test"] != fingerprint:
         where = data.root if data.source == "folder" else data.source
-        raise UserError(f"{where}: holds other images than the runs were tested on", "", Exit.DATA)
+        raise UserError(
+            f"{where}: these are not the images that the runs were tested on", "", Exit.DATA
+        )
     return TestImages(dataset.test.images, dataset.test.labels, dataset.classes)

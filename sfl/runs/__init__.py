@@ -1,1 +1,1 @@
-"""Run directories: what one holds, all of them below a folder, what `sfl runs` lists of them."""
+"""Run directories: one of them, all of them in a folder, and what `sfl runs` says of each."""

@@ -1,7 +1,7 @@
-"""One run directory: what its files are called, reading them, writing the small ones.
+"""One run directory: the names of its files, reading them, writing the small ones, its lock.
 
-Reads and writes text files only, so that listing runs needs no torch. What a run directory holds
-is described in docs/run-directory.md. Knows nothing of training, nor of other runs.
+Reads and writes text files only, so that listing runs needs no torch. docs/run-directory.md
+describes the files. Knows nothing of training, nor of other runs.
 """
 
 import contextlib
@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 
 from sfl.config.yamlfile import YamlTree, parse
 from sfl.errors import PROGRAM, Exit, UserError
 from sfl.files import write_error, write_text
+from sfl.runs.records import Environment, Epoch, Provenance, Record, Result
+
+R = TypeVar("R", bound=Record)
 
 Status = Literal["running", "finished", "interrupted", "failed", "damaged"]
 
@@ -29,7 +32,7 @@ LAST, BEST, FAILURE, LOCK = "last.safetensors", "best.safetensors", "failure.txt
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory; its files are read when asked for."""
+    """One run directory. A file is read when its property is used."""
 
     path: Path
 
@@ -39,7 +42,7 @@ class Run:
 
     @cached_property
     def config_text(self) -> str:
-        """config.yaml as it stands."""
+        """The text of config.yaml; "" if there is none."""
         return self._read(CONFIG) or ""
 
     @cached_property
@@ -57,30 +60,41 @@ class Run:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """One object an epoch; [] before the first."""
-        return [self._object(METRICS, line) for line in (self._read(METRICS) or "").splitlines()]
+        """The lines, each checked as an `Epoch`, as plain values; [] before the first epoch.
+
+        Plain, because curves and tables ask for columns by name, and because a checkpoint and
+        `load_run(...).metrics` hold the same. Raises UserError (exit 4).
+        """
+        found = []
+        for number, line in enumerate((self._read(METRICS) or "").splitlines(), 1):
+            found.append(self._object(METRICS, line))
+            Epoch.check(found[-1], f"{self.path / METRICS}: line {number}")
+        return found
 
     @cached_property
-    def result(self) -> dict[str, Any] | None:
-        """result.json; None before the run has finished."""
-        return self._json(RESULT)
+    def result(self) -> Result | None:
+        """result.json; None before the run has finished. Raises UserError (exit 4)."""
+        return self.record(RESULT, Result)
 
     @property
-    def environment(self) -> dict[str, Any] | None:
-        """environment.json; None before training has begun."""
-        return self._json(ENVIRONMENT)
+    def environment(self) -> Environment | None:
+        """environment.json; None before training has begun. Raises UserError (exit 4)."""
+        return self.record(ENVIRONMENT, Environment)
 
     @property
-    def provenance(self) -> dict[str, str] | None:
-        """Source and fingerprints of the images that it is trained on; None: it doesn't say."""
-        return (self.result or self.environment or {}).get("data")
+    def provenance(self) -> Provenance | None:
+        """On which images it is trained; None if the run doesn't say."""
+        if self.result is not None:
+            return self.result.data
+        return self.environment.data if self.environment else None
 
-    def _json(self, name: str) -> dict[str, Any] | None:
+    def record(self, name: str, kind: type[R]) -> R | None:
+        """A JSON file as a record of a kind; None without the file. Raises UserError (exit 4)."""
         text = self._read(name)
-        return None if text is None else self._object(name, text)
+        return None if text is None else kind.check(self._object(name, text), str(self.path / name))
 
     def _read(self, name: str) -> str | None:
-        """A file's text; None where there is none. Raises UserError (exit 4)."""
+        """A file's text; None if there is no file. Raises UserError (exit 4)."""
         try:
             return (self.path / name).read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -90,22 +104,22 @@ class Run:
             raise UserError(f"{self.path / name}: can't be read: {reason}", "", Exit.RUN) from None
 
     def _object(self, name: str, text: str) -> dict[str, Any]:
-        """A JSON object of one of its files. Raises UserError (exit 4)."""
+        """The JSON object in a text. name: the file it is from. Raises UserError (exit 4)."""
         values = None
         with contextlib.suppress(ValueError, RecursionError):
-            values = json.loads(text, parse_constant=_refuse_constant)
+            values = json.loads(text)
         if not isinstance(values, dict):
             raise self.damaged(name)
         return values
 
     def damaged(self, name: str) -> UserError:
-        """What to raise for one of its files that doesn't say what it should."""
+        """The error for a file with the wrong content."""
         hint = f"put it back, or delete the run: {PROGRAM} runs rm {self.name}"
         return UserError(f"{self.path / name}: damaged", hint, Exit.RUN)
 
     @property
     def status(self) -> Status:
-        """running: it is locked; finished: has a result; failed: says why; else interrupted."""
+        """running: locked; finished: has result.json; failed: has failure.txt; else interrupted."""
         if self.is_locked():
             return "running"
         if (self.path / RESULT).exists():
@@ -114,17 +128,17 @@ class Run:
 
     @property
     def failure(self) -> str | None:
-        """Why training ended without a result, in a line; None: it didn't, or was only stopped."""
+        """Why training failed, in one line; None if it did not fail."""
         return self._read(FAILURE)
 
     @property
     def modified(self) -> float:
-        """When training last wrote something, in seconds since 1970; pictures of it don't count."""
+        """When one of its files was last written, in seconds since 1970; not those in folders."""
         return max((found.st_mtime for found in self._stats(self.path.glob("*"))), default=0.0)
 
     @property
     def bytes(self) -> int:
-        """Size of all its files, in folders of it too."""
+        """Size of all its files, including those in its folders."""
         return sum(found.st_size for found in self._stats(self.path.rglob("*")))
 
     @property
@@ -135,7 +149,7 @@ class Run:
 
     @staticmethod
     def _stats(paths: Iterator[Path]) -> list[os.stat_result]:
-        """Of the files among them; a running run's temporary ones may go while we look."""
+        """Of those paths that are files. Ignores files that a running run deletes meanwhile."""
         stats = []
         with contextlib.suppress(FileNotFoundError):
             for path in paths:
@@ -146,8 +160,10 @@ class Run:
         return stats
 
     def has_begun(self) -> bool:
-        """Whether there is anything in it that training has made."""
-        return bool(self.metrics) or (self.path / LAST).exists() or (self.path / BEST).exists()
+        """Whether training has written metrics or a checkpoint."""
+        return (
+            bool(self._read(METRICS)) or (self.path / LAST).exists() or (self.path / BEST).exists()
+        )
 
     def is_locked(self) -> bool:
         """Whether a process is training this run."""
@@ -159,7 +175,7 @@ class Run:
                 return False
         except Timeout:
             return True
-        except OSError:  # a folder that we may not write to: nobody trains there as us
+        except OSError:  # we may not write to the folder, so no process of ours trains there
             return False
 
     def write_metrics(self, metrics: list[dict[str, Any]]) -> None:
@@ -167,9 +183,10 @@ class Run:
         write_text(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in metrics))
 
     def write_failure(self, error: Exception) -> None:
-        """Says why training ended; nothing where that can't be written, a full disk perhaps.
+        """Writes into failure.txt why training failed. Ignores it if that can't be written.
 
-        Of what is no line for a user only its kind: its words may name paths, hosts and users.
+        Of an error that is no UserError only the type is written: its message may contain paths,
+        or names of hosts and users.
         """
         line = str(error) if isinstance(error, UserError) else type(error).__name__
         for path in (self.path.absolute(), self.path):
@@ -184,13 +201,13 @@ class Run:
 
 @contextlib.contextmanager
 def lock(run: Run) -> Iterator[None]:
-    """Holds the run for this process; refused (exit 4) while another one holds it.
+    """Locks the run for this process. Raises UserError (exit 4) if another process has locked it.
 
-    The lock's file goes when the run has finished: nobody will train it any more.
+    The lock file is deleted when the run has finished.
     """
     taken = FileLock(run.path / LOCK)
     try:
-        taken.acquire(timeout=1)  # a reader that asks for the status holds it for a moment
+        taken.acquire(timeout=1)  # asking for the status locks a run for a moment
     except Timeout:
         raise UserError(
             f"{run.path}: another process is training it", "wait, or stop that one", Exit.RUN
@@ -198,15 +215,12 @@ def lock(run: Run) -> Iterator[None]:
     except OSError as error:
         raise write_error(run.path / LOCK, error) from None
     try:
-        for pattern in (".*.tmp", ".tmp*"):  # of a process that was killed while it wrote: ours,
-            for left_over in run.path.glob(pattern):  # and safetensors'
+        # Temporary files of a process that was killed while it wrote: ours, and safetensors'.
+        for pattern in (".*.tmp", ".tmp*"):
+            for left_over in run.path.glob(pattern):
                 left_over.unlink(missing_ok=True)
         yield
     finally:
         if (run.path / RESULT).exists():
             (run.path / LOCK).unlink(missing_ok=True)
         taken.release()
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")

@@ -1,4 +1,4 @@
-"""All run directories below a folder: name one, make it exclusively, find them, list them, delete.
+"""All run directories in a folder: making one, finding and listing them, deleting one.
 
 Knows nothing of training.
 """
@@ -14,9 +14,9 @@ from sfl.runs.directory import BEST, CONFIG, ENVIRONMENT, LOCK, RESULT, Run, loc
 
 
 def create(root: Path, name: str, *, exact: bool = False) -> Run:
-    """A new, empty run directory: `name`, or `name-2`, `name-3`… where it is taken.
+    """Makes an empty run directory: `name`, or `name-2`, `name-3`… if that is taken.
 
-    exact: a name given by hand; one that exists is refused (exit 4).
+    exact: if True, UserError (exit 4) if the name is taken.
     """
     for attempt in range(1, 1_000_000):
         path = root / (name if attempt == 1 else f"{name}-{attempt}")
@@ -34,7 +34,7 @@ def create(root: Path, name: str, *, exact: bool = False) -> Run:
 
 
 def check_new(root: Path, name: str) -> None:
-    """Raises UserError for a name given by hand that is taken (exit 4) or none (exit 2)."""
+    """Raises UserError for a name that is taken (exit 4) or not allowed (exit 2)."""
     odd = not name.isprintable() or name.startswith((".", "-")) or len(os.fsencode(name)) > 200
     if not name or odd or Path(name).name != name:
         raise UserError(f"--name {name[:80]!r}: expected a name, not a path; up to 200 letters")
@@ -44,12 +44,12 @@ def check_new(root: Path, name: str) -> None:
 
 
 def check_root(root: Path) -> None:
-    """Raises UserError (exit 4) where no run can be made below `root`, before minutes of work."""
+    """Raises UserError (exit 4) if no run can be made in `root`."""
     check_folder(root, "--runs")
 
 
 def list_runs(root: Path) -> list[Run]:
-    """All run directories, the last written last. Raises UserError (exit 4): can't be read."""
+    """All run directories in `root`, oldest first. Raises UserError (exit 4): can't be read."""
     try:
         paths = list(root.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -60,12 +60,12 @@ def list_runs(root: Path) -> list[Run]:
 
 
 def search(root: Path, name: str) -> Run | None:
-    """The run of that name below `root`, or at that path; None where there is no such run."""
+    """The run of that name in `root`, or at that path; None if there is no such run."""
     return next((Run(path) for path in (root / name, Path(name)) if _is_run(path)), None)
 
 
 def find(root: Path, name: str) -> Run:
-    """As `search`, but raises UserError (exit 4) where there is no such run."""
+    """As `search`, but raises UserError (exit 4) if there is no such run."""
     if run := search(root, name):
         return run
     names = [run.name for run in list_runs(root)][-8:]
@@ -74,9 +74,9 @@ def find(root: Path, name: str) -> Run:
 
 
 def find_weights(root: Path, name: str | None) -> Path:
-    """The trained weights of a run, or the file itself; without a name, of the newest finished run.
+    """The path of a run's trained weights. Raises UserError (exit 4) if there are none.
 
-    Raises UserError (exit 4).
+    name: a run, or a file of weights; None: the newest finished run.
     """
     if name is not None and os.path.isfile(name):
         return Path(name)
@@ -91,13 +91,13 @@ def find_weights(root: Path, name: str | None) -> Path:
 
 
 def _is_run(path: Path) -> bool:
-    """A config.yaml alone doesn't make one: other programs have such files, and we delete runs."""
+    """A config.yaml alone is no run: other programs have such files, and we delete runs."""
     there = [name for name in (CONFIG, ENVIRONMENT, LOCK) if os.path.isfile(path / name)]
     return CONFIG in there and len(there) > 1
 
 
 def newest_finished(root: Path) -> Run:
-    """Raises UserError (exit 4) where no run has finished."""
+    """The run whose result is the newest. Raises UserError (exit 4) if no run has finished."""
     finished = [run for run in list_runs(root) if (run.path / RESULT).exists()]
     if not finished:
         hint = f"train one: {PROGRAM} train --config configs/quickstart.yaml"
@@ -106,7 +106,7 @@ def newest_finished(root: Path) -> Run:
 
 
 def remove(run: Run) -> None:
-    """Deletes a run directory; refused (exit 4) while it is being trained."""
+    """Deletes a run directory. Raises UserError (exit 4) while it is being trained."""
     try:
         with lock(run):
             shutil.rmtree(run.path)
@@ -116,7 +116,7 @@ def remove(run: Run) -> None:
 
 
 def run_name(name: str | Path, config: Config) -> str:
-    """`<config>-s<seed>`; a config in a folder of ours carries the folder's name."""
+    """notebook/spatial, seed 0 → notebook-spatial-s0. Of an absolute path only the last part."""
     path = Path(name)
     stem = path.with_suffix("") if path.suffix in (".yaml", ".yml") else path
     folders = [part for part in stem.parts[:-1] if part not in ("configs", "..")]
@@ -125,7 +125,7 @@ def run_name(name: str | Path, config: Config) -> str:
 
 
 def data_root_option(config: Config) -> list[str]:
-    """What a later command on this run needs besides its name: no run keeps an absolute path."""
+    """`--set data.root=…` if a later command on this run needs it: runs keep no absolute path."""
     data = config.data
     elsewhere = data.source != "shapes" and Path(data.root).is_absolute()
     return ["--set", f"data.root={data.root}"] if elsewhere else []

@@ -54,10 +54,9 @@ class Recorder:
         _, most = disk_bytes(setup.summary, setup.config.optimizer, setup.config.train.keep)
         check_space(run.path, most - run.checkpoint_bytes)
         now = environment(setup.device, setup.precision)
-        first = run.environment or now | {"data": setup.dataset.provenance()}
+        kept = run.environment
+        first = kept.to_json() if kept else now | {"data": setup.dataset.provenance()}
         resumed = first.get("resumed", [])
-        if not isinstance(resumed, list):
-            raise run.damaged(ENVIRONMENT)
         if any(first.get(key) != value for key, value in now.items()):
             first = {**first, "resumed": [*resumed, now]}
         for name in (RESULT, PREDICTIONS, LABELS, FAILURE):

@@ -9,7 +9,7 @@ from sfl.config.schema import MAY_CHANGE, Config
 from sfl.errors import PROGRAM, Exit, UserError
 from sfl.learning.learner import Learner
 from sfl.progress import say
-from sfl.runs.directory import BEST, CONFIG, ENVIRONMENT, LAST, RESULT, Run
+from sfl.runs.directory import BEST, CONFIG, LAST, Run
 from sfl.training.checkpoint import Checkpoint, check_weights, read_checkpoint
 from sfl.training.epoch import EpochSoFar, Metrics
 from sfl.training.setup import Setup
@@ -36,10 +36,7 @@ def check_resumable(run: Run, config: Config) -> str | None:
     _refuse_finished(run, config)
     if (run.path / LAST).exists():
         _refuse_other_settings(config, read_checkpoint(run.path / LAST, with_tensors=False))
-    precision = (run.environment or {}).get("precision")
-    if precision not in (None, "float32", "bfloat16"):
-        raise run.damaged(ENVIRONMENT)
-    return precision
+    return run.environment.precision if run.environment else None
 
 
 def last_checkpoint(setup: Setup, run: Run) -> Checkpoint | None:
@@ -101,10 +98,7 @@ def _refuse_finished(run: Run, config: Config) -> None:
     """A finished run goes on only with more epochs, from its last checkpoint."""
     if run.result is None:
         return
-    done = run.result.get("epochs")
-    if type(done) is not int:
-        raise run.damaged(RESULT)
-    if config.train.epochs <= done:
+    if config.train.epochs <= run.result.epochs:
         hint = f"see it with: {PROGRAM} evaluate {run.path}; more epochs: --set train.epochs=N"
         raise UserError(f"{run.path}: has finished", hint, Exit.RUN)
     if not (run.path / LAST).exists():

@@ -60,7 +60,7 @@ def outcome(
         (
             typer.Abort(),
             130,
-            "error: stopped, nothing was done (--yes doesn't ask)\n",
+            "error: stopped, nothing was done (--yes answers the question)\n",
         ),
         (
             ValueError("two\nlines"),

@@ -192,9 +192,16 @@ BAD = [
     Bad("compare what is not there", "compare conv spatial --no-train", 4, "conv-s0, spatial-s0"),
     Bad("show nothing", "show none", 2, "none: no such config"),
     Bad("resume an unknown run", "train --resume none", 4, "none: no such run in checkpoints"),
-    Bad("resume with a name", "train --resume a --name b", 2, "--resume goes with --set alone"),
+    Bad(
+        "resume with a name", "train --resume a --name b", 2, "--resume can be used with --set only"
+    ),
     Bad("delete an unknown run", "runs rm none --yes", 4, "none: no such run in checkpoints"),
-    Bad("watch into a file", "runs --watch", 2, "--watch is for a terminal, without --json (leave"),
+    Bad(
+        "watch into a file",
+        "runs --watch",
+        2,
+        "--watch needs a terminal and can't be used with --json (leave",
+    ),
     Bad("delete nothing", "runs rm", 2, "Missing argument 'RUN'. (sfl runs rm --help shows what"),
     Bad("a name with a path", "train --config tiny.yaml --name a/b", 2, "--name 'a/b': expected"),
     Bad("a long name", f"train --config tiny.yaml --name {'n' * 300}", 2, "up to 200 letters"),
@@ -643,7 +650,7 @@ def test_runs_rm_asks_and_takes_no_for_an_answer(sfl: Sfl, three: Path, answer: 
     done = sfl("runs", "rm", "a", stdin=answer)
     assert done.returncode == 130
     assert "checkpoints/a  finished" in done.stderr and "Delete 1 run? [y/N]" in done.stderr
-    assert done.stderr.endswith("error: stopped, nothing was done (--yes doesn't ask)\n")
+    assert done.stderr.endswith("error: stopped, nothing was done (--yes answers the question)\n")
     assert sorted(os.listdir(three)) == ["a", "b", "c"]
 
 

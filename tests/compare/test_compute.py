@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sfl.compare.compute import compare
-from sfl.compare.results import Group, read_result
+from sfl.compare.model import ComparedModel
+from sfl.compare.results import read_result
 from sfl.config.load import from_text
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
@@ -20,13 +21,14 @@ def config(model: str = "{name: SimpleModel}") -> Config:
     return from_text(f"model: {model}\n", "c.yaml")
 
 
-def group(name: str, paths: list[Path], model: str = "{name: SimpleModel}") -> Group:
-    return Group(name, config(model), [read_result(Run(path)) for path in paths])
+def group(name: str, paths: list[Path], model: str = "{name: SimpleModel}") -> ComparedModel:
+    results = [read_result(Run(path)) for path in paths]
+    return ComparedModel(name, config(model), results=results)
 
 
 def log(path: Path, *lines: dict[str, Any]) -> Path:
-    common = {"train_loss": 1.0, "train_accuracy": 0.5, "seconds": 2.0}
-    Run(path).write_metrics([{"epoch": n, **common, **line} for n, line in enumerate(lines, 1)])
+    (common,) = Run(path).metrics
+    Run(path).write_metrics([{**common, "epoch": n, **line} for n, line in enumerate(lines, 1)])
     return path
 
 
@@ -107,8 +109,8 @@ def test_images_that_only_one_gets_are_counted_over_pairs_of_runs(
     assert difference.interval == difference.welch.interval
 
 
-TWINS = "not twins: other graphs"
-SEED = "one seed says little"
+TWINS = "not twins: their graphs differ"
+SEED = "the interval of a model with one run covers the test images only"
 
 
 @pytest.mark.parametrize(
@@ -147,9 +149,9 @@ def test_with_several_seeds_it_says_which_interval_covers_them(
     found = [made_run(tmp_path / str(a), accuracy=a) for a in (0.5, 0.6)]
     twin = "{name: SimpleModel, layer: conv}"
     (remark,) = compare([group("a", found), group("b", found, twin)]).remarks
-    assert "Welch's interval is the one that covers seeds" in remark
+    assert "Welch's interval covers the seeds" in remark
     mixed = compare([group("a", found), group("b", found[:1], twin)]).remarks
-    assert [remark.split(":")[0] for remark in mixed] == [SEED]  # no Welch there
+    assert [remark.partition(":")[0] for remark in mixed] == [SEED]  # no Welch there
 
 
 def test_runs_that_do_not_differ_have_no_interval(tmp_path: Path, made_run: MadeRun) -> None:
@@ -157,7 +159,7 @@ def test_runs_that_do_not_differ_have_no_interval(tmp_path: Path, made_run: Made
     found = compare([group("a", same), group("b", same, "{name: SimpleModel, layer: conv}")])
     assert found.models[0].accuracy_interval is None
     assert found.remarks == [
-        "the runs of a model don't differ: that says nothing about other seeds"
+        "all runs of a model have the same accuracy: that says nothing about other seeds"
     ]
 
 
@@ -165,7 +167,7 @@ def test_of_several_models_it_says_which_are_no_twins(tmp_path: Path, made_run: 
     run = [made_run(tmp_path / "a")]
     twin, other = "{name: SimpleModel, layer: conv}", "{name: SpatialDenseNet}"
     remarks = compare([group("a", run), group("b", run, twin), group("c", run, other)]).remarks
-    assert remarks[0] == "a and c: not twins: other graphs"
+    assert remarks[0] == "a and c: not twins: their graphs differ"
     assert [r for r in remarks if "twins" in r] == remarks[:1]
     assert "p-values are not corrected for multiple comparisons" in remarks
 
@@ -175,19 +177,52 @@ def test_times_that_vary_are_remarked(tmp_path: Path, made_run: MadeRun) -> None
     twin = "{name: SimpleModel, layer: conv}"
     found = compare([group("a", runs), group("b", runs, twin)])
     assert found.models[0].seconds_each == [2.0, 2.3]
-    assert found.remarks[-1] == "training times of one model's runs differ by over 10 %"
+    assert found.remarks[-1] == "training times of one model's runs differ by more than 10 %"
 
 
 def test_other_machines_are_remarked(tmp_path: Path, made_run: MadeRun) -> None:
-    one, other = made_run(tmp_path / "one"), made_run(tmp_path / "other")
-    same = {"device": "A", "threads": 2, "precision": "bfloat16"}
-    Run(one).write_json("environment.json", same)
-    Run(other).write_json("environment.json", same | {"device": "B", "precision": "float32"})
+    one = made_run(tmp_path / "one", environment={"device": "A", "precision": "bfloat16"})
+    other = made_run(tmp_path / "other", environment={"device": "B"})
     remarks = compare([group("a", [one]), group("b", [other])]).remarks
     assert remarks[-2:] == [
         "not the same device: A, B",
         "not the same precision: bfloat16, float32",
     ]
+
+
+CONV, DENSE = "{name: SimpleModel, layer: conv}", "{name: SimpleModel, storage: dense}"
+
+
+@pytest.mark.parametrize(
+    ("precision", "compiled", "other", "said"),
+    [
+        ("bfloat16", True, CONV, True),
+        ("bfloat16", True, DENSE, False),  # dense storage follows autocast, too
+        ("bfloat16", True, "{name: SpatialDenseNet}", False),  # both local
+        ("bfloat16", False, CONV, False),  # a GPU, or plain PyTorch
+        ("bfloat16", None, CONV, False),  # of a version that didn't say
+        ("float32", True, CONV, False),
+    ],
+)
+def test_local_layers_in_float32_beside_convolutions_in_bfloat16_are_remarked(
+    tmp_path: Path,
+    made_run: MadeRun,
+    precision: str,
+    compiled: bool | None,
+    other: str,
+    said: bool,
+) -> None:
+    environment = {"precision": precision, "compiled_kernel": compiled}
+    local, conv = (made_run(tmp_path / name, environment=environment) for name in ("a", "b"))
+    for models in (
+        [group("mine", [local]), group("its", [conv], other)],
+        [group("its", [conv], other), group("mine", [local])],
+    ):
+        remarks = [line for line in compare(models).remarks if "numerics" in line]
+        assert remarks == said * [
+            "not the same numerics: with precision bfloat16 the local layers of mine computed in "
+            "float32, the convolutions of its in bfloat16"
+        ]
 
 
 # --- in plain words

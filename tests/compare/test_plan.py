@@ -1,5 +1,6 @@
 """Which runs a comparison takes, what it trains, what it leaves out. Training has a stand-in."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -7,23 +8,26 @@ from typing import Any
 
 import pytest
 
-from sfl.compare.plan import Experiment, plan, results
-from sfl.compare.train_missing import complete
+from sfl.compare.model import ComparedModel
+from sfl.compare.plan import plan
+from sfl.compare.results import read_results
+from sfl.compare.train_missing import train_missing
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.runs import store
 from sfl.runs.directory import Run, lock
+from tests.conftest import ENVIRONMENT
 from tests.stand_ins import Images, MadeRun, configs, images, made, trained
 
 
-def finished_names(found: list[Experiment]) -> list[list[str]]:
+def finished_names(found: list[ComparedModel]) -> list[list[str]]:
     """In the order of the seeds."""
-    every = [[run for _, run in sorted(experiment.runs.items())] for experiment in found]
+    every = [[run for _, run in sorted(model.runs.items())] for model in found]
     return [[Run(run.path).name for run in each if run.status == "finished"] for each in every]
 
 
-def missing_seeds(found: list[Experiment]) -> list[list[int]]:
-    return [[config.train.seed for config in experiment.missing] for experiment in found]
+def missing_seeds(found: list[ComparedModel]) -> list[list[int]]:
+    return [[job.config.train.seed for job in model.missing] for model in found]
 
 
 def test_without_seeds_all_finished_runs_of_that_config_count(
@@ -64,8 +68,7 @@ def test_a_folder_makes_another_experiment_if_it_holds_other_images(
     """Its name says nothing: a run on some images must never pass for one on others."""
     run = made(made_run, runs_dir / "a", "one", "data.source=folder", "data.root=elsewhere")
     overrides = ["data.source=folder", "data.root=here"]
-    finished = Run(run.path).result
-    assert finished is not None
+    finished = json.loads((run.path / "result.json").read_text())
     for train, expected in (("here", ["a"]), ("there", [])):
         data = {"source": "folder", "train": train, "test": "t"}
         run.write_json("result.json", finished | {"data": data})
@@ -106,7 +109,7 @@ def test_a_storage_is_passed_over_by_a_conv_layer(
     assert (one.config.model.storage, two.config.model.storage) == ("dense", None)
     assert one.config.train.epochs == two.config.train.epochs == 7
     assert capsys.readouterr().err == (
-        "two: --set model.storage=dense passed over: a conv layer has no storage\n"
+        "two: --set model.storage=dense is ignored: a conv layer has no storage\n"
     )
 
 
@@ -125,7 +128,7 @@ def test_what_is_missing_is_trained_after_saying_so(
 ) -> None:
     made(made_run, runs_dir / "mine", "one")
     found = plan(["one", "two"], [], 2, runs_dir)
-    complete(found, runs_dir)
+    train_missing(found, runs_dir)
     assert [name for name, _ in trained] == ["one-s1", "two-s0", "two-s1"]
     assert [config.train.seed for _, config in trained] == [1, 0, 1]
     assert [config.model.layer for _, config in trained] == ["spatial", "conv", "conv"]
@@ -141,7 +144,7 @@ def test_nothing_is_said_where_nothing_is_missing(
 ) -> None:
     for name in ("one", "two"):
         made(made_run, runs_dir / name, name)
-    complete(plan(["one", "two"], [], None, runs_dir), runs_dir, training=False)
+    train_missing(plan(["one", "two"], [], None, runs_dir), runs_dir, training=False)
     assert capsys.readouterr().err == ""
 
 
@@ -149,7 +152,7 @@ def test_without_training_what_is_missing_is_refused(
     configs: Path, runs_dir: Path, trained: list[tuple[str, Config]]
 ) -> None:
     with pytest.raises(UserError) as caught:
-        complete(plan(["one", "two"], [], None, runs_dir), runs_dir, training=False)
+        train_missing(plan(["one", "two"], [], None, runs_dir), runs_dir, training=False)
     assert caught.value.exit_code is Exit.RUN
     assert str(caught.value) == (
         f"{runs_dir}: no finished run of one-s0, two-s0 with these settings "
@@ -158,16 +161,29 @@ def test_without_training_what_is_missing_is_refused(
     assert trained == []
 
 
+def test_the_nearest_run_is_named_with_the_settings_in_which_it_differs(
+    configs: Path, runs_dir: Path, made_run: MadeRun
+) -> None:
+    made(made_run, runs_dir / "one-s0", "one")
+    made(made_run, runs_dir / "near", "two", "train.epochs=9")
+    with pytest.raises(UserError) as caught:
+        train_missing(plan(["one", "two"], [], 2, runs_dir), runs_dir, training=False)
+    assert "of one-s1, two-s0, two-s1 with these settings (one-s0 differs in" not in str(
+        caught.value
+    )
+    assert "near differs in train.epochs; without --no-train" in str(caught.value)
+
+
 def test_an_interrupted_run_is_gone_on_with_on_this_machines_terms(
     configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
 ) -> None:
     """Its name, but the device and the data root of now; whatever characters that has."""
     run = made(made_run, runs_dir / "begun", "one", "data.source=folder", finished=False)
     data = {"source": "folder", "train": "a: #b", "test": "t"}
-    run.write_json("environment.json", {"data": data})
+    run.write_json("environment.json", {**ENVIRONMENT, "data": data})
     overrides = ["data.source=folder", "data.root='a: #b'", "train.keep=weights"]
     found = plan(["one", "two"], overrides, None, runs_dir)
-    complete(found, runs_dir)
+    train_missing(found, runs_dir)
     (name, config), (other, _) = trained
     assert (name, other) == ("begun", "two-s0")
     assert (config.data.root, config.train.keep) == ("a: #b", "weights")
@@ -180,7 +196,7 @@ def test_a_run_that_is_being_trained_is_refused_before_anything_is_trained(
     run = made(made_run, runs_dir / "busy", "two", finished=False)
     found = plan(["one", "two"], [], None, runs_dir)
     with lock(run), pytest.raises(UserError) as caught:
-        complete(found, runs_dir)
+        train_missing(found, runs_dir)
     assert str(caught.value) == f"{run.path}: is being trained now (wait for it)"
     assert caught.value.exit_code is Exit.RUN
     assert trained == []
@@ -211,7 +227,7 @@ def test_what_cannot_be_trained_is_refused_before_the_others_are(
     text = (configs / "two.yaml").read_text().replace(", device: cpu", "")
     (configs / "two.yaml").write_text(text.replace(f"{section}: {{", f"{section}: {{{setting}, "))
     with pytest.raises(UserError, match=words):
-        complete(plan(["one", "two"], [], None, runs_dir), runs_dir)
+        train_missing(plan(["one", "two"], [], None, runs_dir), runs_dir)
     assert not runs_dir.exists()
 
 
@@ -231,11 +247,11 @@ def test_runs_and_configs_mixed_are_grouped_by_experiment(
     elsewhere = made(made_run, configs / "there" / "two-s4", "two", "train.seed=4").path
     names = ["three-s1", str(elsewhere), "one", str(runs_dir / "three-s0")]
     found = plan(names, [], None, runs_dir)
-    assert [experiment.name for experiment in found] == ["three", "two", "one"]
+    assert [model.name for model in found] == ["three", "two", "one"]
     assert finished_names(found) == [["three-s0", "three-s1"], ["two-s4"], ["one-s0", "one-s1"]]
     assert missing_seeds(found) == [[], [], []]
-    groups = results(found, [])
-    assert [one.run.name for one in groups[0].results] == ["three-s0", "three-s1"]  # by seed
+    read_results(found)
+    assert [one.run.name for one in found[0].results] == ["three-s0", "three-s1"]  # by seed
 
 
 def test_a_run_of_a_config_that_is_named_too_is_one_of_its_runs(
@@ -246,7 +262,7 @@ def test_a_run_of_a_config_that_is_named_too_is_one_of_its_runs(
     made(made_run, runs_dir / "two-s0", "two")
     for names in (["one", str(odd), "two"], [str(odd), "one", "two"]):
         found = plan(names, [], None, runs_dir)
-        assert [experiment.name for experiment in found] == ["one", "two"]
+        assert [model.name for model in found] == ["one", "two"]
         assert sorted(finished_names(found)[0]) == ["odd", "one-s0"]
 
 
@@ -275,12 +291,10 @@ def test_settings_of_a_run_stay_but_where_its_images_are_can_be_said(
     made(made_run, runs_dir / "two-s0", "two")
     overrides = ["data.root=/there", "train.epochs=7"]
     found = plan(["one-s0", "two-s0"], overrides, None, runs_dir)
-    assert {experiment.config.data.root for experiment in found} == {"/there"}
-    assert {experiment.config.train.epochs for experiment in found} == {2}
+    assert {model.config.data.root for model in found} == {"/there"}
+    assert {model.config.train.epochs for model in found} == {2}
     said = capsys.readouterr().err
-    assert (
-        f"{runs_dir / 'one-s0'}: --set train.epochs=7 passed over: a run has been trained" in said
-    )
+    assert f"{runs_dir / 'one-s0'}: --set train.epochs=7 is ignored: the run was trained" in said
 
 
 def test_unfinished_runs_are_named_and_left_out(
@@ -290,11 +304,12 @@ def test_unfinished_runs_are_named_and_left_out(
         made(made_run, runs_dir / f"one-s{seed}", "one", f"train.seed={seed}", finished=not seed)
     made(made_run, runs_dir / "two-s0", "two")
     for names in (["one", "two"], ["one-s0", "one-s1", "two-s0"]):
-        groups = results(plan(names, [], None, runs_dir), [])
-        assert [one.run.name for one in groups[0].results] == ["one-s0"]
+        found = plan(names, [], None, runs_dir)
+        read_results(found)
+        assert [one.run.name for one in found[0].results] == ["one-s0"]
         assert capsys.readouterr().err == (
-            f"{runs_dir / 'one-s1'}: has not finished (1 of 2 epochs), left out; "
-            "--unfinished takes it in\n"
+            f"{runs_dir / 'one-s1'}: not finished (1 of 2 epochs); left out "
+            "(--unfinished includes it)\n"
         )
 
 
@@ -304,7 +319,7 @@ def test_a_model_whose_runs_have_all_not_finished_is_refused(
     made(made_run, runs_dir / "one-s0", "one", finished=False)
     made(made_run, runs_dir / "two-s0", "two")
     with pytest.raises(UserError, match=r"^one: no run has finished \(go on with it: ") as caught:
-        results(plan(["one-s0", "two"], [], None, runs_dir), [])
+        read_results(plan(["one-s0", "two"], [], None, runs_dir))
     assert caught.value.exit_code is Exit.RUN
 
 
@@ -321,7 +336,7 @@ def test_two_runs_of_one_seed_are_no_two_draws(
         found = plan(names, [], None, runs_dir)
         assert finished_names(found) == [["one-s0-2"], ["two-s0"]]
         assert capsys.readouterr().err == (
-            f"{first} left out: a run of the same seed as {runs_dir / 'one-s0-2'}\n"
+            f"{first} is left out: {runs_dir / 'one-s0-2'} has the same seed\n"
         )
     assert finished_names(plan(["one-s0", "one-s0", "two"], [], None, runs_dir))[0] == ["one-s0"]
     assert capsys.readouterr().err == ""
@@ -358,9 +373,10 @@ def test_a_named_run_that_was_stopped_is_gone_on_with_where_its_config_is_named_
     elsewhere = made(made_run, configs / "there" / "odd", "one", finished=False).path
     made(made_run, runs_dir / "two-s0", "two")
     found = plan([str(elsewhere), "one", "two"], [], None, runs_dir)
-    complete(found, runs_dir)
+    train_missing(found, runs_dir)
     assert [name for name, _ in trained] == ["odd"]
-    assert [one.run.name for one in results(found, [])[0].results] == ["odd"]
+    read_results(found)
+    assert [one.run.name for one in found[0].results] == ["odd"]
     assert "left out" not in capsys.readouterr().err
 
 

@@ -83,8 +83,11 @@ def test_all_outputs_say_the_same(sfl: Sfl, made: list[str], tmp_path: Path) -> 
     assert text["sd, points"] == ["3.54", "3.54"]  # 0.05 / √2
     assert text["95 % interval"] == ["40.73 % to 100.00 %", "20.73 % to 84.27 %"]  # ± 12.706 · 2.5
     assert text["loss"] == ["1.734", "1.734"]
-    assert text["images only it gets"] == ["–", "0"] and text["runs (seeds)"][0] == "2 (0, 1)"
-    assert text["difference, points"] == ["–", "−20.00"]
+    assert (
+        text["images that only this model gets right"] == ["–", "0"]
+        and text["runs (seeds)"][0] == "2 (0, 1)"
+    )
+    assert text["difference from the first, points"] == ["–", "−20.00"]
     assert text["trainable weights"] == ["1,376,246", "1,376,247"]
     assert text["training time"] == ["3.7 s", "8.2 s"]
     assert [m["accuracy"] for m in values["models"]] == pytest.approx([0.725, 0.525])
@@ -183,7 +186,7 @@ def test_the_page_needs_nothing_else(sfl: Sfl, made: list[str], tmp_path: Path) 
 
 def test_pictures_are_whole_and_the_same_again(sfl: Sfl, made: list[str], tmp_path: Path) -> None:
     done = sfl("compare", *made, "--out", "report")
-    assert "no pictures of single images: shapes: holds other images" in done.stderr
+    assert "no pictures of single images: shapes: these are not the images" in done.stderr
     folder = tmp_path / "report"
     names = {path.stem for path in folder.glob("*.svg")}
     assert names == {
@@ -223,11 +226,11 @@ def the_error(done: "CompletedProcess[str]") -> str:
 @pytest.mark.parametrize(
     ("more", "code", "words"),
     [
-        (["--json", "--csv"], 2, "--json, --csv and --markdown: one of them"),
+        (["--json", "--csv"], 2, "--json, --csv and --markdown: only one of them"),
         (
             ["--target", "0.5"],
             2,
-            "--target: not all models log accuracies of one kind; conv has data.",
+            "--target: not all models log accuracy on the same images; conv has data.",
         ),
         (["--target", "2"], 2, "Invalid value for '--target'"),
         (["--seeds", "0"], 2, "Invalid value for '--seeds'"),
@@ -253,7 +256,8 @@ def test_without_matplotlib_the_tables_still_work(
     done = sfl("compare", *made, "--out", "report")
     assert (done.returncode, done.stdout) == (0, expected)
     assert (
-        "no pictures: matplotlib is not there (install it: pip install 'sfl[plots]')" in done.stderr
+        "no pictures: matplotlib is not installed (install it: pip install 'sfl[plots]')"
+        in done.stderr
     )
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "report.html", "report.md", "comparison.json", "comparison.csv",
@@ -295,7 +299,7 @@ def test_an_unfinished_run_is_tested_as_it_stands_if_asked_for(
     assert done.returncode == 4 and "tiny: no run has finished" in the_error(done)
     done = sfl(*arguments, "--unfinished")
     assert done.returncode == 0, done.stderr
-    assert "has not finished (1 of 1 epochs), tested as it stands" in done.stderr
+    assert "not finished (1 of 1 epochs); tested as it is" in done.stderr
     compared = json.loads(done.stdout)
     assert compared["models"][0]["accuracy"] == result["accuracy"]
     assert compared["models"][0]["unfinished"] == ["tiny-s0"]
@@ -313,18 +317,20 @@ def test_each_picture_shows_what_it_says(made: list[str], tmp_path: Path) -> Non
     """Drawn into figures, whose axes are looked into."""
     from matplotlib.figure import Figure
 
-    from sfl.compare.compute import compare as compare_groups
+    from sfl.compare.compute import compare as compare_models
     from sfl.compare.figures import pictures
-    from sfl.compare.plan import plan, results
+    from sfl.compare.plan import plan
+    from sfl.compare.results import read_results
     from sfl.plots.test_images import TestImages
 
     names = ["conv-s0", "a b|c-s0", "conv-s1", "a b|c-s1"]
-    groups = results(plan(names, [], None, tmp_path / "runs", training=False), [])
+    models = plan(names, [], None, tmp_path / "runs", training=False)
+    read_results(models)
     pixels = torch.arange(40 * 3 * 4 * 4).remainder(256).to(torch.uint8).view(40, 3, 4, 4)
-    labels = torch.from_numpy(groups[0].results[0].labels)
+    labels = torch.from_numpy(models[0].results[0].labels)
     images = TestImages(pixels, labels, ("disk", "ring"))
     drawn = {}
-    for picture in pictures(compare_groups(groups), groups, images):
+    for picture in pictures(compare_models(models), models, images):
         drawn[picture.name] = figure = Figure()
         picture.draw(figure)
     (axes,) = drawn["loss"].axes

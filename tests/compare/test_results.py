@@ -1,5 +1,6 @@
 """What is odd in a run's result is said in a line."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,9 +29,9 @@ def test_a_whole_one(tmp_path: Path, made_run: MadeRun) -> None:
 
 def test_a_result_that_lacks_something_is_named(tmp_path: Path, made_run: MadeRun) -> None:
     path = made_run(tmp_path / "a")
-    (path / "result.json").write_text('{"model": "SimpleModel", "accuracy": 0.5}')
+    (path / "result.json").write_text('{"run": "a", "model": "SimpleModel", "accuracy": 0.5}')
     assert refusal(path).startswith(
-        f"{path / 'result.json'}: lacks, or is odd in, accuracy_interval, loss, n, "
+        f"{path / 'result.json'}: missing or wrong: accuracy_interval, loss, n, "
     )
 
 
@@ -52,10 +53,11 @@ def test_a_result_of_wrong_types_is_named(
 ) -> None:
     path = made_run(tmp_path / "a", right=[True, False])
     run = Run(path)
-    run.write_json("result.json", run.result | wrong if run.result else {})
+    values = json.loads((path / "result.json").read_text())
+    run.write_json("result.json", values | wrong)
     assert refusal(path) == (
-        f"{path / 'result.json'}: lacks, or is odd in, {named} (written by another version of sfl? "
-        "a can be trained again)"
+        f"{path / 'result.json'}: missing or wrong: {named} "
+        "(perhaps another version of sfl wrote it; the run can be trained again)"
     )
 
 
@@ -69,7 +71,7 @@ def test_a_run_that_has_not_finished_is_refused(tmp_path: Path, made_run: MadeRu
 def test_a_run_without_predictions_is_refused(tmp_path: Path, made_run: MadeRun, name: str) -> None:
     path = made_run(tmp_path / "a")
     (path / name).unlink()
-    assert refusal(path).startswith(f"{path / name}: there is none (a comparison needs its answers")
+    assert refusal(path).startswith(f"{path / name}: not found (a comparison needs the answer")
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.plots.filters import (
     Filters,
     activations,
-    by_distance,
-    filters,
-    layers,
-    outputs,
+    conv_layers,
+    layer_outputs,
+    read_filters,
     receptive_fields,
     similarity,
+    similarity_by_distance,
 )
 
 
@@ -55,7 +55,7 @@ def test_similarity_by_distance() -> None:
     weight = torch.zeros(1, 5, 1, 1, 1, 2)
     weight[0, ::2, ..., 0] = 1
     weight[0, 1::2, ..., 1] = 3
-    found = by_distance(Filters("a", weight, (1, 5)))
+    found = similarity_by_distance(Filters("a", weight, (1, 5)))
     assert found.distances == [1, 2, 3, 4]
     assert found.means == pytest.approx([0, 1, 0, 1], abs=1e-6)
     # Four, three, two pairs and one of K = 2.
@@ -64,18 +64,20 @@ def test_similarity_by_distance() -> None:
 
 def test_independent_filters_are_alike_by_chance_alone() -> None:
     layer = SpatialFeatureLayer((3, 12, 12), 8, 3)
-    found = by_distance(filters("a", layer, (10, 10)))
+    found = similarity_by_distance(read_filters("a", layer, (10, 10)))
     assert all(
         abs(mean) < 2.5 * chance for mean, chance in zip(found.means, found.by_chance, strict=True)
     )
 
 
 def test_shared_filters_are_one() -> None:
-    found = filters("a", nn.Conv2d(3, 4, 3), (6, 7))
+    found = read_filters("a", nn.Conv2d(3, 4, 3), (6, 7))
     assert found.is_shared and found.weight.shape == (1, 1, 4, 3, 3, 3)
     assert similarity(found).shape == (11, 13) and bool((similarity(found) == 1).all())
-    assert set(by_distance(found).means) == {1.0} and set(by_distance(found).by_chance) == {0.0}
-    same = filters("b", SpatialFeatureLayer.from_conv(nn.Conv2d(3, 4, 3), (3, 8, 8)), (6, 6))
+    assert set(similarity_by_distance(found).means) == {1.0} and set(
+        similarity_by_distance(found).by_chance
+    ) == {0.0}
+    same = read_filters("b", SpatialFeatureLayer.from_conv(nn.Conv2d(3, 4, 3), (3, 8, 8)), (6, 6))
     assert not same.is_shared
     assert similarity(same).min() > 1 - 1e-5
 
@@ -83,7 +85,7 @@ def test_shared_filters_are_one() -> None:
 def test_filters_of_dense_storage_are_those_inside_the_fields() -> None:
     local = SpatialFeatureLayer((2, 6, 6), 3, 3)
     dense = local.with_storage("dense")[0]
-    assert torch.equal(filters("a", dense, (4, 4)).weight, local.filters())
+    assert torch.equal(read_filters("a", dense, (4, 4)).weight, local.filters())
 
 
 @pytest.mark.parametrize("layer", ["conv", "spatial"])
@@ -92,7 +94,7 @@ def test_receptive_fields_end_where_units_see_nothing(layer: str) -> None:
     torch.manual_seed(0)
     model = build_model("SpatialDenseNet", layer=layer, channels=[4] * 6).eval()
     found = receptive_fields(model, torch.randn(4, 3, 32, 32), [0, 3, 4])
-    names = [name for name, _ in layers(model)]
+    names = [name for name, _ in conv_layers(model)]
     assert list(found) == names and len(names) == 6
     assert all(fields.shape == (2, 32, 32) for fields in found.values())  # there is no unit 4
     spans = [_span(found[name][1]) for name in names[:4]]
@@ -107,7 +109,7 @@ def _span(field: Tensor) -> int:
 
 def test_a_dense_unit_sees_everything_once_its_weights_have_left_their_field() -> None:
     model = build_model("SimpleModel", storage="dense").eval()
-    (name,) = (name for name, _ in layers(model))
+    (name,) = (name for name, _ in conv_layers(model))
     x = torch.randn(2, 3, 32, 32)
     assert _span(receptive_fields(model, x, [0])[name][0]) == 3
     with torch.no_grad():
@@ -119,7 +121,7 @@ def test_outputs_are_those_before_a_relu_in_place() -> None:
     model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(inplace=True))
     x = torch.tensor([[[[-1.0, 2.0]]]])
     nn.init.ones_(model[0].weight)  # type: ignore[arg-type]
-    assert torch.equal(outputs(model, x, {"a": model[0]})["a"], x)
+    assert torch.equal(layer_outputs(model, x, {"a": model[0]})["a"], x)
 
 
 def test_activations_are_those_behind_the_normalisation() -> None:
@@ -134,3 +136,11 @@ def test_activations_are_those_behind_the_normalisation() -> None:
     first, second = activations(model, torch.tensor([[[[-1.0, 2.0, -9.0]]]])).values()
     assert torch.allclose(first, torch.tensor([[[2.0, 5.0, 0.0]]]), atol=1e-4)
     assert torch.allclose(second, torch.tensor([[[1.0, 2.5, 0.0]]]), atol=1e-4)
+
+
+def test_activations_of_pooled_layers_have_their_places() -> None:
+    """RegularConvNet's last layer is pooled; the next ReLU is the classifier's."""
+    model = build_model("RegularConvNet", channels=[2] * 6, hidden_sizes=[5, 4]).eval()
+    found = activations(model, torch.randn(3, 3, 32, 32))
+    sizes = [32, 32, 16, 16, 8, 8]
+    assert [tuple(maps.shape) for maps in found.values()] == [(3, side, side) for side in sizes]

@@ -126,13 +126,13 @@ def test_each_picture_shows_what_it_says(run: Path) -> None:
     """Drawn into figures, whose axes are looked into."""
     from matplotlib.figure import Figure
 
-    from sfl.plots.run import of_run
+    from sfl.plots.run import run_pictures
     from sfl.runs.directory import Run
     from sfl.training.load import load_run
 
     loaded = load_run(run)
     dims = loaded.in_dimensions
-    shown = of_run(
+    shown = run_pictures(
         Run(run), loaded.config, loaded.model, dims, units=[1, 3, 0, 4], places=[0, 5, 9]
     )
     drawn = {}

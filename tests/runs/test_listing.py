@@ -8,7 +8,7 @@ import pytest
 from sfl.errors import UserError
 from sfl.runs import store
 from sfl.runs.directory import Run
-from sfl.runs.listing import best_accuracy, describe
+from sfl.runs.listing import describe
 
 MadeRun = Callable[..., Path]
 
@@ -28,32 +28,6 @@ def test_a_run_in_short(runs_dir: Path, made_run: MadeRun) -> None:
         "accuracy_of": "test",
         "bytes": size,
     }
-
-
-@pytest.mark.parametrize(
-    ("lines", "finished", "accuracy"),
-    [
-        ([], False, (None, None)),
-        ([{"epoch": 1}], False, (None, None)),
-        ([{"test_accuracy": 0.3}, {"test_accuracy": 0.2}], False, (0.3, "test")),
-        ([{"test_accuracy": 0.3}], True, (0.5, "test")),
-        ([{"validation_accuracy": 0.7, "test_accuracy": 0.3}], True, (0.7, "validation")),
-        ([{"validation_accuracy": 0.7}, {"validation_accuracy": 0.6}], False, (0.7, "validation")),
-    ],
-)
-def test_best_accuracy(
-    runs_dir: Path,
-    made_run: MadeRun,
-    lines: list[dict[str, float]],
-    finished: bool,
-    accuracy: tuple[object, object],
-) -> None:
-    path = made_run(runs_dir / "a", accuracy=0.5)
-    Run(path).write_metrics(lines)
-    if not finished:
-        (path / "result.json").unlink()
-    assert Run(path).metrics == lines
-    assert best_accuracy(Run(path)) == accuracy
 
 
 @pytest.mark.parametrize(

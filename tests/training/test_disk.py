@@ -13,7 +13,7 @@ import pytest
 from safetensors import SafetensorError
 
 from sfl.compare import plan
-from sfl.compare.train_missing import complete
+from sfl.compare.train_missing import train_missing
 from sfl.errors import Exit, UserError
 from sfl.runs.directory import BEST, LAST, Run
 from sfl.training import checkpoint as checkpoints
@@ -210,7 +210,7 @@ def test_a_comparison_counts_what_its_runs_leave(
     monkeypatch.setattr(start, "train", full)  # not reached
     free(needed - 1, monkeypatch)
     with pytest.raises(UserError, match=rf"\({needed:,} bytes needed"):
-        complete(found, tmp_path / "runs")
+        train_missing(found, tmp_path / "runs")
 
 
 def test_going_on_the_last_checkpoint_is_there_already(

@@ -137,10 +137,9 @@ def test_resume_keeps_the_experiment(
 def test_resume_of_a_finished_run_is_refused(
     configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
 ) -> None:
-    run = made(made_run, runs_dir / "a", "one")
-    run.write_json("result.json", {"epochs": 2})
+    run = Run(made_run(runs_dir / "a", load("one").to_yaml(), epochs=2))
     with pytest.raises(UserError) as caught:
-        start.resume(Run(run.path), load("one"))
+        start.resume(run, load("one"))
     assert str(caught.value) == (
         f"{run.path}: has finished (see it with: sfl evaluate {run.path}; more epochs: "
         "--set train.epochs=N)"
@@ -163,8 +162,9 @@ def test_a_run_keeps_the_precision_in_which_it_began(
         return stand_in(config)
 
     monkeypatch.setattr("sfl.training.start.set_up", set_up)
-    run = made(made_run, runs_dir / "a", "one", finished=False)
-    run.write_json("environment.json", {"precision": "bfloat16"})
+    text = load("one").to_yaml()
+    run = Run(made_run(runs_dir / "a", text, environment={"precision": "bfloat16"}))
+    (run.path / "result.json").unlink()
     start.resume(run, config_to_resume(run))
     assert given == ["bfloat16"]
 

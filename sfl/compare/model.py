@@ -1,0 +1,78 @@
+"""A model of a comparison: planned from its config, then filled with runs, then with their results.
+
+Plain values: knows neither how runs are found nor how they are trained. What a comparison says of
+a model to the outside is `Model` in sfl/compare/schema.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from sfl.config.schema import Config
+from sfl.runs.directory import Run
+from sfl.runs.records import Count, Positive, Result
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sfl.data.dataset import Dataset
+
+
+class ComparableResult(Result):
+    """A result.json with the fields that a comparison needs and the first versions didn't write."""
+
+    training_flops_per_image: Count
+    train_images: Positive
+    peak_memory_bytes: Count | None
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """A run, its result, and its answers to the N test images: predictions, labels (N,) int."""
+
+    run: Run
+    result: ComparableResult
+    predictions: "NDArray[np.int64]"
+    labels: "NDArray[np.int64]"
+
+    @property
+    def seed(self) -> int:
+        return int(self.run.config["train"]["seed"])
+
+    @cached_property
+    def correct(self) -> "NDArray[np.bool_]":
+        """(N,), whether each image was classified correctly."""
+        found: NDArray[np.bool_] = self.predictions == self.labels
+        return found
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is to be trained: its name, its config, and the unfinished run to go on with."""
+
+    name: str
+    config: Config
+    run: Run | None = None
+
+
+@dataclass
+class ComparedModel:
+    """One column of a comparison.
+
+    runs: by seed. missing: what is still to be trained. results: of the runs that count, in the
+    order of the seeds. images_read: data sets by the settings of the data, shared by all models.
+    """
+
+    name: str
+    config: Config
+    runs: dict[int, Run] = field(default_factory=dict)
+    missing: list[Job] = field(default_factory=list)
+    results: Sequence[RunResult] = ()
+    images_read: "dict[str, Dataset]" = field(default_factory=dict)
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, as its results list them."""
+        return list(self.results[0].result.per_class)

@@ -1,0 +1,152 @@
+"""What a run writes down: result.json, a line of metrics.jsonl, environment.json.
+
+A writer builds a record, `Result(...)`, and writes its `to_json()`. A reader checks a file's values
+with `Result.check(values, where)`. docs/run-directory.md is made from the sentences below. Knows no
+files, and not how the numbers are measured.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sfl.errors import Exit, UserError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Record(BaseModel):
+    """A JSON object of a run, checked strictly: a number in quotes is no number.
+
+    Fields that it does not know, of later or earlier versions, are kept and not checked. A field
+    with a default is one that some version, or some run, does not write.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
+
+    @classmethod
+    def check(cls, values: dict[str, Any], where: str) -> Self:
+        """The record that a JSON object holds.
+
+        where: what it was read from, for the message. Raises UserError (exit 4) that names the
+        fields which are missing or wrong.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            fields = dict.fromkeys(str(mistake["loc"][0]) for mistake in error.errors())
+            raise UserError(
+                f"{where}: missing or wrong: {', '.join(fields)}",
+                "perhaps another version of sfl wrote it; the run can be trained again",
+                Exit.RUN,
+            ) from None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values. Fields that were not given are left out; given None, they are null."""
+        return self.model_dump(exclude_unset=True)
+
+
+class Provenance(Record):
+    """Which images: their source, and the fingerprint of each split."""
+
+    source: str = Field(description="`cifar10`, `folder` or `shapes`.")
+    train: str = Field(description="SHA-256 of the training split.")
+    test: str = Field(description="SHA-256 of the test split.")
+
+
+class Epoch(Record):
+    """A line of metrics.jsonl."""
+
+    epoch: Positive = Field(description="Its number; the first one is 1.")
+    train_loss: float = Field(description="Mean of the batches' mean losses, in training.")
+    train_accuracy: Fraction = Field(description="On the training images as they were augmented.")
+    lr: float = Field(description="Learning rate of the last step.")
+    seconds: Seconds = Field(description="Training alone, without the tests after the epoch.")
+    images_per_second: Seconds = Field(description="Training images per second.")
+    peak_memory_bytes: Count | None = Field(
+        None, description="Memory peak of training, without PyTorch and images; null: unknown."
+    )
+    outside_share: dict[str, float] | None = Field(
+        None,
+        description="With dense storage, by layer: share of Σ‖w‖² outside the receptive fields.",
+    )
+    validation_loss: float | None = Field(
+        None, description="With `data.validation`: mean cross entropy."
+    )
+    validation_accuracy: Fraction | None = Field(None, description="With `data.validation`.")
+    test_accuracy: Fraction | None = Field(
+        None, description="With `train.test_every`. Nothing is chosen by it."
+    )
+
+
+class Result(Record):
+    """result.json: what a run ended with."""
+
+    run: str = Field(description="Name of the run.")
+    model: str = Field(description="Name of the network.")
+    accuracy: Fraction = Field(description="Test accuracy, a fraction.")
+    accuracy_interval: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field(
+        description="95 % interval of it (Wilson 1927): it covers the draw of the test images."
+    )
+    loss: float = Field(description="Mean cross entropy over the test images.")
+    n: Positive = Field(description="Number of test images.")
+    per_class: dict[str, Fraction | None] = Field(
+        description="Test accuracy of each class; null where no test image is of that class."
+    )
+    confusion: list[list[Count]] = Field(
+        description="Number of test images of true class [row] that were predicted as [column]."
+    )
+    data: Provenance = Field(description="Which images it was trained and tested on.")
+    weights: Count = Field(description="Number of trainable weights that exist.")
+    weight_bytes: Count = Field(description="Memory that they take.")
+    flops_per_image: Count = Field(description="Forward pass; a multiply-add counts as two.")
+    training_flops_per_image: Count | None = Field(
+        None, description="Forward pass and gradients of weights and inputs. Not in the first runs."
+    )
+    train_images: Positive | None = Field(
+        None, description="Number of images trained on. Not in the first runs."
+    )
+    epochs: Positive = Field(description="Number of epochs that were trained.")
+    seconds: Annotated[float, Field(gt=0)] = Field(description="Training alone, without tests.")
+    seconds_per_epoch: Seconds = Field(description="Mean over the epochs.")
+    peak_memory_bytes: Count | None = Field(
+        None, description="The highest of its epochs; null: unknown. Not in the first runs."
+    )
+
+
+class Commit(Record):
+    """Which code trained a run."""
+
+    commit: str = Field(description="The commit that was checked out.")
+    clean: bool = Field(description="Whether `sfl/` was as committed.")
+
+
+class Machine(Record):
+    """What a run, or a part of it, was trained with. No host, no user, no absolute path."""
+
+    sfl: str = Field(description="Version of sfl.")
+    python: str = Field(description="Version of Python.")
+    packages: dict[str, str] = Field(description="Versions of PyTorch and of other packages.")
+    system: str = Field(description="Operating system and architecture.")
+    device: str = Field(description="The GPU, or the processor with its instruction set.")
+    workers: Positive = Field(1, description="Number of processes (torchrun).")
+    threads: Positive = Field(description="Threads of one process.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        description="In which numbers products are computed. If `compiled_kernel` is true, local "
+        "layers compute in float32 even with `bfloat16`."
+    )
+    compiled_kernel: bool | None = Field(
+        None, description="Whether local layers ran as compiled C++."
+    )
+    git: Commit | None = Field(description="null where the code is not a checkout.")
+
+
+class Environment(Machine):
+    """environment.json: what a run was trained with, and on which images."""
+
+    data: Provenance | None = Field(None, description="Which images it is trained on.")
+    resumed: list[Machine] = Field(
+        [], description="For each time that it was resumed with other things: those."
+    )
