@@ -139,8 +139,8 @@ def receptive_fields(
 def activations(model: "nn.Module", images: "Tensor") -> "dict[str, Tensor]":
     """For each layer's name (B, OH, OW): the output of the ReLU behind it, mean over the units.
 
-    For a layer without a ReLU of its own before the next layer (none, or one fused with pooling): its
-    output, negative parts cut off. model: in evaluation mode. images: (B, C, H, W), normalised.
+    For a layer without a ReLU of its own before the next layer (none, or one fused with pooling):
+    the positive part of its output. model: in evaluation mode. images: (B, C, H, W), normalised.
     """
     import torch
     from torch import nn

@@ -134,13 +134,20 @@ class Machine(Record):
     workers: Positive = Field(1, description="Number of processes (torchrun).")
     threads: Positive = Field(description="Threads of one process.")
     precision: Literal["float32", "bfloat16"] = Field(
-        description="In which numbers products are computed. If `compiled_kernel` is true, local "
-        "layers compute in float32 even with `bfloat16`."
+        description="In which numbers products are computed. The compiled engine computes local "
+        "layers in float32 even with `bfloat16`."
+    )
+    engine: str | None = Field(
+        None, description="What computed local layers: `compiled` (C++) or `reference` (PyTorch)."
     )
     compiled_kernel: bool | None = Field(
-        None, description="Whether local layers ran as compiled C++."
+        None, description="In runs of version 0.1.0: whether the engine was `compiled`."
     )
     git: Commit | None = Field(description="null where the code is not a checkout.")
+
+    @property
+    def has_compiled_engine(self) -> bool:
+        return self.engine == "compiled" or self.compiled_kernel is True
 
 
 class Environment(Machine):

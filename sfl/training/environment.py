@@ -4,30 +4,30 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from sfl import torchrun
-from sfl.nn import engine
+from sfl.nn.engine import choose
+from sfl.runs.records import Commit, Machine
 
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "pillow")
 
 
-def environment(device: torch.device, precision: str) -> dict[str, Any]:
-    """environment.json of a run directory."""
-    return {
-        "sfl": version("sfl"),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "system": f"{platform.system()} {platform.machine()}",
-        "device": device_name(device),
-        "workers": torchrun.count(),
-        "threads": torch.get_num_threads(),
-        "precision": precision,
-        "engine": engine.report(device),
-        "git": _git(),
-    }
+def environment(device: torch.device, precision: str) -> Machine:
+    """What a run is trained with, for environment.json."""
+    return Machine(
+        sfl=version("sfl"),
+        python=platform.python_version(),
+        packages={name: version(name) for name in PACKAGES},
+        system=f"{platform.system()} {platform.machine()}",
+        device=device_name(device),
+        workers=torchrun.count(),
+        threads=torch.get_num_threads(),
+        precision=precision,  # type: ignore[arg-type]
+        engine=choose(device, torch.float32)[0].NAME,
+        git=_git(),
+    )
 
 
 def device_name(device: torch.device) -> str:
@@ -49,7 +49,7 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _git() -> dict[str, Any] | None:
+def _git() -> Commit | None:
     """The commit of the checkout that this code runs from; None outside of one."""
     root = Path(__file__).parent.parent.parent
     if not (root / ".git").exists():
@@ -57,7 +57,7 @@ def _git() -> dict[str, Any] | None:
     commit = _ask_git(root, "rev-parse", "HEAD")
     # Only the code counts: a run must not look changed because results lie beside it.
     status = _ask_git(root, "status", "--porcelain", "--", "sfl")
-    return None if not commit else {"commit": commit, "clean": status == ""}
+    return Commit(commit=commit, clean=status == "") if commit else None
 
 
 def _ask_git(root: Path, *arguments: str) -> str | None:

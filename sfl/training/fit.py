@@ -4,6 +4,7 @@ from typing import Any
 
 from sfl.progress import TrainingDisplay
 from sfl.runs.directory import Run
+from sfl.runs.records import Epoch
 from sfl.training.epoch import EpochSoFar, measure, train_epoch
 from sfl.training.memory import Peak
 from sfl.training.recorder import Recorder
@@ -36,8 +37,8 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
                 try:
                     peak.begin()
                     train_epoch(setup, learner, so_far, display)
-                    line = so_far.line() | {"peak_memory_bytes": peak.bytes()}
-                    line |= measure(setup, learner.model, epoch)
+                    sums = so_far.line() | {"peak_memory_bytes": peak.bytes()}
+                    line = Epoch(**sums, **measure(setup, learner.model, epoch)).to_json()
                 except Stopped:
                     recorder.stopped(learner, metrics, so_far)
                     raise
@@ -49,4 +50,4 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
         evaluation, result = test_best(setup, run, learner.model, metrics)
         recorder.finish(evaluation, result)
         stop(*setup.world.largest(asked()))  # it came meanwhile: a comparison goes no further
-    return result
+    return result.to_json()

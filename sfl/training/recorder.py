@@ -24,6 +24,7 @@ from sfl.runs.directory import (
     RESULT,
     Run,
 )
+from sfl.runs.records import Environment, Result
 from sfl.training.checkpoint import Checkpoint, write_checkpoint
 from sfl.training.environment import environment
 from sfl.training.epoch import EpochSoFar, Metrics
@@ -53,16 +54,15 @@ class Recorder:
         setup, run = self._setup, self._run
         _, most = disk_bytes(setup.summary, setup.config.optimizer, setup.config.train.keep)
         check_space(run.path, most - run.checkpoint_bytes)
-        now = environment(setup.device, setup.precision)
+        now = environment(setup.device, setup.precision).to_json()
         kept = run.environment
         first = kept.to_json() if kept else now | {"data": setup.dataset.provenance()}
-        resumed = first.get("resumed", [])
         if any(first.get(key) != value for key, value in now.items()):
-            first = {**first, "resumed": [*resumed, now]}
+            first["resumed"] = [*first.get("resumed", []), now]
         for name in (RESULT, PREDICTIONS, LABELS, FAILURE):
             (run.path / name).unlink(missing_ok=True)
         write_text(run.path / CONFIG, self._config)
-        run.write_json(ENVIRONMENT, first)
+        run.write_json(ENVIRONMENT, Environment.check(first, ENVIRONMENT).to_json())
         self._write_metrics((checkpoint and checkpoint.metrics) or [])
 
     def epoch(self, learner: Learner, metrics: list[Metrics]) -> None:
@@ -90,7 +90,7 @@ class Recorder:
             self._write_last(learner.state(), metrics, so_far.saved())
         self._setup.world.wait()  # torchrun ends all workers when one has left
 
-    def finish(self, evaluation: Evaluation, result: dict[str, Any]) -> None:
+    def finish(self, evaluation: Evaluation, result: Result) -> None:
         """predictions.npy and labels.npy, then result.json: a run with a result has everything.
 
         Drops what only going on would need, if the config says so.
@@ -101,7 +101,7 @@ class Recorder:
         for name, classes in answers:
             with atomic_path(self._run.path / name) as temporary, temporary.open("wb") as file:
                 np.save(file, classes.numpy())
-        self._run.write_json(RESULT, result)
+        self._run.write_json(RESULT, result.to_json())
         if self._setup.config.train.keep == "weights":
             (self._run.path / LAST).unlink(missing_ok=True)
 

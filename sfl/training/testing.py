@@ -13,7 +13,8 @@ from sfl.config.load import from_text, override
 from sfl.errors import Exit, UserError
 from sfl.learning.divergence import refuse_loss
 from sfl.progress import say
-from sfl.runs.directory import BEST, Run
+from sfl.runs.directory import BEST, RESULT, Run
+from sfl.runs.records import Result
 from sfl.stats import wilson_interval
 from sfl.training.checkpoint import load_weights, read_checkpoint
 from sfl.training.evaluate import Evaluation, evaluate
@@ -55,14 +56,15 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
 
 def test_best(
     setup: Setup, run: Run, model: nn.Module, metrics: list[dict[str, Any]]
-) -> tuple[Evaluation, dict[str, Any]]:
+) -> tuple[Evaluation, Result]:
     """The run's best weights on the test set, and the whole of result.json."""
     if setup.world.is_first:
         load_weights(read_checkpoint(run.path / BEST), model)
     setup.world.copy_first(model)
     evaluation, result = test_model(setup, model)
     named = {"run": run.name, "model": setup.config.model.name}
-    return evaluation, {**named, **result, **cost(setup, metrics)}
+    values = {**named, **result, **cost(setup, metrics)}
+    return evaluation, Result.check(values, RESULT)
 
 
 class Tested(NamedTuple):

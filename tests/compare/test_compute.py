@@ -212,7 +212,7 @@ def test_local_layers_in_float32_beside_convolutions_in_bfloat16_are_remarked(
     other: str,
     said: bool,
 ) -> None:
-    environment = {"precision": precision, "compiled_kernel": compiled}
+    environment = {"precision": precision, "engine": "compiled" if compiled else "reference"}
     local, conv = (made_run(tmp_path / name, environment=environment) for name in ("a", "b"))
     for models in (
         [group("mine", [local]), group("its", [conv], other)],

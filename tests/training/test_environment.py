@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sfl.runs.records import Commit
 from sfl.training import environment as environments
 from sfl.training.environment import device_name, environment
 
@@ -38,7 +39,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_versions_device_and_precision() -> None:
-    found = environment(CPU, "bfloat16")
+    found = environment(CPU, "bfloat16").to_json()
     assert set(found) == {
         "sfl", "python", "packages", "system", "device", "workers", "threads", "precision",
         "engine", "git",
@@ -47,11 +48,11 @@ def test_versions_device_and_precision() -> None:
     assert torch.__version__.startswith(found["packages"]["torch"])
     assert found["precision"] == "bfloat16"
     assert found["threads"] == torch.get_num_threads()
-    json.dumps(found)
+    assert found["engine"] in ("compiled", "reference")
 
 
 def test_no_host_no_user_no_path() -> None:
-    text = json.dumps(environment(CPU, "float32"))
+    text = json.dumps(environment(CPU, "float32").to_json())
     words = set(re.findall(r"[\w.-]+", text))
     assert socket.gethostname() not in words
     assert getpass.getuser() not in words
@@ -61,16 +62,16 @@ def test_no_host_no_user_no_path() -> None:
 
 def test_the_commit_and_whether_it_is_clean(checkout: Path) -> None:
     commit = git(checkout, "rev-parse", "HEAD")
-    assert environment(CPU, "float32")["git"] == {"commit": commit, "clean": True}
+    assert environment(CPU, "float32").git == Commit(commit=commit, clean=True)
     (checkout / "notes.txt").touch()
-    assert environment(CPU, "float32")["git"] == {"commit": commit, "clean": True}, "only the code"
+    assert environment(CPU, "float32").git == Commit(commit=commit, clean=True), "only the code"
     (checkout / "sfl" / "new.py").touch()
-    assert environment(CPU, "float32")["git"] == {"commit": commit, "clean": False}
+    assert environment(CPU, "float32").git == Commit(commit=commit, clean=False)
 
 
 def test_installed_code_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environments, "__file__", str(tmp_path / "a" / "b" / "environment.py"))
-    assert environment(CPU, "float32")["git"] is None
+    assert environment(CPU, "float32").git is None
 
 
 @pytest.mark.parametrize("failure", [OSError(), subprocess.TimeoutExpired("git", 10)])
@@ -79,12 +80,12 @@ def test_no_git_to_ask(checkout: Path, monkeypatch: pytest.MonkeyPatch, failure:
         raise failure
 
     monkeypatch.setattr(subprocess, "run", refuse)
-    assert environment(CPU, "float32")["git"] is None
+    assert environment(CPU, "float32").git is None
 
 
 def test_a_repository_without_commits_has_none(checkout: Path) -> None:
     git(checkout, "update-ref", "-d", "HEAD")
-    assert environment(CPU, "float32")["git"] is None
+    assert environment(CPU, "float32").git is None
 
 
 def test_devices_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sfl.data.dataset import Dataset, Split
 from sfl.errors import Exit, UserError
 from sfl.runs.directory import BEST, PREDICTIONS, RESULT
+from sfl.runs.records import Result
 from sfl.stats import wilson_interval
 from sfl.training import memory
 from sfl.training import setup as setups
@@ -51,7 +52,8 @@ def test_numbers_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert found["flops_per_image"] == setup.summary.flops
 
     run = new_run(tmp_path)
-    Recorder(setup, run).finish(evaluation, found)
+    trained = {"run": "a", "model": "b", "epochs": 1, "seconds": 1.0, "seconds_per_epoch": 1.0}
+    Recorder(setup, run).finish(evaluation, Result(**found, **trained))
     predictions = np.load(run.path / PREDICTIONS, allow_pickle=False)
     assert predictions.dtype == np.int64 and predictions.tolist() == [1] * 32
     assert json.loads((run.path / RESULT).read_text())["accuracy"] == 4 / 32

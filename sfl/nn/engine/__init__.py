@@ -3,7 +3,7 @@
 locally_connected  the locally connected product, with all its gradients.
 BatchNormReLU, ReLUMaxPool2d  modules that do two things in one pass; synchronized  a model of them
 for several workers.
-report  which engine computes on a device, and why, in a line.
+choose, report  which engine computes on a device, and why; the reason alone, in a line.
 reference_engine  plain PyTorch for a while, to compare with it.
 
 Inside: `choice` chooses an engine; `reference` is the one for every device, `cpu.kernel` the
@@ -11,13 +11,14 @@ compiled one; `operators` and `fused` give them to autograd; `memory_order` says
 memory.
 """
 
-from sfl.nn.engine.choice import reference_engine, report
+from sfl.nn.engine.choice import choose, reference_engine, report
 from sfl.nn.engine.fused import BatchNormReLU, ReLUMaxPool2d, synchronized
 from sfl.nn.engine.operators import locally_connected
 
 __all__ = [
     "BatchNormReLU",
     "ReLUMaxPool2d",
+    "choose",
     "locally_connected",
     "reference_engine",
     "report",

@@ -58,7 +58,7 @@ class BatchNormReLU(nn.BatchNorm2d):
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             unbiased = variance.to(self.running_var.dtype) * (n / (n - 1))
             self.running_var.lerp_(unbiased, self.momentum)
-        return y
+        return y  # type: ignore[no-any-return]
 
 
 class SyncBatchNormReLU(nn.SyncBatchNorm):
@@ -90,7 +90,7 @@ class ReLUMaxPool2d(nn.MaxPool2d):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) → (B, C, H/2, W/2), rounded down, in the same order in memory."""
         if min(x.shape[2:]) > 1 and _in_one_pass(x):
-            return relu_max_pool(x)
+            return relu_max_pool(x)  # type: ignore[no-any-return]
         # The same numbers and gradients as in the other order, for a quarter of the work.
         return F.relu(self._pooled(x), inplace=True)
 
