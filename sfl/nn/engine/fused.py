@@ -45,8 +45,8 @@ class BatchNormReLU(nn.BatchNorm2d):
         batch, channels, height, width = x.shape
         # PyTorch would reorder x first. As (H·W, C, B, 1) each channel holds the same numbers.
         turned = x.permute(2, 3, 1, 0).reshape(height * width, channels, batch, 1)
-        y = super().forward(turned)
-        return y.view(height, width, channels, batch).permute(3, 2, 0, 1)
+        normalised: Tensor = super().forward(turned)
+        return normalised.view(height, width, channels, batch).permute(3, 2, 0, 1)
 
     def _one_pass(self, x: Tensor) -> Tensor:
         y, mean, variance, _ = batch_norm_relu(x, self.weight, self.bias, self.eps)
@@ -101,7 +101,8 @@ class ReLUMaxPool2d(nn.MaxPool2d):
         batch, channels, height, width = x.shape
         # PyTorch would reorder x first. As one image of C·B channels it is in torch.channels_last.
         image = x.permute(2, 3, 1, 0).reshape(1, height, width, channels * batch)
-        pooled = super().forward(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        halved: Tensor = super().forward(image.permute(0, 3, 1, 2))
+        pooled = halved.permute(0, 2, 3, 1)
         pooled = pooled.reshape(*pooled.shape[1:3], channels, batch)
         return pooled.permute(3, 2, 0, 1)
 
