@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sfl.errors import Exit, UserError
 from sfl.runs.directory import (
@@ -20,6 +21,7 @@ from sfl.runs.directory import (
 from sfl.runs.store import find
 from sfl.training import fit as fitting
 from sfl.training import recorder as recording
+from sfl.training.environment import environment
 from sfl.training.fit import fit
 from sfl.training.recorder import is_best
 from tests.training.tiny import (
@@ -71,12 +73,12 @@ def test_where_it_went_on_stands_behind_where_it_began(
     setup, run = tiny_setup(), new_run(tmp_path)
     with interrupted_after(1):
         fit(setup, run)
-    assert run.environment is not None
+    assert run.environment is not None and run.environment.resumed == []
     began = run.environment.to_json()
-    assert "resumed" not in began
-    monkeypatch.setattr(recording, "environment", lambda *_: {**began, "device": "another"})
+    elsewhere = environment(torch.device("cpu"), "float32").model_copy(update={"device": "another"})
+    monkeypatch.setattr(recording, "environment", lambda *_: elsewhere)
     fit(setup, run)
-    assert run.environment.to_json() == {**began, "resumed": [{**began, "device": "another"}]}
+    assert run.environment.to_json() == {**began, "resumed": [elsewhere.to_json()]}
 
 
 def test_a_run_that_is_stopped_before_its_first_step_can_be_found(

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,9 @@ def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr("tempfile.tempdir", str(folder))
         with pytest.raises(UserError, match=r"/small: no space left on the disk") as caught:
             write_events(new_run(tmp_path), [LINE])
+        for thread in threading.enumerate():  # the writer's dies of the same error: here, not later
+            if thread is not threading.current_thread():
+                thread.join(10)
     finally:
         subprocess.run(["umount", str(folder)], check=True)
     assert caught.value.exit_code is Exit.RESOURCES

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,13 @@ def test_numbers_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert found["flops_per_image"] == setup.summary.flops
 
     run = new_run(tmp_path)
-    trained = {"run": "a", "model": "b", "epochs": 1, "seconds": 1.0, "seconds_per_epoch": 1.0}
+    trained: dict[str, Any] = {
+        "run": "a",
+        "model": "b",
+        "epochs": 1,
+        "seconds": 1.0,
+        "seconds_per_epoch": 1.0,
+    }
     Recorder(setup, run).finish(evaluation, Result(**found, **trained))
     predictions = np.load(run.path / PREDICTIONS, allow_pickle=False)
     assert predictions.dtype == np.int64 and predictions.tolist() == [1] * 32

@@ -84,8 +84,12 @@ def test_filters_are_what_was_written(tmp_path: Path) -> None:
 
 def test_moments_turn_with_their_weights() -> None:
     tensors = read_checkpoint(OLD / "adam-stopped" / "last.safetensors").tensors
-    weights = [name for name, tensor in tensors.items() if name.startswith("model.") and tensor.dim() == 6]
-    moments = [t.shape for name, t in tensors.items() if name.startswith("optimizer.") and t.dim() == 6]
+    weights = [
+        name for name, tensor in tensors.items() if name.startswith("model.") and tensor.dim() == 6
+    ]
+    moments = [
+        t.shape for name, t in tensors.items() if name.startswith("optimizer.") and t.dim() == 6
+    ]
     assert len(weights) == 6
     assert sorted(moments) == sorted(tensors[name].shape for name in weights for _ in range(2))
 
