@@ -1,4 +1,4 @@
-"""Runs of the version before this one (format sfl-2) load, resume and evaluate as they did there."""
+"""Runs of version 0.1.0 (format sfl-2) load, resume and evaluate as they did there."""
 
 import json
 import shutil
