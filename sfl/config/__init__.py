@@ -1,1 +1,1 @@
-"""What a YAML file may say, read and checked: every mistake at once, each with file and line."""
+"""Reads and checks settings from YAML files; reports all errors at once, with file and line."""

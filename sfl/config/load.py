@@ -1,8 +1,7 @@
-"""Configs by path or name: found, read, overridden, checked.
+"""Finds a config by path or name, reads it, applies overrides and checks it.
 
-`load(path, overrides)` gives a Config or raises one UserError that lists every mistake. What a
-config may say stands in `schema`, reading YAML with line numbers in `yamlfile`, the wording of
-mistakes in `messages`.
+`load(path, overrides)` returns a Config or raises one UserError that lists every error. The
+settings are in `schema`, reading YAML with line numbers in `yamlfile`, the messages in `messages`.
 """
 
 import os
@@ -31,16 +30,16 @@ def named_configs() -> dict[str, Path]:
 
 
 def find(name: str | Path) -> Path:
-    """A config's path: the path itself, `configs/<name>.yaml` here, or the one that ships."""
+    """The path of a config: `name` as a path, else configs/<name>.yaml, else the shipped one."""
     path = Path(name)
     shipped = named_configs()
     candidates = [path, Path("configs") / f"{name}.yaml", shipped.get(str(name))]
-    # A shipped config is found by its path too, so that README commands work from any folder.
+    # configs/<name>.yaml may name a shipped config: the README's commands work from any folder.
     if path.suffix == ".yaml" and path.parts[:1] == ("configs",):
         candidates.append(shipped.get(Path(*path.parts[1:]).with_suffix("").as_posix()))
     for candidate in candidates:
-        # os.path's tests say no, not OSError, to a name that is too long or can't be looked at.
-        # A pipe will do: --config <(sed ...)
+        # os.path returns False for a name that is too long; Path would raise OSError.
+        # Not isfile: a pipe is allowed, as in --config <(sed ...).
         if candidate is not None and os.path.exists(candidate) and not os.path.isdir(candidate):
             return candidate
     choice = f"give the path of a YAML file, or one of {', '.join(shipped)}"
@@ -50,13 +49,13 @@ def find(name: str | Path) -> Path:
 
 
 def load(name: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """A config from a YAML file and `a.b=v` overrides; raises UserError with every mistake."""
+    """A config from a YAML file and `a.b=v` overrides. Raises UserError (exit 2)."""
     tree = read(find(name), named_configs())
     return _validated(apply_overrides(tree, overrides))
 
 
 def from_text(text: str, name: str) -> Config:
-    """A config from a checkpoint's own YAML text (exit 4)."""
+    """A config from the YAML text in a checkpoint; `name` is for messages. UserError: exit 4."""
     try:
         tree = parse(text, name)
     except UserError as error:
@@ -65,7 +64,7 @@ def from_text(text: str, name: str) -> Config:
 
 
 def from_tree(tree: YamlTree) -> Config:
-    """A config from a run directory's own config.yaml (exit 4)."""
+    """A config from a run directory's config.yaml. UserError: exit 4."""
     try:
         return _validated(tree)
     except UserError as error:
@@ -77,14 +76,14 @@ def _not_ours(error: UserError) -> UserError:
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
-    """The config with `a.b=v` settings put in, checked as in a file."""
+    """The config with `a.b=v` overrides, checked as in a file."""
     if not overrides:
         return config
     return _validated(apply_overrides(YamlTree(config.to_dict()), overrides))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by their dotted keys: {"a": {"b": 1}} → {"a.b": 1}."""
+    """Nested values with dotted keys: {"a": {"b": 1}} → {"a.b": 1}."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         inner = isinstance(value, Mapping)
@@ -93,14 +92,14 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def apply_overrides(tree: YamlTree, overrides: Sequence[str]) -> YamlTree:
-    """Puts `a.b=v` values, typed as YAML, into the tree."""
+    """The tree with `a.b=v` overrides; each v is read as YAML."""
     for override in overrides:
         key, equals, value = override.partition("=")
         loc = tuple(part.strip() for part in key.split("."))
         if not equals or not all(loc):
             raise UserError(f"--set {override}: expected a.b=value, as in train.epochs=20")
         if not value.strip():
-            raise UserError(f"--set {override}: has no value", f"{key}=null is the default")
+            raise UserError(f"--set {override}: has no value", f"for the default: {key}=null")
         tree = set_value(tree, loc, value, f"--set {override}")
     return tree
 

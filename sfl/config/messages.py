@@ -1,6 +1,6 @@
-"""What pydantic found wrong in a config, in the words of the file: a line for each mistake.
+"""Turns pydantic's errors about a config into messages, one line for each.
 
-Every line says where, which key, what was given and what is allowed. Knows no setting by name.
+A line gives the place, the key, the value given and the allowed values. Knows no setting by name.
 """
 
 import difflib
@@ -14,11 +14,11 @@ from pydantic_core import ErrorDetails
 
 from sfl.config.yamlfile import Key, Place, YamlTree
 
-MAX_SHOWN = 60  # characters of a value that is quoted back
+MAX_SHOWN = 60  # characters of a value in a message
 
 Loc = tuple[Key, ...]
 
-# What a mistake says behind its key, from pydantic's context of it; the value given comes after.
+# The part of a message between the key and the value given, from pydantic's context of the error.
 _RANGES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "greater_than": lambda context: f"must be above {_plain(context['gt'])}",
     "greater_than_equal": lambda context: f"must be at least {_plain(context['ge'])}",
@@ -38,7 +38,7 @@ _RANGES: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def describe(error: ValidationError, tree: YamlTree, settings: type[BaseModel]) -> str:
-    """All mistakes in the order of the file; `settings` is what the tree was read as."""
+    """All errors, sorted by file and line. settings: the model that the tree was checked with."""
     lines: dict[tuple[Place, str], None] = {}  # a dict keeps the order and drops repetitions
     for mistake in error.errors(include_url=False):
         loc, words = _explain(mistake, settings)
@@ -48,21 +48,21 @@ def describe(error: ValidationError, tree: YamlTree, settings: type[BaseModel]) 
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question behind an unknown word, about the nearest of the known; "" where none is near."""
+    """ ": did you mean X?", with the known word most like `word`; "" if none is like it."""
     proper = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), proper, n=1)
     return f": did you mean {proper[close[0]]}?" if close else ""
 
 
 def _explain(mistake: ErrorDetails, settings: type[BaseModel]) -> tuple[Loc, str]:
-    """Where the mistake is, and what it is."""
+    """The place of an error, and its message."""
     loc, kind, context = mistake["loc"], mistake["type"], mistake.get("ctx", {})
     key, given = _dotted(loc), _shown(mistake["input"])
     if kind == "value_error":
-        return _own_words(loc, str(context["error"]), given, settings)
+        return _from_validator(loc, str(context["error"]), given, settings)
     if kind == "extra_forbidden":
         around = _settings_at(loc[:-1], settings)
-        assert around is not None, "an unknown key lies among settings"
+        assert around is not None, "an unknown key is always inside settings"
         known = list(around.model_fields)
         guess = did_you_mean(str(loc[-1]), known)
         return loc, f"unknown key {key}{guess}; allowed: {', '.join(known)}"
@@ -81,8 +81,10 @@ def _explain(mistake: ErrorDetails, settings: type[BaseModel]) -> tuple[Loc, str
     return loc, f"{key}: {mistake['msg']}, not {given}"
 
 
-def _own_words(loc: Loc, message: str, given: str, settings: type[BaseModel]) -> tuple[Loc, str]:
-    """A mistake that settings found themselves: "key: …" is about that key of theirs."""
+def _from_validator(
+    loc: Loc, message: str, given: str, settings: type[BaseModel]
+) -> tuple[Loc, str]:
+    """An error that our own validator raised: "key: …" is about that key of its settings."""
     found = _settings_at(loc, settings)
     if found is None:
         return loc, f"{_dotted(loc)}: {message}, not {given}"
@@ -93,7 +95,7 @@ def _own_words(loc: Loc, message: str, given: str, settings: type[BaseModel]) ->
 
 
 def _settings_at(loc: Loc, settings: type[BaseModel]) -> type[BaseModel] | None:
-    """The settings at a place; None where there is a plain value."""
+    """The settings at `loc`; None if a plain value is there."""
     for part in loc:
         field = settings.model_fields.get(str(part))
         inner = field.annotation if field else None
@@ -110,7 +112,7 @@ def _field(loc: Loc, settings: type[BaseModel]) -> FieldInfo:
 
 
 def _choice(loc: Loc, settings: type[BaseModel]) -> list[str]:
-    """The words that a setting may be; [] where it isn't one of a few."""
+    """The allowed words of a setting; [] if it isn't a choice of words."""
     annotation = _field(loc, settings).annotation
     branches = (annotation,) if get_origin(annotation) is Literal else get_args(annotation)
     literals = [branch for branch in branches if get_origin(branch) is Literal]
@@ -130,7 +132,7 @@ def _plain(bound: float) -> float:
 
 
 def _shown(value: object) -> str:
-    """A value on one line, as JSON writes it (YAML does too), cut where it is long."""
+    """A value on one line, written as JSON (which is YAML, too), shortened if it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 

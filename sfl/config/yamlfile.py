@@ -1,8 +1,8 @@
-"""YAML with line numbers: plain values, and where each of them was written; and back again.
+"""Reads YAML into plain values, with the file and line of each; writes YAML.
 
-Scalars are read as in YAML 1.2's core schema (`1e-3` is a number, `no` and `010` are neither a
-boolean nor an octal). Nothing but maps, lists and scalars is ever constructed, so no file can run
-code. Knows nothing of what the values mean.
+Scalars are read as in YAML 1.2's core schema: `1e-3` is a number, `no` is text, `010` is ten. Only
+maps, lists and scalars are constructed, so no file can run code. Knows nothing of what the values
+mean.
 """
 
 import os
@@ -17,9 +17,9 @@ import yaml
 from sfl.errors import UserError
 
 Key = str | int
-MAX_BYTES = 1_000_000  # of a file; a config has some thousand
-MAX_VALUES = 10_000  # a config has some fifty; aliases of aliases could make billions
-MAX_DEPTH = 20  # of values in values; a config has four
+MAX_BYTES = 1_000_000  # of a file; a config has a few thousand
+MAX_VALUES = 10_000  # a config has about fifty; aliases of aliases could make billions
+MAX_DEPTH = 20  # of nested values; a config has four
 MAX_EXTENDS = 10
 
 _SCALARS: tuple[tuple[str, Any], ...] = (
@@ -40,7 +40,7 @@ _TAGS = (_STRING, "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where a value was written: a file and line, or an option of the command line (line 0)."""
+    """The place of a value: a file and line, or an option of the command line (line 0)."""
 
     file: str
     line: int = 0
@@ -51,26 +51,27 @@ class Place:
 
 @dataclass
 class YamlTree:
-    """Nested dicts, lists and scalars, and the place of each by its path of keys."""
+    """Nested dicts, lists and scalars; `places` maps the path of keys of each to its place."""
 
     values: Any
     places: dict[tuple[Key, ...], Place] = field(default_factory=dict)
 
     def place(self, loc: tuple[Key, ...]) -> Place:
-        """The place of a value, or of the nearest one around it."""
+        """The place of a value, else of the innermost known value that contains it."""
         while loc and loc not in self.places:
             loc = loc[:-1]
         return self.places.get(loc, Place(""))
 
 
 def read(path: Path, named: Mapping[str, Path] | None = None, _depth: int = 0) -> YamlTree:
-    """A YAML file that is a map, with what it `extends` underneath it.
+    """Reads a YAML file that is a map, merged over the file that it `extends`.
 
-    named: files that can be extended by a name; any other is a path, relative to the file.
+    named: files that can be extended by name; other values of `extends` are paths, relative to the
+    file. Raises UserError (exit 2).
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: larger than {MAX_BYTES / 1e6:.0f} MB; that is no config")
+            raise UserError(f"{path}: larger than {MAX_BYTES / 1e6:.0f} MB: not a config")
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file (UTF-8)") from None
@@ -89,13 +90,13 @@ def read(path: Path, named: Mapping[str, Path] | None = None, _depth: int = 0) -
     if not os.path.isfile(under):
         under = (named or {}).get(base, under)
     if not os.path.isfile(under):
-        hint = "a name that ships with sfl, or a path relative to the file that extends"
+        hint = "give the name of a config that ships with sfl, or a path relative to this file"
         raise UserError(f"{place}: extends: {under}: no such file", hint)
     return _merged(read(under, named, _depth + 1), tree)
 
 
 def parse(text: str, name: str) -> YamlTree:
-    """YAML text that is a map; `name` stands for the file in messages."""
+    """Reads YAML text that is a map; `name` is the file's name in messages."""
     try:
         node = _compose(text)
     except yaml.MarkedYAMLError as error:
@@ -116,7 +117,7 @@ def parse(text: str, name: str) -> YamlTree:
 
 
 def set_value(tree: YamlTree, loc: tuple[str, ...], text: str, source: str) -> YamlTree:
-    """The tree with one value, written as YAML, put in or replaced."""
+    """The tree with the value at `loc` set to `text`, read as YAML; `source` names it."""
     _refuse_inside_a_value(tree, loc, source)
     try:
         node = _compose(text)
@@ -139,7 +140,7 @@ def _refuse_inside_a_value(tree: YamlTree, loc: tuple[str, ...], source: str) ->
         if values is None:
             return
         if not isinstance(values, dict):
-            raise UserError(f"{source}: {'.'.join(loc[:depth])} is a value, nothing can be in it")
+            raise UserError(f"{source}: {'.'.join(loc[:depth])} is a value and has no keys")
 
 
 def dump(values: dict[str, Any]) -> str:
@@ -148,11 +149,11 @@ def dump(values: dict[str, Any]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts quotes around text that YAML 1.2 would read as something else; PyYAML speaks 1.1."""
+    """Quotes text that YAML 1.2 would not read as text; PyYAML quotes by the rules of YAML 1.1."""
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
         style = "'" if any(re.fullmatch(pattern, data) for pattern, _ in _SCALARS) else None
-        if set(data) & set("\x85\u2028\u2029"):  # line breaks in 1.1; only "…" escapes them
+        if set(data) & set("\x85\u2028\u2029"):  # YAML 1.1 line breaks; only "…" escapes them
             style = '"'
         return self.represent_scalar(_STRING, data, style=style)
 
@@ -161,18 +162,18 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _compose(text: str) -> yaml.Node | None:
-    """The tree of nodes. BaseLoader gives tags only to what is tagged in the text."""
+    """The tree of nodes. With BaseLoader, only nodes tagged in the text have a special tag."""
     node: yaml.Node | None = yaml.compose(text, Loader=yaml.BaseLoader)
     return node
 
 
 class _Reader:
-    """Turns composed nodes into plain values, noting the place of each."""
+    """Turns YAML nodes into plain values and records the place of each."""
 
     def __init__(self, name: str, line_numbers: bool = True) -> None:
         self.name, self.line_numbers = name, line_numbers
         self.places: dict[tuple[Key, ...], Place] = {}
-        self.open: list[yaml.Node] = []  # the nodes around the one being read
+        self.open: list[yaml.Node] = []  # the nodes that contain the one being read
 
     def value(self, node: yaml.Node, loc: tuple[Key, ...]) -> Any:
         place = self._place(node)
@@ -180,11 +181,11 @@ class _Reader:
         if any(node is outer for outer in self.open):
             raise UserError(f"{place}: a value that contains itself")
         if len(self.places) > MAX_VALUES:
-            raise UserError(f"{place}: more than {MAX_VALUES:,} values; that is no config")
+            raise UserError(f"{place}: more than {MAX_VALUES:,} values: not a config")
         if len(self.open) == MAX_DEPTH:
             raise UserError(f"{place}: nested too deeply for a config")
         if node.tag not in _TAGS:
-            raise UserError(f"{place}: the tag {node.tag} is not allowed; give plain values")
+            raise UserError(f"{place}: the tag {node.tag} is not allowed; use plain values")
         self.open.append(node)
         try:
             if isinstance(node, yaml.MappingNode):
@@ -201,7 +202,7 @@ class _Reader:
         for key_node, value_node in node.value:
             place = self._place(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
-                raise UserError(f"{place}: a key must be a word")
+                raise UserError(f"{place}: a key must be a word, not a list or map")
             key = str(key_node.value)
             if key in seen:
                 raise UserError(f"{place}: {key} is given twice, first in line {seen[key].line}")
@@ -209,14 +210,14 @@ class _Reader:
             yield key, self.value(value_node, (*loc, key))
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
-        if node.style is not None:  # quoted or block: a string, whatever it looks like
+        if node.style is not None:  # quoted, or a block: always a string
             return node.value
         for pattern, convert in _SCALARS:
             if re.fullmatch(pattern, node.value):
                 try:
                     return convert(node.value)
-                except ValueError:  # Python reads no integer of more than 4,300 digits
-                    raise UserError(f"{self._place(node)}: a number too long to read") from None
+                except ValueError:  # Python refuses integers of more than 4,300 digits
+                    raise UserError(f"{self._place(node)}: number with too many digits") from None
         return node.value
 
     def _place(self, node: yaml.Node) -> Place:
@@ -224,7 +225,7 @@ class _Reader:
 
 
 def _merged(under: YamlTree, over: YamlTree, replace_at: tuple[Key, ...] | None = None) -> YamlTree:
-    """Maps are merged key by key; anything else, and what is at `replace_at`, is replaced."""
+    """Merges maps key by key; other values, and the value at `replace_at`, are replaced."""
 
     def merge(low: Any, high: Any, loc: tuple[Key, ...]) -> Any:
         if not (isinstance(low, dict) and isinstance(high, dict)) or loc == replace_at:

@@ -1,10 +1,10 @@
-"""Batches, cut from a split that lies on the device as uint8: crop, flip, normalise.
+"""Batches from a split that is on the device as uint8: crop, flip, normalise.
 
-The notebook's augmentation, per image and equal to torchvision's pixel for pixel:
+The notebook's augmentation, for each image by itself, with the same pixels as torchvision's
 RandomCrop(padding=p), RandomHorizontalFlip(), ToTensor(), Normalize(mean, std).
 
-All draws are made once an epoch, on the CPU, from generators that the caller gives, and then
-moved; a batch itself takes no random number and never waits for the device.
+All random numbers of an epoch are drawn at its start, on the CPU, from the caller's generators, and
+then copied to the device. Making a batch draws nothing and never waits for the device.
 
 Shapes: N images in the split, B in the batch, C channels, H x W pixels, p pixels of padding.
 Knows nothing of where the images came from, nor of what learns from them.
@@ -20,27 +20,26 @@ from sfl.data.dataset import Split
 
 
 def draw_crops(count: int, crop_padding: int, generator: torch.Generator) -> Tensor:
-    """Where each crop starts in its padded image: (count, 2) int64, row and column in [0, 2p].
+    """The first pixel of each crop in its padded image: (count, 2) int64, row, column in [0, 2p].
 
-    Takes equally many random numbers from the generator whatever `crop_padding` is.
+    Draws the same number of random numbers for every `crop_padding`.
     """
     return torch.randint(0, 2 * crop_padding + 1, (count, 2), generator=generator)
 
 
 def draw_flips(count: int, generator: torch.Generator) -> Tensor:
-    """Whether each image is mirrored: (count,) bool, true with probability 1/2."""
+    """Which images are mirrored: (count,) bool, true with probability 1/2."""
     return torch.rand(count, generator=generator) < 0.5
 
 
 def crop_and_flip(
     images: Tensor, offsets: Tensor | None, flips: Tensor | None, crop_padding: int
 ) -> Tensor:
-    """Pads with black, crops to the old size, then mirrors left and right, each image by itself.
+    """Pads each image with black, crops it to its old size, then mirrors it left to right.
 
     images: (B, C, H, W) uint8. offsets: (B, 2) int64 in [0, 2p], row and column of the crop's
-    corner in the padded image; None: no padding and no crop. flips: (B,) bool; None: no flip.
-    Returns (B, C, H, W) uint8. Padding comes before normalising, so that it is black, not the
-    mean colour.
+    first pixel in the padded image; None: no padding and no crop. flips: (B,) bool; None: no flip.
+    Returns (B, C, H, W) uint8. Padding comes before normalising: it is black, not the mean colour.
     """
     if offsets is None and flips is None:
         return images
@@ -63,13 +62,13 @@ def crop_and_flip(
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """(B, C, H, W) uint8 to float32: (images / 255 - mean) / std, with mean and std (C,) float32.
 
-    Bitwise what torchvision's ToTensor and Normalize give: the same three roundings.
+    Bitwise equal to torchvision's ToTensor and Normalize, which round in the same three places.
     """
     return images.float().div_(255).sub_(mean[:, None, None]).div_(std[:, None, None])
 
 
 def batch_count(count: int, batch_size: int) -> int:
-    """How many batches `count` images make, the last and perhaps smaller one included."""
+    """The number of batches in `count` images; the last batch may be smaller."""
     return -(-count // batch_size)
 
 
@@ -88,11 +87,12 @@ def train_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch: shuffled, augmented batches (B, C, H, W) float32 with labels (B,) int64.
 
-    `order` gives the permutation, `crops` the offsets and then the flips; both are CPU
-    generators, so the batches are the same on every device. Offsets and flips are drawn even
-    where they are not used: switching one off leaves everything else as it was.
-    The last batch may be smaller, as in a DataLoader. first: how many batches to pass over.
-    share: which places of each batch to give, of several workers' one; may be none of the last.
+    order: draws the permutation. crops: draws the offsets, then the flips. Both are CPU generators,
+    so the batches are the same on every device. Offsets and flips are always drawn, even if they
+    are not used: switching one off does not change the other.
+    The last batch may be smaller, as in a DataLoader. first: the number of batches to skip.
+    share: the part of each batch to return, if several processes share it. A process's part of the
+    last batch may be empty.
     """
     device = split.images.device
     mean, std = mean.to(device), std.to(device)
@@ -114,7 +114,7 @@ def train_batches(
 def test_batches(
     split: Split, *, batch_size: int, mean: Tensor, std: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The split in its own order, not augmented: (B, C, H, W) float32 with labels (B,) int64."""
+    """The split in its order, without augmentation: (B, C, H, W) float32, labels (B,) int64."""
     device = split.images.device
     mean, std = mean.to(device), std.to(device)
     for start in range(0, len(split), batch_size):

@@ -1,10 +1,10 @@
 """CIFAR-10 (Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009).
 
-Its batches are pickles, and opening a pickle runs whatever it says. So only bytes are opened whose
-MD5 was found to be the published one, and they are those very bytes: a file is read once, and the
-archive is never unpacked to the disk. torchvision knows the address, the names and the checksums;
-its own reader is not used, because it opens by name what it has checked by name a moment before,
-takes a damaged archive for a missing one, and leaves half a file behind when a download stops.
+CIFAR-10 is published as pickles, and loading a pickle can run any code. So each file is read once
+into memory, its MD5 is compared with the published one, and only those verified bytes are
+unpickled; the archive is never unpacked to the disk. The URL, file names and checksums come from
+torchvision. Its reader is not used: it checks a file and then opens it a second time (the file may
+have changed), treats a damaged archive as missing, and leaves half a file if a download stops.
 
 Knows nothing of batches or models.
 """
@@ -33,18 +33,19 @@ from sfl.files import atomic_path, one_at_a_time
 from sfl.progress import say, track
 
 MEGABYTE = 1_000_000
-PATIENCE = 30  # seconds without a byte before a server is given up
+TIMEOUT = 30  # seconds without a byte from the server
 
 
 def load_cifar10(root: Path, mirror: str | None = None, *, fetch: bool = True) -> Dataset:
     """Reads CIFAR-10: 50,000 training and 10,000 test images (3, 32, 32) in ten classes.
 
-    From `root`, without any network: the unpacked folder cifar-10-batches-py or the archive
-    cifar-10-python.tar.gz. Where there is neither, the archive is fetched into `root`; mirror is
-    the URL of a folder that holds it, or of the archive itself (then it ends in .tar.gz). Without
-    `fetch` nothing is fetched.
+    Reads the unpacked folder cifar-10-batches-py in `root`, else the archive
+    cifar-10-python.tar.gz in `root`. If neither is there, downloads the archive into `root`.
+    mirror: the URL of a folder with the archive, or of the archive itself (ending in .tar.gz).
+    fetch: whether the archive may be downloaded.
 
-    Raises UserError (exit 3): the archive is damaged, or it can't be fetched. (Exit 6): disk full.
+    Raises UserError (exit 3) if the archive is damaged, missing or can't be downloaded, (exit 6)
+    if the disk is full.
     """
     files = _read_folder(root / CIFAR10.base_folder)
     if files is None:
@@ -52,7 +53,7 @@ def load_cifar10(root: Path, mirror: str | None = None, *, fetch: bool = True) -
         if not archive.exists() and not fetch:
             raise UserError(f"{root}: CIFAR-10 is not here", "fetch it: sfl data", Exit.DATA)
         if not archive.exists():
-            _download(_address(mirror), archive)
+            _download(_url(mirror), archive)
         files = _read_archive(archive)
     train = [_unpickle(files[name]) for name, _ in CIFAR10.train_list]
     test = [_unpickle(files[name]) for name, _ in CIFAR10.test_list]
@@ -61,13 +62,13 @@ def load_cifar10(root: Path, mirror: str | None = None, *, fetch: bool = True) -
 
 
 def _split(batches: list[dict[str, Any]]) -> Split:
-    """A batch holds "data" (n, 3072) uint8, red, then green, then blue rows; and "labels"."""
+    """A batch holds "data", (n, 3072) uint8: the red, green and blue pixels; and "labels"."""
     images: list[Tensor] = [torch.from_numpy(batch["data"]) for batch in batches]
     labels = [label for batch in batches for label in batch["labels"]]
     return Split(torch.cat(images).view(-1, 3, 32, 32), torch.tensor(labels))
 
 
-# --- what is there: file names without folders, to their verified contents
+# --- reading: dictionaries from file name (without its folder) to verified content
 
 
 def _checksums() -> dict[str, str]:
@@ -76,7 +77,7 @@ def _checksums() -> dict[str, str]:
 
 
 def _read_folder(folder: Path) -> dict[str, bytes] | None:
-    """The unpacked files, or None if they are not all there and whole."""
+    """The unpacked files; None if one is missing or damaged."""
     if not folder.is_dir():
         return None
     files: dict[str, bytes] = {}
@@ -115,7 +116,7 @@ def _verify(content: bytes, expected: str, what: str) -> None:
     if found != expected:
         raise UserError(
             f"{what} is damaged: {len(content)} bytes with MD5 {found}, expected MD5 {expected}",
-            "remove the file, so that it is fetched again, or put a whole one in its place",
+            "remove the file to download it again, or replace it",
             Exit.DATA,
         )
 
@@ -126,30 +127,30 @@ def _md5(content: bytes) -> str:
 
 def _unpickle(verified: bytes) -> dict[str, Any]:
     with warnings.catch_warnings():
-        # numpy 2.4.0 to 2.4.4 warn of how dtypes were written in 2009.
+        # numpy 2.4.0 to 2.4.4 warn about the way dtypes were pickled in 2009.
         warnings.simplefilter("ignore")
         entry: dict[str, Any] = pickle.loads(verified, encoding="latin1")
     return entry
 
 
-# --- what is not there
+# --- downloading
 
 
-def _address(mirror: str | None) -> str:
+def _url(mirror: str | None) -> str:
     if mirror is None:
         return str(CIFAR10.url)
     return mirror if mirror.endswith(".tar.gz") else f"{mirror.rstrip('/')}/{CIFAR10.filename}"
 
 
 def _download(url: str, archive: Path) -> None:
-    """Fetches the archive. Only a whole and verified one gets its name."""
+    """Downloads the archive. The file gets its name only when it is complete and verified."""
     _make_writable(archive.parent)
     with one_at_a_time(archive.with_name(f".{archive.name}.lock")):
-        if not archive.exists():  # else another process has fetched it meanwhile
-            _download_now(url, archive)
+        if not archive.exists():  # another process may have downloaded it meanwhile
+            _download_verified(url, archive)
 
 
-def _download_now(url: str, archive: Path) -> None:
+def _download_verified(url: str, archive: Path) -> None:
     with atomic_path(archive) as temporary:
         digest, size = hashlib.md5(usedforsecurity=False), 0
         with temporary.open("wb") as file:
@@ -159,8 +160,8 @@ def _download_now(url: str, archive: Path) -> None:
                 size += len(chunk)
         if digest.hexdigest() != CIFAR10.tgz_md5:
             raise UserError(
-                f"{url} sent something else than the CIFAR-10 archive: {size} bytes with MD5"
-                f" {digest.hexdigest()}, expected MD5 {CIFAR10.tgz_md5}",
+                f"{url} is not the CIFAR-10 archive: {size} bytes with MD5 {digest.hexdigest()},"
+                f" expected MD5 {CIFAR10.tgz_md5}",
                 _elsewhere(archive.parent),
                 Exit.DATA,
             )
@@ -172,21 +173,21 @@ def _make_writable(root: Path) -> None:
         if not os.access(root, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        message = f"CIFAR-10 can't be put into {root}: {error.strerror}"
+        message = f"CIFAR-10 can't be saved in {root}: {error.strerror}"
         raise UserError(message, "choose another folder with data.root", Exit.DATA) from error
 
 
 def _fetch(url: str, root: Path) -> Iterator[bytes]:
-    """The bytes that lie at `url`, a megabyte at a time."""
+    """The content of `url`, a megabyte at a time."""
     try:
-        with urlopen(Request(url, headers={"User-Agent": "sfl"}), timeout=PATIENCE) as response:
+        with urlopen(Request(url, headers={"User-Agent": "sfl"}), timeout=TIMEOUT) as response:
             size = int(response.headers.get("Content-Length") or 0)
             chunks = iter(lambda: response.read(MEGABYTE), b"")
             total = -(-size // MEGABYTE) or None
             yield from track(chunks, f"Downloading {url} (MB)", total)
-    # ValueError: not a URL. The file that is being written can't fail in here, only the network.
+    # ValueError: not a URL. An OSError comes from the network: the file is written by the caller.
     except (OSError, HTTPException, ValueError) as error:
-        message = f"CIFAR-10 can't be fetched from {url}: {_reason(error)}"
+        message = f"CIFAR-10 can't be downloaded from {url}: {_reason(error)}"
         raise UserError(message, _elsewhere(root), Exit.DATA) from error
 
 
@@ -199,6 +200,6 @@ def _reason(error: Exception) -> str:
 
 def _elsewhere(root: Path) -> str:
     return (
-        f"name another server with data.mirror, put {CIFAR10.filename} into {root}, or use"
+        f"set data.mirror to another server, put {CIFAR10.filename} into {root}, or use"
         " data.source=shapes, which needs no files"
     )

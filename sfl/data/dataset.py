@@ -1,6 +1,6 @@
-"""What a data set is: two splits of uint8 images with labels, class names, a fingerprint.
+"""A data set: training and test images as uint8 with labels, class names and fingerprints.
 
-Knows nothing of where images come from, of batches or models.
+Knows nothing of image files, batches or models.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sfl.errors import UserError
 
-HOLD_OUT_SEED = 20_090_408  # any constant; the held-out images are the same whatever a run's seed
+HOLD_OUT_SEED = 20_090_408  # any constant: all runs hold out the same images
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test split over the same classes. Labels are places in `classes`."""
+    """A training and a test split with the same classes. A label is an index into `classes`."""
 
     source: str
     classes: tuple[str, ...]
@@ -50,15 +50,15 @@ class Dataset:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """SHA-256 of each split: which images these are, wherever they were read from."""
+        """SHA-256 of each split: the same images have the same one, wherever they are stored."""
         return {"train": _fingerprint(self.train), "test": _fingerprint(self.test)}
 
     def provenance(self) -> dict[str, str]:
-        """What a run says of the images that it was made with: their source and fingerprints."""
+        """The source and the fingerprints, as a run's files name its images."""
         return {"source": self.source, **self.fingerprints}
 
     def describe(self) -> dict[str, object]:
-        """What a checkpoint remembers of its images: shape, classes, fingerprints."""
+        """Shape, classes and fingerprints of the images, as checkpoints hold them."""
         return {
             "in_dimensions": list(self.in_dimensions),
             "classes": list(self.classes),
@@ -66,7 +66,7 @@ class Dataset:
         }
 
     def summary(self) -> dict[str, object]:
-        """The data set in short, as `sfl data` shows it."""
+        """A summary, as `sfl data` shows it."""
         return {
             "source": self.source,
             "classes": list(self.classes),
@@ -79,13 +79,13 @@ class Dataset:
 
 
 def hold_out(split: Split, count: int, classes: int) -> tuple[Split, Split]:
-    """Divides a training split into what is trained on and `count` images for validation.
+    """Divides a training split into a part for training and `count` images for validation.
 
-    Each of the `classes` gives equally many (where `count` can't be divided, the first ones give
-    one more). Which images is fixed: it depends on the split alone, not on any seed, so that runs
-    of different seeds can be compared. Both parts keep the order of `split`.
+    Each of the `classes` gives the same number of images (if `count` can't be divided evenly, the
+    first classes give one more). The choice depends on the split, not on a run's seed, so that
+    runs with different seeds can be compared. Both parts keep the order of `split`.
 
-    Raises UserError (exit 2) if a class would have no image left to train on.
+    Raises UserError (exit 2) if a class would have no training image left.
     """
     generator = torch.Generator().manual_seed(HOLD_OUT_SEED)
     labels = split.labels.cpu()
@@ -96,7 +96,7 @@ def hold_out(split: Split, count: int, classes: int) -> tuple[Split, Split]:
         if quota and quota >= len(members):
             raise UserError(
                 f"data.validation: {count} would hold out {quota} of the {len(members)} training"
-                f" images of class {label + 1} of {classes}, leaving none to train on",
+                f" images of class {label + 1} of {classes} and leave none for training",
                 "give a smaller number",
             )
         held[members[torch.randperm(len(members), generator=generator)[:quota]]] = True
@@ -104,13 +104,13 @@ def hold_out(split: Split, count: int, classes: int) -> tuple[Split, Split]:
 
 
 def _select(split: Split, chosen: Tensor) -> Split:
-    """The images where `chosen` (N,) bool, on the CPU, is true, in their order."""
+    """The images for which `chosen`, (N,) bool on the CPU, is true, in their order."""
     places = chosen.nonzero().flatten().to(split.images.device)
     return Split(split.images[places], split.labels[places])
 
 
 def _fingerprint(split: Split) -> str:
-    """SHA-256 over the shape, the pixels and the labels, independent of the machine."""
+    """SHA-256 of shape, pixels and labels, the same on every machine."""
     digest = hashlib.sha256(repr(tuple(split.images.shape)).encode())
     digest.update(split.images.cpu().contiguous().numpy().data)
     digest.update(split.labels.cpu().contiguous().numpy().astype("<i8").data)

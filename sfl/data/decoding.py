@@ -1,8 +1,8 @@
-"""One image file to RGB pixels, and many of one size to one tensor.
+"""Decodes image files into one tensor of RGB pixels.
 
-Images become RGB: grey is repeated, what is transparent turns black, 16-bit grey keeps its upper
-eight bits, of an animation the first frame is taken. EXIF orientation is not applied (nor is it
-in torchvision's ImageFolder). Knows nothing of folders, classes or caches.
+Grey is repeated in all three channels, transparent pixels are laid over black, 16-bit grey keeps
+its upper eight bits, and only the first frame of an animation is used. EXIF orientation is not
+applied (as in torchvision's ImageFolder). Knows nothing of folders, classes or caches.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from sfl.progress import track
 
 def image_suffixes() -> set[str]:
     """The suffixes of the formats that Pillow reads, in lower case: {".png", ".jpg", ...}."""
-    Image.preinit()  # registers the common formats first, so that files are tried as those first
+    Image.preinit()  # registers the common formats first, so that Pillow tries them first
     return {ext for ext, name in Image.registered_extensions().items() if name in Image.OPEN}
 
 
 def digest(path: Path) -> bytes:
-    """SHA-256 of the file. Raises UserError (exit 3)."""
+    """SHA-256 of the file. Raises UserError (exit 3) if it can't be read."""
     return hashlib.sha256(_read(path)).digest()
 
 
@@ -38,23 +38,24 @@ def _read(path: Path) -> bytes:
 
 
 def unreadable(path: Path, error: Exception) -> UserError:
-    """A file that the system or Pillow refuses, as a line for the user."""
+    """The UserError for a file that the system or Pillow can't read."""
     reason: object = error
-    if isinstance(error, UnidentifiedImageError):  # whose text names a buffer of ours
-        reason = "it has no image format that Pillow knows"
+    if isinstance(error, UnidentifiedImageError):  # its text would name a buffer in memory
+        reason = "Pillow does not know its image format"
     elif isinstance(error, OSError) and error.strerror:
         reason = error.strerror
     return UserError(f"{path} can't be read: {reason}", "repair or remove it", Exit.DATA)
 
 
 def decode_all(paths: Sequence[Path], digests: Sequence[bytes], resize: int | None) -> Tensor:
-    """Reads all images, (N, 3, H, W) uint8, in the order of the paths, of which there is one.
+    """Reads all images, (N, 3, H, W) uint8, in the order of `paths`; there must be at least one.
 
-    digests: the SHA-256 of each file, as `digest` gave it earlier.
-    resize: the side in pixels to which each is scaled (bilinear, antialiased, aspect not kept).
+    digests: the SHA-256 of each file, from `digest`.
+    resize: the side in pixels to which each image is scaled (bilinear, antialiased; the aspect
+    ratio is not kept); None: not scaled.
 
-    Raises UserError (exit 3): a file that can't be decoded, has changed, or differs in size from
-    the first. (Exit 6): too many for the memory.
+    Raises UserError (exit 3) if a file can't be decoded, has changed since `digest`, or differs in
+    size from the first one, (exit 6) if the images do not fit into memory.
     """
     first = _decode(paths[0], digests[0], resize)
     images = _allocate(len(paths), first)
@@ -70,12 +71,12 @@ def decode_all(paths: Sequence[Path], digests: Sequence[bytes], resize: int | No
 def _decode(path: Path, known: bytes, resize: int | None) -> Tensor:
     """One image, (3, H, W) uint8."""
     content = _read(path)
-    if hashlib.sha256(content).digest() != known:  # or the cache would keep it under a wrong key
+    if hashlib.sha256(content).digest() != known:  # the cache would keep it under a wrong key
         raise UserError(f"{path} changed while it was being read", "start again", Exit.DATA)
     try:
         with Image.open(io.BytesIO(content)) as opened:
             image = _to_rgb(opened)
-    except Exception as error:  # Pillow's parsers raise whatever a broken file makes them trip over
+    except Exception as error:  # on a broken file, Pillow's parsers may raise any exception
         raise unreadable(path, error) from error
     if resize is not None:
         image = image.resize((resize, resize), Image.Resampling.BILINEAR)
@@ -99,7 +100,7 @@ def _allocate(count: int, image: Tensor) -> Tensor:
     if free is not None and needed > free:
         raise UserError(
             f"{count:,} images of {image.shape[2]}x{image.shape[1]} take {needed / 1e9:.1f} GB of"
-            f" memory, {free / 1e9:.1f} GB are free",
+            f" memory, but {free / 1e9:.1f} GB are free",
             "scale them down with data.resize",
             Exit.RESOURCES,
         )
@@ -110,6 +111,6 @@ def _sizes_differ(first: Path, one: Tensor, second: Path, other: Tensor) -> User
     return UserError(
         f"images differ in size: {first} is {one.shape[2]}x{one.shape[1]},"
         f" {second} is {other.shape[2]}x{other.shape[1]}",
-        "data.resize: 32 would scale all to 32x32",
+        "scale all images to one size with data.resize, for example data.resize=32",
         Exit.DATA,
     )

@@ -1,12 +1,12 @@
 """A data set from a folder of images: train/<class>/* and test/<class>/*.
 
-Decoded once, then kept in one safetensors file that is named by the SHA-256 of everything it was
-made from, so that it can't be stale. Knows nothing of batches or models.
+The decoded images are cached in a safetensors file. Its name is a SHA-256 of everything that it
+depends on, so the cache is never out of date. Knows nothing of batches or models.
 
-What counts as an image: every file directly in a class folder whose suffix is one that Pillow
-reads (.png, .jpg, .webp, .bmp, .tiff, .ppm, ...); such a file must decode. Other files (notes.txt,
-Thumbs.db) are passed over, and the first is named. Hidden files and folders don't count at all.
-A folder inside a class folder is an error: what lies there would be lost unnoticed.
+An image is a file directly in a class folder with a suffix that Pillow reads (.png, .jpg, .webp,
+.bmp, .tiff, .ppm, ...). If it can't be decoded, that is an error. Other files (notes.txt,
+Thumbs.db) are ignored, and a message names the first one. Hidden files and folders are ignored
+silently. A folder inside a class folder is an error, because its images would not be used.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ from sfl.errors import Exit, UserError
 from sfl.files import atomic_path, one_at_a_time
 from sfl.progress import say, track
 
-FORMAT = "sfl folder cache 1"  # change it when the same files would give other tensors
-KEPT_CACHES = 4  # in one cache folder: enough to go to and fro between a few sizes
-LAYOUT = "data.root is the folder that holds train/<class>/* and test/<class>/*"
+FORMAT = "sfl folder cache 1"  # change it if the same files are decoded to other tensors
+KEPT_CACHES = 4  # in one cache folder: enough to switch between a few sizes
+LAYOUT = "data.root must contain train/<class>/* and test/<class>/*"
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Which files make up a data set: those of train first, then those of test."""
+    """The files of a data set: first the training images, then the test images."""
 
     root: Path
     classes: tuple[str, ...]
@@ -41,13 +41,15 @@ class Listing:
 
 
 def load_folder(root: Path, resize: int | None = None) -> Dataset:
-    """Reads `root`, from the cache if these very files were read before.
+    """Reads `root`, from the cache if the same files were read before.
 
     Classes are the names of the folders, sorted. Without `resize` all images must have one size;
-    with it each is scaled to resize x resize pixels (bilinear, antialiased, aspect not kept).
+    with it each is scaled to resize x resize pixels (bilinear, antialiased; the aspect ratio is not
+    kept).
 
-    Raises UserError (exit 3): no root, train or test; a class without images, or in only one of
-    the two; a file that can't be read; images of different sizes. (Exit 6): too large for memory.
+    Raises UserError (exit 3) if root, train or test is missing, a class has no images or is only in
+    one of train and test, a file can't be read, or sizes differ, (exit 6) if the images do not fit
+    into memory.
     """
     listing = _list_images(root)
     digests = [digest(path) for path in track(listing.paths, "Checking the images")]
@@ -67,22 +69,23 @@ def _dataset(listing: Listing, images: Tensor) -> Dataset:
     return Dataset("folder", listing.classes, train, test)
 
 
-# --- which files
+# --- listing the files
 
 
 def _list_images(root: Path) -> Listing:
     folders = [_class_folders(root, name) for name in ("train", "test")]
     classes = _common_classes(root, *(tuple(f.name for f in split) for split in folders))
-    suffixes, passed_over = image_suffixes(), list[Path]()
+    suffixes, ignored = image_suffixes(), list[Path]()
     paths, labels, counts = list[Path](), list[int](), list[int]()
     for split in folders:
         for label, folder in enumerate(split):
-            found = _images_in(folder, suffixes, passed_over)
+            found = _images_in(folder, suffixes, ignored)
             paths += found
             labels += [label] * len(found)
         counts.append(len(paths))
-    if passed_over:
-        _say_passed_over(passed_over)
+    if ignored:
+        others = f" and {len(ignored) - 1} more" if len(ignored) > 1 else ""
+        say(f"ignored, because the suffix is not an image's: {ignored[0]}{others}")
     return Listing(root, classes, paths, labels, counts[0])
 
 
@@ -93,7 +96,7 @@ def _class_folders(root: Path, split: str) -> list[Path]:
             raise UserError(f"{folder} {what}", LAYOUT, Exit.DATA)
     folders = [path for path in _visible(root / split) if path.is_dir()]
     if not folders:
-        raise UserError(f"{root / split} has no class folders in it", LAYOUT, Exit.DATA)
+        raise UserError(f"{root / split} contains no class folders", LAYOUT, Exit.DATA)
     return folders
 
 
@@ -106,30 +109,26 @@ def _common_classes(root: Path, train: tuple[str, ...], test: tuple[str, ...]) -
     if differences:
         raise UserError(
             f"{root}: train and test have different classes; {'; '.join(differences)}",
-            "give both the same class folders",
+            "make the same class folders in both",
             Exit.DATA,
         )
     return train
 
 
-def _images_in(folder: Path, suffixes: set[str], passed_over: list[Path]) -> list[Path]:
-    """The images of one class, sorted by name; what else lies there goes to `passed_over`."""
+def _images_in(folder: Path, suffixes: set[str], ignored: list[Path]) -> list[Path]:
+    """The images of one class, sorted by name; adds the other files to `ignored`."""
     found: list[Path] = []
     for path in _visible(folder):
         if path.is_dir():
             message = f"{path} is a folder inside a class folder"
             raise UserError(message, f"move it elsewhere; {LAYOUT}", Exit.DATA)
         if path.exists() and not path.is_file():  # a pipe or a device: reading might never end
-            raise UserError(f"{path} is no file", "remove it", Exit.DATA)
-        (found if path.suffix.lower() in suffixes else passed_over).append(path)
+            raise UserError(f"{path} is not a regular file", "remove it", Exit.DATA)
+        (found if path.suffix.lower() in suffixes else ignored).append(path)
     if not found:
-        raise UserError(f"{folder} has no images in it", "add some, or remove it", Exit.DATA)
+        message = f"{folder} contains no images"
+        raise UserError(message, "add some, or remove the folder", Exit.DATA)
     return found
-
-
-def _say_passed_over(paths: list[Path]) -> None:
-    others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    say(f"passed over, being no image by its suffix: {paths[0]}{others}")
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -139,23 +138,20 @@ def _visible(folder: Path) -> list[Path]:
         raise unreadable(folder, error) from error
 
 
-# --- what identifies them
+# --- the cache
 
 
 def _key(listing: Listing, digests: list[bytes], resize: int | None) -> str:
-    """SHA-256 over all that the decoded tensors depend on."""
+    """SHA-256 of everything that the decoded tensors depend on."""
     total = hashlib.sha256(f"{FORMAT}\0{resize}\0".encode())
     for path, known in zip(listing.paths, digests, strict=True):
-        # A file name has no zero byte and a digest has a fixed length, so nothing can run together.
+        # A file name has no zero byte and a digest has a fixed length: no two lists give one text.
         total.update(os.fsencode(path.relative_to(listing.root).as_posix()) + b"\0" + known)
     return total.hexdigest()
 
 
-# --- the cache
-
-
 def _cache_folders(root: Path) -> list[Path]:
-    """Beside the images, so that it goes when they go; where that can't be written, the user's."""
+    """The folder beside the images, removed with them; then the user's, if that isn't writable."""
     folders = [root / ".sfl-cache"]
     with contextlib.suppress(RuntimeError):  # not every user has a home folder
         user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -164,7 +160,7 @@ def _cache_folders(root: Path) -> list[Path]:
 
 
 def _lock_path(root: Path) -> Path:
-    """Where the cache will be, or beside it: one process decodes for all that would read it."""
+    """A lock beside the cache, so that only one of several processes decodes the images."""
     if os.access(root, os.W_OK):
         return root / ".sfl.lock"
     folder = _cache_folders(root)[-1]
@@ -185,7 +181,7 @@ def _read_cache(listing: Listing, key: str) -> Dataset | None:
 
 
 def _open_cache(listing: Listing, path: Path) -> Dataset | None:
-    """The data set in a cache file, or None if it is not what was once written there."""
+    """The data set in a cache file; None if the file is not as it was written."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -200,7 +196,7 @@ def _open_cache(listing: Listing, path: Path) -> Dataset | None:
 
 
 def _write_cache(images: Tensor, fingerprints: dict[str, str], root: Path, key: str) -> None:
-    """Keeps what was decoded. That it can't be kept is a pity, not an error."""
+    """Caches the decoded images. If that fails, it prints a message and raises nothing."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -213,11 +209,11 @@ def _write_cache(images: Tensor, fingerprints: dict[str, str], root: Path, key: 
             continue
         _remove_old(folder)
         return
-    say("the decoded images could not be cached: the next start decodes them again")
+    say("the decoded images could not be cached; the next run will decode them again")
 
 
 def _remove_old(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # another process may be removing the same ones
+    with contextlib.suppress(OSError):  # another process may be removing the same files
         caches = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
         for path in caches[:-KEPT_CACHES]:
             path.unlink()

@@ -1,10 +1,10 @@
-"""The embedded data set: ten classes of drawn objects that only their shape tells apart.
+"""The embedded data set: drawn objects of ten classes that differ only in shape.
 
-No download, no files; the same settings give the same images, bit for bit, on any CPU. Colours,
-contrast (the object may be lighter or darker than what is behind it), clutter and noise are drawn
-alike for every class, so that neither mean colour nor any one pixel says what is shown. Size and
-rotation vary a little; how far an object strays from the middle is a setting, for that is what
-weight sharing is good for.
+It needs no download and no files. The same settings give bitwise the same images on any CPU.
+Colour, contrast (an object may be lighter or darker than its background), clutter and noise have
+the same distribution in every class, so neither the mean colour nor a single pixel tells the class.
+Size and rotation vary a little. The distance of an object from the centre is a setting, because
+objects at many places are what weight sharing should help with.
 
 Shapes: N images, S = 32 pixels a side. Knows nothing of files.
 """
@@ -21,18 +21,18 @@ from sfl.data.dataset import Dataset, Split
 from sfl.progress import track
 
 SIDE = 32
-CHUNK = 250  # images drawn at once: large enough to be quick, small enough for the CPU's cache
-RADIUS = (7.0, 11.0)  # pixels from an object's middle to its edge
-ROTATION = pi / 12  # at most, either way; a plus stays apart from a cross
-CONTRAST = 0.4  # between an object and what lies behind it; colours are in [0, 1]
-TINT = 0.3  # standard deviation of a channel's contrast, as a part of CONTRAST
-SCRAPS = 2  # dark or light strokes behind the object, for a net to tell from its edges
-SCRAP_CONTRAST = 0.3
-BLOTCHES = 0.08  # standard deviation of the soft stains on everything
-NOISE = 0.05  # standard deviation of each pixel by itself
+CHUNK = 250  # images drawn at once: large enough to be fast, small enough for the CPU's cache
+RADIUS = (7.0, 11.0)  # pixels from an object's centre to its edge
+ROTATION = pi / 12  # the largest, in both directions; a plus never looks like a cross
+CONTRAST = 0.4  # between an object and its background; colours are in [0, 1]
+TINT = 0.3  # standard deviation of a channel's contrast, as a fraction of CONTRAST
+STROKES = 2  # short dark or light lines in the background, which look like edges of an object
+STROKE_CONTRAST = 0.3
+BLOTCHES = 0.08  # standard deviation of the soft spots of colour over the whole image
+NOISE = 0.05  # standard deviation of the noise in each pixel
 
 
-# --- the objects: x, y in units of the radius, y downwards; returns a signed distance, inside < 0
+# --- the objects: x and y in units of the radius, y downwards; a signed distance, negative inside
 
 
 def _disk(x: Tensor, y: Tensor) -> Tensor:
@@ -93,18 +93,18 @@ OBJECTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def draw_shapes(
     *, train: int = 10_000, test: int = 2_000, jitter: int = 6, seed: int = 0
 ) -> Dataset:
-    """Draws `train` and `test` images (3, 32, 32); every class as often as any other.
+    """Draws `train` and `test` images (3, 32, 32), equally many of each class.
 
-    jitter: how many pixels an object's middle strays from the image's, at most, in each direction.
-    0: always centred. From about 6 on, objects are cut off by the border.
-    seed: other seeds, other images. Test images come from a stream of their own, so that they
-    don't depend on how many train images there are.
+    jitter: the largest distance in pixels, in each direction, between the centres of object and
+    image. 0: always centred. From about 6 on, the border cuts objects off.
+    seed: another seed gives other images. Test images have their own random stream and do not
+    depend on the number of training images.
     """
     return Dataset(
         "shapes",
         tuple(OBJECTS),
-        _draw_split(train, jitter, 2 * seed, "Drawing shapes to train on"),
-        _draw_split(test, jitter, 2 * seed + 1, "Drawing shapes to test on"),
+        _draw_split(train, jitter, 2 * seed, "Drawing the training images"),
+        _draw_split(test, jitter, 2 * seed + 1, "Drawing the test images"),
     )
 
 
@@ -120,7 +120,7 @@ def _draw_split(count: int, jitter: int, seed: int, description: str) -> Split:
 
 @dataclass(frozen=True)
 class _Draw:
-    """Random numbers in float64: where vector units round differently, 8 bits don't show it."""
+    """Random numbers in float64: CPUs that round differently still give the same 8-bit pixels."""
 
     generator: torch.Generator
 
@@ -136,24 +136,24 @@ class _Draw:
 
 
 def _draw_images(labels: Tensor, jitter: int, draw: _Draw) -> Tensor:
-    """The objects that the labels (N,) name: (N, 3, S, S) uint8."""
+    """One image for each of the labels (N,): (N, 3, S, S) uint8."""
     count = len(labels)
     coverage = _objects(labels, jitter, draw)[:, None]
     middle = 0.5 + draw.normal(0.1, count, 3, 1, 1)
-    # Lighter or darker than what is behind it, the one as often as the other.
+    # Lighter or darker than the background with equal probability.
     half = draw.sign(count, 1, 1, 1) * CONTRAST / 2 * (1 + draw.normal(TINT, count, 3, 1, 1))
-    image = torch.lerp(middle - half + _scraps(count, draw)[:, None], middle + half, coverage)
+    image = torch.lerp(middle - half + _strokes(count, draw)[:, None], middle + half, coverage)
     image += _blotches(count, draw)
     image += draw.normal(NOISE, count, 3, SIDE, SIDE)
     return image.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
 
 
 def _objects(labels: Tensor, jitter: int, draw: _Draw) -> Tensor:
-    """How much of each pixel its object covers, (N, S, S) in [0, 1]."""
+    """The fraction of each pixel that the object covers, (N, S, S) in [0, 1]."""
     count = len(labels)
     shift = draw.uniform(-jitter, jitter, 2, count, 1, 1)
     radius = draw.uniform(*RADIUS, count, 1, 1)
-    x, y = _turned(shift, draw.uniform(-ROTATION, ROTATION, count, 1, 1))
+    x, y = _rotated(shift, draw.uniform(-ROTATION, ROTATION, count, 1, 1))
     x, y = x / radius, y / radius
     distance = torch.empty_like(x)
     for label, outline in enumerate(OBJECTS.values()):
@@ -162,26 +162,26 @@ def _objects(labels: Tensor, jitter: int, draw: _Draw) -> Tensor:
     return (0.5 - distance * radius).clamp_(0, 1)  # an edge is one pixel wide
 
 
-def _scraps(count: int, draw: _Draw) -> Tensor:
-    """Short strokes anywhere, (N, S, S): what they add to the colour behind the object."""
+def _strokes(count: int, draw: _Draw) -> Tensor:
+    """Short lines anywhere, (N, S, S): added to the colour of the background."""
     total = torch.zeros(count, SIDE, SIDE, dtype=torch.float64)
-    for _ in range(SCRAPS):
+    for _ in range(STROKES):
         place = draw.uniform(-SIDE / 2, SIDE / 2, 2, count, 1, 1)
-        x, y = _turned(place, draw.uniform(0, pi, count, 1, 1))
+        x, y = _rotated(place, draw.uniform(0, pi, count, 1, 1))
         half_length = draw.uniform(2, 5, count, 1, 1)
         distance = torch.hypot((x.abs() - half_length).clamp_(min=0), y) - 1
-        total += (0.5 - distance).clamp_(0, 1) * draw.sign(count, 1, 1) * SCRAP_CONTRAST
+        total += (0.5 - distance).clamp_(0, 1) * draw.sign(count, 1, 1) * STROKE_CONTRAST
     return total
 
 
-def _turned(middle: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Each pixel's x and y (N, S, S) as seen from `middle` (2, N, 1, 1), turned by `angle`."""
+def _rotated(centre: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Each pixel's x and y (N, S, S) relative to `centre` (2, N, 1, 1), rotated by `angle`."""
     pixels = torch.arange(SIDE, dtype=torch.float64) + 0.5 - SIDE / 2
-    x, y = pixels - middle[0], pixels[:, None] - middle[1]
+    x, y = pixels - centre[0], pixels[:, None] - centre[1]
     return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
 
 
 def _blotches(count: int, draw: _Draw) -> Tensor:
-    """Soft stains of random colour, (N, 3, S, S), about as large as an object's parts."""
+    """Soft spots of random colour, (N, 3, S, S), about as large as an object's parts."""
     coarse = draw.normal(BLOTCHES, count, 3, 6, 6)
     return F.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""A data set by the name of its source: read, fetched or drawn."""
+"""Loads a data set by the name of its source."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,18 +16,18 @@ def load_dataset(
     shapes: Mapping[str, int] | None = None,
     fetch: bool = True,
 ) -> Dataset:
-    """Reads, fetches or draws a data set.
+    """Reads, downloads or draws a data set.
 
-    source: "cifar10" (read from `root`, or fetched into it), "folder" (`root` holds
+    source: "cifar10" (read from `root`, or downloaded into it), "folder" (`root` contains
         train/<class>/* and test/<class>/*) or "shapes" (drawn; needs no files).
-    mirror: where cifar10 is fetched from, instead of its authors' server.
-    resize: the side in pixels to which folder scales its images; None leaves them as they are.
+    mirror: cifar10: the URL to download from, instead of its authors' server.
+    resize: folder: the side in pixels to which images are scaled; None: not scaled.
     shapes: keyword arguments of `draw_shapes`.
-    fetch: whether cifar10 may be fetched where it isn't here.
+    fetch: whether cifar10 may be downloaded.
 
-    Raises UserError: an unknown source (exit 2), or (exit 3) whatever is wrong with the data.
+    Raises UserError (exit 2) for an unknown source, (exit 3) for missing or damaged data.
     """
-    # Imported here: drawing shapes needs no image library.
+    # Imported late: drawing shapes needs no image library.
     if source == "cifar10":
         from sfl.data.cifar10 import load_cifar10
 

@@ -128,7 +128,7 @@ BAD = [
             f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n"
             for old, new in zip("abcd", "bcde", strict=True)
         ),
-        "more than 10,000 values; that is no config",
+        "more than 10,000 values: not a config",
     ),
     config(
         "extends nothing", "extends: none.yaml\n", "bad.yaml:1: extends: none.yaml: no such fil"
@@ -154,7 +154,7 @@ BAD = [
     Bad("no seed", "train --config tiny.yaml --seed q", 2, 'expected a whole number, not "q"'),
     # data
     folder("no data", "images", {}),
-    folder("no images", "has no images in it", {"train/a/notes.txt": b"x", "test/a/n.txt": b"x"}),
+    folder("no images", "contains no images", {"train/a/notes.txt": b"x", "test/a/n.txt": b"x"}),
     folder(
         "one unreadable image",
         "images/train/a/2.png can't be read",
@@ -170,7 +170,7 @@ BAD = [
         "images differ in size",
         {"train/a/1.png": png(8), "train/a/2.png": png(9), "test/a/1.png": png()},
     ),
-    Bad("no network", f"{CIFAR} {NOWHERE}", 3, "CIFAR-10 can't be fetched from", {"data": None}),
+    Bad("no network", f"{CIFAR} {NOWHERE}", 3, "CIFAR-10 can't be downloaded from", {"data": None}),
     Bad(
         "corrupt archive",
         f"{CIFAR} {NOWHERE}",

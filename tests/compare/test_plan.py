@@ -207,7 +207,7 @@ def test_a_run_that_is_being_trained_is_refused_before_anything_is_trained(
     [
         ("model", "kernel_sizes: [33]", "a kernel of 33 is larger than its input of 32"),
         ("model", "channels: [1000000000]", "GB"),
-        ("data", "validation: 20", "leaving none to train on"),
+        ("data", "validation: 20", "leave none for training"),
         ("data", "normalize: {mean: [0.5], std: [0.5]}", "the images have 3"),
         ("train", "device: cuda:77", "CUDA"),
     ],

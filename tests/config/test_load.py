@@ -106,7 +106,7 @@ def test_an_override_may_hold_equals_signs() -> None:
             "--set train.epohcs=3: unknown key train.epohcs: did you mean epochs?; allowed: epochs",
         ),
         ("train.epochs=[1", "--set train.epochs=[1: '[1' is not a YAML value"),
-        ("model.name.x=1", "--set model.name.x=1: model.name is a value, nothing can be in it"),
+        ("model.name.x=1", "--set model.name.x=1: model.name is a value and has no keys"),
         ("extends=spatial", "--set extends=spatial: unknown key extends; allowed: model"),
     ],
 )
@@ -126,7 +126,7 @@ def test_mistakes_of_a_file_and_of_overrides_come_together(tmp_path: Path) -> No
 def test_a_setting_that_an_override_makes_wrong_is_named_where_it_stands() -> None:
     line = failure("spatial", ["model.layer=conv"])
     number = 1 + load.find("spatial").read_text().split("\n").index("  storage: local")
-    assert f"spatial.yaml:{number}: model.storage: local is for layer: spatial" in line
+    assert f"spatial.yaml:{number}: model.storage: local is only for layer: spatial" in line
     assert "--set model.storage=null" in line
     made = load.load("spatial", ["model.layer=conv", "model.storage=null"])  # as it says
     assert made.identity() == load.load("spatial-shared").identity()

@@ -100,8 +100,8 @@ MISTAKES = [
     ),
     (
         MODEL + "train: {device: gpu}",
-        "c.yaml:2: train.device: expected auto (CUDA, MPS, CPU, whichever there is first), cpu, "
-        'cuda[:N], mps, not "gpu"',
+        "c.yaml:2: train.device: expected auto (CUDA if there is one, else MPS, else CPU), cpu, "
+        'cuda[:N] or mps, not "gpu"',
     ),
     # a number or a pair: one line, not one for each form
     (
@@ -123,28 +123,28 @@ MISTAKES = [
     # settings that don't go together
     (
         "model:\n  name: SimpleModel\n  layer: conv\n  storage: local",
-        "c.yaml:4: model.storage: local is for layer: spatial, a conv layer has none; leave it "
-        "out, or take it back with --set model.storage=null",
+        "c.yaml:4: model.storage: local is only for layer: spatial, not for conv; remove it, or "
+        "use --set model.storage=null",
     ),
     (
         MODEL + "data: {normalize: {mean: [0.5]}}",
-        "c.yaml:2: data.normalize: mean has 1 values, std 3",
+        "c.yaml:2: data.normalize: mean has 1 values, std 3; give one per channel",
     ),
     (
         MODEL + "optimizer: {momentum: 0.9}",
-        "c.yaml:2: optimizer.momentum: a setting of sgd alone; adam has betas",
+        "c.yaml:2: optimizer.momentum: only for sgd; adam has betas",
     ),
     (
         MODEL + "optimizer: {name: sgd, betas: [0.8, 0.9]}",
-        "c.yaml:2: optimizer.betas: a setting of adam and adamw alone; sgd has momentum",
+        "c.yaml:2: optimizer.betas: only for adam and adamw; sgd has momentum",
     ),
     (
         MODEL + "train: {warmup: 9}",
-        "c.yaml:2: train.warmup: 9 epochs, but there are only 5",
+        "c.yaml:2: train.warmup: 9 epochs, but train.epochs is 5",
     ),
     (
         MODEL + "train: {schedule: onecycle, warmup: 1}",
-        "c.yaml:2: train.warmup: for schedule constant and cosine; onecycle has its own",
+        "c.yaml:2: train.warmup: only for schedule constant and cosine; onecycle has its own",
     ),
 ]
 

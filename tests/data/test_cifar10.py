@@ -191,7 +191,7 @@ def test_two_at_once_fetch_it_once(
 ) -> None:
     folder, url = served
     (folder / ARCHIVE).write_bytes(archive)
-    slow, fetch, fetched = threading.Barrier(2), cifar10._download_now, []
+    slow, fetch, fetched = threading.Barrier(2), cifar10._download_verified, []
 
     def fetching_slowly(*given: Any) -> None:
         fetched.append(given)
@@ -199,7 +199,7 @@ def test_two_at_once_fetch_it_once(
             slow.wait(timeout=0.5)  # until the other one fetches, too, if nothing keeps it
         fetch(*given)
 
-    monkeypatch.setattr(cifar10, "_download_now", fetching_slowly)
+    monkeypatch.setattr(cifar10, "_download_verified", fetching_slowly)
     with ThreadPoolExecutor(2) as threads:
         for dataset in threads.map(lambda _: load(root, url), range(2)):
             check(dataset)
@@ -221,7 +221,7 @@ def test_something_else_from_a_server_is_not_kept(
     folder, url = served
     (folder / ARCHIVE).write_bytes(b"<html>Please log in</html>")
     line = refused(root, url)
-    assert f"{url}/{ARCHIVE} sent something else" in line and md5(archive) in line
+    assert f"{url}/{ARCHIVE} is not the CIFAR-10 archive" in line and md5(archive) in line
     assert list(root.iterdir()) == []
 
 
@@ -259,7 +259,7 @@ def test_a_server_without_it(served: tuple[Path, str], files: object, root: Path
 @pytest.mark.usefixtures("files", "offline")
 def test_no_network_says_where_and_what_else_can_be_done(root: Path) -> None:
     line = refused(root)
-    assert f"can't be fetched from {CIFAR10.url}: [Errno 101] Network is unreachable" in line
+    assert f"can't be downloaded from {CIFAR10.url}: [Errno 101] Network is unreachable" in line
     assert "data.mirror" in line and "data.source=shapes" in line
     assert f"put {ARCHIVE} into {root}" in line
     assert list(root.iterdir()) == []
@@ -281,7 +281,7 @@ def test_a_root_that_cannot_be_made(tmp_path: Path) -> None:
 def test_a_root_that_cannot_be_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: path != root)  # whoever runs the tests
     line = refused(root)
-    assert f"can't be put into {root}: Permission denied" in line and "data.root" in line
+    assert f"can't be saved in {root}: Permission denied" in line and "data.root" in line
 
 
 # --- what is there already

@@ -103,13 +103,18 @@ def test_images_of_different_sizes_are_both_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         decode(first, first, other)
     assert caught.value.exit_code == Exit.DATA
-    assert f"{first} is 4x2, {other} is 2x4 (data.resize" in str(caught.value)
+    expected = f"{first} is 4x2, {other} is 2x4 (scale all images to one size with data.resize"
+    assert expected in str(caught.value)
     assert decode(first, other, resize=3).shape == (2, 3, 3, 3)
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "no image format"), (b"not an image", "no image format"), ("cut", "truncated")],
+    [
+        (b"", "does not know its image format"),
+        (b"not an image", "does not know its image format"),
+        ("cut", "truncated"),
+    ],
 )
 def test_an_unreadable_image_is_named(tmp_path: Path, content: bytes | str, reason: str) -> None:
     path = save(Image.effect_noise((16, 16), 50), tmp_path / "a.bmp")

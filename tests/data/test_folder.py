@@ -92,9 +92,7 @@ def test_classes_are_sorted_folders_and_files_are_sorted_in_them(root: Path) -> 
     assert dataset.test.labels.tolist() == [0, 1]
 
 
-def test_hidden_and_other_files_are_passed_over(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_hidden_and_other_files_are_ignored(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(root / "train" / ".ipynb_checkpoints" / "a.png", 99)
     save(root / "train" / "cat" / ".hidden.png", 99)
     save(root / "train" / "cat" / ".thumbnails" / "a.png", 99)
@@ -102,11 +100,11 @@ def test_hidden_and_other_files_are_passed_over(
     (root / "train" / "notes.txt").write_text("beside the classes")
     before = capsys.readouterr()
     assert greys(load(root)) == ([10, 11, 20], [30, 40])
-    assert "passed over" not in capsys.readouterr().err
+    assert "ignored" not in capsys.readouterr().err
     (root / "test" / "dog" / "notes.txt").write_text("no image")
     assert greys(load(root)) == ([10, 11, 20], [30, 40])
     output = capsys.readouterr()
-    assert f"no image by its suffix: {root / 'test/dog/notes.txt'}\n" in output.err
+    assert f"the suffix is not an image's: {root / 'test/dog/notes.txt'}\n" in output.err
     assert before.out + output.out == ""
 
 
@@ -161,11 +159,11 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no test": (lambda root: remove(root / "test"), "{root}/test does not exist"),
     "no classes": (
         remove_the_classes,
-        "{root}/train has no class folders",
+        "{root}/train contains no class folders",
     ),
     "a class without images": (
         leave_only_text,
-        "{root}/test/dog has no images in it",
+        "{root}/test/dog contains no images",
     ),
     "a class only in train": (
         lambda root: save(root / "train/eel/a.png"),
@@ -177,7 +175,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "an unreadable image": (
         lambda root: (root / "train/dog/1.png").write_bytes(b"\x89PNG"),
-        "{root}/train/dog/1.png can't be read: it has no image format that Pillow knows (",
+        "{root}/train/dog/1.png can't be read: Pillow does not know its image format (",
     ),
     "a broken link": (
         lambda root: (root / "train/dog/2.png").symlink_to(root / "gone.png"),
