@@ -57,8 +57,8 @@ def test_the_wheel_holds_every_module_and_every_config(site: Path) -> None:
 
 
 def test_the_wheel_brings_nothing_else(site: Path) -> None:
-    assert {path.name for path in site.iterdir()} == {"sfl", "sfl-0.1.0.dist-info"}
-    licence = site / "sfl-0.1.0.dist-info" / "licenses" / "LICENSE"
+    assert {path.name for path in site.iterdir()} == {"sfl", "sfl-0.2.0.dist-info"}
+    licence = site / "sfl-0.2.0.dist-info" / "licenses" / "LICENSE"
     assert licence.read_text().startswith("MIT License")
 
 
@@ -75,7 +75,7 @@ def test_the_wheel_finds_the_named_configs_from_any_folder(site: Path, tmp_path:
 
 
 def test_the_wheel_makes_the_command(site: Path) -> None:
-    entry_points = (site / "sfl-0.1.0.dist-info" / "entry_points.txt").read_text()
+    entry_points = (site / "sfl-0.2.0.dist-info" / "entry_points.txt").read_text()
     assert "sfl = sfl.cli.main:main" in entry_points
 
 
