@@ -1,17 +1,17 @@
-"""The one exception that a user sees as a line of text, and the exit codes.
+"""UserError, which is shown to the user as one line, and the exit codes.
 
-Knows nothing of the rest of sfl: everything may import it.
+Imports nothing of sfl, so that every module may import it.
 """
 
 import os
 from enum import IntEnum
 
-# How the user calls us, for lines that say what to type next; scripts/sfl sets it to its own path.
+# The program's name in messages that say what to type next; scripts/sfl sets it to its own path.
 PROGRAM = os.environ.get("SFL_PROGRAM", "sfl")
 
 
 class Exit(IntEnum):
-    """What a process of ours exits with (docs/commands.md lists them)."""
+    """The exit codes (docs/commands.md explains them)."""
 
     DONE = 0
     BUG = 1
@@ -26,11 +26,11 @@ class Exit(IntEnum):
 
 
 class UserError(Exception):
-    """Something the user can mend: printed as one line, without a traceback.
+    """An error that the user can fix: printed as one line, without a traceback.
 
     message: what was given, where, and what is allowed.
-    hint: what to do next; printed behind the message.
-    exit_code: what the process exits with.
+    hint: what to do next; printed in brackets after the message.
+    exit_code: the exit code of the process.
     """
 
     def __init__(self, message: str, hint: str = "", exit_code: Exit = Exit.USAGE) -> None:

@@ -1,6 +1,6 @@
-"""The one atomic file writer: a reader sees the old file or the new one, never half of one.
+"""Atomic writing: a reader sees the old file or the new one, never half of one.
 
-And work on files that one process does for all. Knows nothing of what is written.
+Also file locks, and checks of folders and disk space. Knows nothing of the files' content.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ from sfl.progress import say
 
 @contextlib.contextmanager
 def atomic_path(path: Path, needed: int | None = None) -> Iterator[Path]:
-    """Gives a temporary path in the folder of `path`; on leaving, it becomes `path`.
+    """Yields a temporary path in the folder of `path`; at the end, the file is renamed to `path`.
 
-    needed: how many bytes it will have, if that is known; only told where they don't fit.
+    needed: the size in bytes, if known; only used in the message about a full disk.
 
-    The content is on the disk (fsync) before the name points to it, and the name is on the
-    disk before this returns. If the body raises, `path` is as it was and nothing is left over.
+    The content is on the disk (fsync) before the file is renamed, and the new name is on the disk
+    before this returns. If the body raises, `path` is unchanged and the temporary file is removed.
 
-    Raises UserError (exit 6) on a full disk, (exit 4) where the folder can't be written to.
+    Raises UserError (exit 6) if the disk is full, (exit 4) if the folder can't be written to.
     """
     temporary: Path | None = None
     try:
@@ -34,7 +34,7 @@ def atomic_path(path: Path, needed: int | None = None) -> Iterator[Path]:
         os.close(descriptor)
         temporary = Path(name)
         yield temporary
-        # mkstemp makes 0600, and so do writers that put a file of their own in its place.
+        # mkstemp creates files with mode 0600, and so do writers that replace the temporary file.
         os.chmod(temporary, 0o666 & ~_umask())
         _fsync(temporary)
         os.replace(temporary, path)
@@ -55,16 +55,17 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Holds the lock file `path`, which goes again, for work that others may find done then.
+    """Holds the lock file `path`, and removes it at the end.
 
-    Waits for the process that holds it; where no lock can be had, each does the work.
+    Waits if another process holds it; that process may then have done the work already. If the
+    lock can't be made (a read-only folder), the body runs without one.
     """
     lock = FileLock(path)
     with contextlib.suppress(OSError):
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            say(f"waiting for another process that works on {path.parent} ...")
+            say(f"waiting for another process that is using {path.parent} ...")
             lock.acquire()
     try:
         yield
@@ -75,32 +76,32 @@ def one_at_a_time(path: Path) -> Iterator[None]:
 
 
 def check_folder(folder: Path, option: str) -> None:
-    """Raises UserError (exit 4) where `folder`, made or not, can't be written to.
+    """Raises UserError (exit 4) if `folder` can't be written to, or can't be created.
 
-    option: with which another one can be chosen.
+    option: the command-line option that chooses another folder.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: not a folder", f"choose another with {option}", Exit.RUN)
-    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise write_error(there, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    existing = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise write_error(existing, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Raises UserError (exit 6) where so many bytes can't be written to `path`, or below it."""
+    """Raises UserError (exit 6) if the disk of `path` has fewer than `needed` bytes free."""
     if needed > _free_bytes(path):
         raise _disk_full(path, needed)
 
 
 def write_error(path: Path, error: OSError, needed: int | None = None) -> UserError:
-    """An operating system's refusal to write `path`, as a line for the user.
+    """The UserError for an OSError that was raised while writing `path`.
 
-    needed: how many bytes it would have had, if that is known.
+    needed: the size in bytes of what was written, if known.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _disk_full(path, needed)
     gone = error.errno == errno.ENOENT
-    hint = "its folder is gone" if gone else "make the folder writable, or choose another one"
+    hint = "its folder was removed" if gone else "make the folder writable, or choose another one"
     return UserError(f"{path}: can't be written: {error.strerror or error}", hint, Exit.RUN)
 
 
@@ -108,14 +109,14 @@ def _disk_full(path: Path, needed: int | None) -> UserError:
     wanted = "" if needed is None else f"{needed:,} bytes needed, "
     return UserError(
         f"{path}: no space left on the disk ({wanted}{_free_bytes(path):,} free)",
-        "free some, or choose another folder",
+        "free some space, or choose another folder",
         Exit.RESOURCES,
     )
 
 
 def _free_bytes(path: Path) -> int:
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
-    return shutil.disk_usage(there).free
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    return shutil.disk_usage(existing).free
 
 
 def _umask() -> int:

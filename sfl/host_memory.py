@@ -1,7 +1,7 @@
-"""How much main memory this process may still take, keeping what it has, and its peak.
+"""Main memory: how much is free, how to reuse it, and the peak of this process.
 
-Linux gives memory that it doesn't have, and kills who uses it: what is too large must be refused
-before.
+Linux allocates more memory than it has, and kills the process that uses it. So work that is too
+large must be refused before it starts.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def available_bytes() -> int | None:
-    """What is free, of the machine and of the container; None where it can't be known."""
+    """Free bytes, the smaller of the machine's and the container's; None if unknown."""
     limits = [limit for limit in (_linux_available(), _cgroup_available()) if limit is not None]
     if not limits and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
@@ -26,25 +26,25 @@ def available_bytes() -> int | None:
 
 
 def reuse_memory() -> None:
-    """Has this process keep the memory that it frees; to be called before PyTorch is imported.
+    """Makes this process keep the memory that it frees. Call it before PyTorch is imported.
 
-    A training step frees and takes the same memory each time; getting it from Linux anew, page by
-    page and zeroed, takes a fifth of a step of RegularConvNet. What is larger than 32 MB can't be
-    kept, but taken in huge pages: that halves a step of dense weights.
+    Each training step frees and allocates the same memory. If Linux has to provide it again, page
+    by page and filled with zeros, that takes a fifth of a step of RegularConvNet. Blocks above
+    32 MB can't be kept; they use huge pages, which halves the time of a step with dense weights.
     """
     os.environ.setdefault(HUGE_PAGES, "1")
     mallopt = _glibc("mallopt")
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest value allowed
 
 
 def peak_bytes() -> int | None:
-    """The most main memory that this process has had at a time since `forget_peak`.
+    """The peak of this process's memory since `forget_peak`; None if unknown.
 
-    Where that can't be called, since it began; None where even that can't be known.
+    If `forget_peak` did not work, the peak since the process started.
     """
-    with contextlib.suppress(OSError, KeyError):  # Linux's getrusage counts who started us, too
+    with contextlib.suppress(OSError, KeyError):  # getrusage would count the parent process, too
         return int(_sizes(STATUS)["VmHWM"].split()[0]) * 1024
     if sys.platform != "darwin":
         return None
@@ -54,7 +54,7 @@ def peak_bytes() -> int | None:
 
 
 def forget_peak() -> bool:
-    """Gives back what is kept and begins a new peak; False where Linux doesn't let us."""
+    """Returns unused memory to the system and resets the peak; False if that is not possible."""
     trim = _glibc("malloc_trim")
     if trim is not None:
         trim(0)
@@ -66,7 +66,7 @@ def forget_peak() -> bool:
 
 
 def _glibc(name: str) -> Any:
-    """A function of the C library; None where that isn't glibc."""
+    """A function of the C library; None if it has none of that name (not glibc)."""
     return None if sys.platform == "win32" else getattr(ctypes.CDLL(None), name, None)
 
 
@@ -83,7 +83,7 @@ def _linux_available() -> int | None:
 
 
 def _cgroup_available() -> int | None:
-    """What a container's limit leaves (cgroup v2); cached files give way where memory is needed."""
+    """Free bytes under the container's limit (cgroup v2), with the file cache counted as free."""
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
         used = int((CGROUP / "memory.current").read_text())

@@ -1,7 +1,6 @@
-"""What a person sees while something long is going on: bars on a terminal, plain lines elsewhere.
+"""Progress and messages on standard error: bars on a terminal, plain lines elsewhere.
 
-Everything here goes to standard error; standard output belongs to results. Knows nothing of what
-is being counted.
+Standard output is only for results. Knows nothing of what is being counted.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,19 +22,19 @@ from sfl import torchrun
 
 T = TypeVar("T")
 
-# emoji: or a path with ":cat:" in it would be shown as another one. Of several workers one speaks.
+# emoji=False: a path with ":cat:" in it must not be changed. quiet: only rank 0 prints.
 console = Console(
     stderr=True, highlight=False, soft_wrap=True, emoji=False, quiet=torchrun.rank() > 0
 )
 
 
 def say(line: str) -> None:
-    """Prints one line of message on standard error."""
+    """Prints a message on standard error."""
     console.print(line, markup=False)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yields the items under a progress bar; where there is no terminal, says once what goes on."""
+    """Yields the items under a progress bar; without a terminal, prints the description once."""
     if not console.is_terminal:
         say(f"{description} ...")
         yield from items
@@ -51,23 +50,23 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 
 
 class Trend:
-    """A quantity over the time of a run, as a line of blocks: at most 24 equal parts of it."""
+    """A value over time as a line of up to 24 blocks, each a mean over equally many values."""
 
     BLOCKS, MOST = "▁▂▃▄▅▆▇█", 24
 
     def __init__(self) -> None:
         self._parts: list[float] = []
-        self._waiting: list[float] = []  # until a part is whole
+        self._waiting: list[float] = []  # until there are enough for a part
         self._each = 1  # values in a part
 
     def add(self, value: float) -> None:
-        """The value in the next moment."""
+        """Adds the next value."""
         self._waiting.append(value)
         if len(self._waiting) < self._each:
             return
         self._parts.append(sum(self._waiting) / self._each)
         self._waiting = []
-        if len(self._parts) == self.MOST:  # each two become one
+        if len(self._parts) == self.MOST:  # merge each pair of parts into one
             pairs = zip(self._parts[::2], self._parts[1::2], strict=True)
             self._parts = [(one + other) / 2 for one, other in pairs]
             self._each *= 2
@@ -79,7 +78,7 @@ class Trend:
 
 
 class _BarAndTrends(Progress):
-    """A bar, and below it a line of text."""
+    """A progress bar with a line of text below it."""
 
     below = ""
 
@@ -90,9 +89,10 @@ class _BarAndTrends(Progress):
 
 
 class TrainingDisplay:
-    """A run under way: a line for every epoch done; on a terminal a bar, and two trends.
+    """Shows a training run: a line for each finished epoch; on a terminal, a bar and two trends.
 
-    Losses are means of batch means, accuracies fractions, speeds in images per second.
+    Losses are means over steps of the mean over a batch; accuracies are fractions; speeds are in
+    images per second.
     """
 
     def __init__(self, name: str, epochs: int, steps_per_epoch: int) -> None:
@@ -108,7 +108,7 @@ class TrainingDisplay:
         )
         self._task: TaskID | None = None
         self._loss, self._accuracy = Trend(), Trend()
-        self._last = (0, 0, 0.0, 0.0)  # epoch, step, and of it the sums behind the means
+        self._last = (0, 0, 0.0, 0.0)  # epoch, step, sum of losses and sum of accuracies
 
     def __enter__(self) -> "TrainingDisplay":
         self._bar.start()
@@ -123,11 +123,11 @@ class TrainingDisplay:
         self._bar.stop()
 
     def step(self, epoch: int, step: int, loss: float, accuracy: float, speed: float) -> None:
-        """Moves the bar: `step` steps of the epoch are done, with these means over them."""
+        """Updates the bar: `step` steps are done; loss and accuracy are means over them."""
         total = self.epochs * self.steps_per_epoch
         completed = (epoch - 1) * self.steps_per_epoch + step
         if self._task is None:
-            # Started here, so that a resumed run's time left doesn't count epochs of another day.
+            # Started here, so that a resumed run's time left is not based on its earlier epochs.
             self._task = self._bar.add_task("", total=total, completed=completed, values="")
         self._note(epoch, step, loss, accuracy)
         self._bar.below = f"loss {loss:.3f} {self._loss}   accuracy {accuracy:.1%} {self._accuracy}"
@@ -139,7 +139,7 @@ class TrainingDisplay:
         )
 
     def _note(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
-        """Adds to the trends what the steps since the last look were like."""
+        """Adds the mean loss and accuracy of the steps since the last call to the trends."""
         last_epoch, last_step, losses, accuracies = self._last
         if epoch != last_epoch or step <= last_step:
             last_step, losses, accuracies = 0, 0.0, 0.0
@@ -148,7 +148,7 @@ class TrainingDisplay:
         self._accuracy.add((accuracy * step - accuracies) / (step - last_step))
 
     def epoch(self, line: dict[str, Any]) -> None:
-        """Prints an epoch's line of metrics.jsonl in words."""
+        """Prints a line of metrics.jsonl as text."""
         parts = [
             f"epoch {line['epoch']}/{self.epochs}",
             f"loss {line['train_loss']:.3f}",

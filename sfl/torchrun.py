@@ -1,6 +1,6 @@
-"""Which of several workers this process is, as torchrun says in the environment.
+"""This process's rank, and the number of processes, from torchrun's environment variables.
 
-Knows no torch: who prints is decided before anything is imported.
+Does not import torch: `progress` needs the rank before torch is imported.
 """
 
 import os
@@ -9,26 +9,26 @@ from sfl.errors import UserError
 
 
 def count() -> int:
-    """How many workers there are, on all machines together; 1 without torchrun."""
+    """The number of processes on all machines together; 1 without torchrun."""
     return _number("WORLD_SIZE", 1)
 
 
 def rank() -> int:
-    """This worker's number, from 0: the first one writes and speaks."""
+    """This process's number, from 0. Rank 0 writes the files and prints."""
     return _number("RANK", 0)
 
 
 def local_rank() -> int:
-    """Its number among those of this machine: which of the GPUs is its own."""
+    """This process's number on its machine, which is also the number of its GPU."""
     return _number("LOCAL_RANK", 0)
 
 
 def refuse_several(command: str) -> None:
-    """Raises UserError (exit 2) for a command that several workers would do several times."""
+    """Raises UserError (exit 2) under torchrun, where each process would run the command."""
     if count() > 1:
-        raise UserError(f"torchrun is for sfl train alone, not for sfl {command}")
+        raise UserError(f"torchrun works only with sfl train, not with sfl {command}")
 
 
 def _number(name: str, alone: int) -> int:
-    # Other launchers leave such variables, too, and mean nothing by them for us.
+    # Other launchers set RANK and WORLD_SIZE, too; only torchrun sets TORCHELASTIC_RUN_ID.
     return int(os.environ.get(name, alone)) if "TORCHELASTIC_RUN_ID" in os.environ else alone

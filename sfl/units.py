@@ -1,4 +1,4 @@
-"""Sizes, counts and times in words that fit into a table."""
+"""Sizes, counts, times and fractions as short text for tables."""
 
 from collections.abc import Sequence
 
@@ -41,7 +41,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def points_text(fraction: float) -> str:
-    """-0.0769 → "−7.69": a difference of accuracies in percentage points, always with its sign."""
+    """-0.0769 → "−7.69": a difference of accuracies in percentage points, with its sign."""
     text = f"{100 * fraction:+.2f}"
     return "0.00" if float(text) == 0 else text.replace("-", "−")
 

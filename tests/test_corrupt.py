@@ -157,7 +157,10 @@ def test_a_config_that_lost_its_end_fetches_no_images(place: Path, sfl: Sfl) -> 
     config.write_text(text[: text.index("data:")])
     done = sfl("train", "--resume", "stopped")
     assert done.returncode == 4
-    assert f"{config.relative_to(place)}: says other settings than the run was begun" in done.stderr
+    assert (
+        f"{config.relative_to(place)}: not the settings with which the run was started"
+        in done.stderr
+    )
 
 
 @pytest.mark.parametrize(

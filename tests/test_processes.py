@@ -93,7 +93,7 @@ def test_a_signal_in_training_or_evaluation_saves_and_says_how_to_go_on(
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (CODES[number], "") and "Traceback" not in err
-    said = re.search("stopped; go on with: sfl (.*)\n", err)
+    said = re.search("stopped; resume with: sfl (.*)\n", err)
     assert said is not None, err
     assert Run(tmp_path / "runs" / "a").status == "interrupted"
     again = start(*said[1].split())

@@ -1,4 +1,4 @@
-"""What `sfl bench` found, as a picture: how the cost grows, and each form's time."""
+"""Draws the results of `sfl bench`: how the cost grows, and the time of each implementation."""
 
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ OTHERS = "#999999"
 
 
 def plot(measured: dict[str, Any], path: Path) -> None:
-    """Writes a picture whose format is the path's suffix. Raises UserError without matplotlib."""
+    """Writes the picture; the suffix is its format. Raises UserError if matplotlib is missing."""
     pictures.need_matplotlib("--plot")
     pictures.save(partial(_draw, measured), path, (11, 7))
 

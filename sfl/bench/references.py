@@ -1,6 +1,6 @@
-"""What SFL is measured against: other forms of the layer, and the notebook's own networks.
+"""What SFL is compared with: other implementations of the layer, and the notebook's networks.
 
-Written as plainly as their authors would; tests/bench/ holds them to the same numbers as ours.
+Written as their authors would write them; tests/bench/ checks that they give SFL's numbers.
 
 Shapes: B batch, C channels in, O channels out, H×W input, OH×OW positions, k kernel (square),
 p padding. Local weights are filters (OH, OW, O, C, k, k), dense ones (C, H, W, O, OH, OW).
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def unfold_bmm(x: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """F.unfold, then a batched product over positions: the form found most often."""
+    """F.unfold, then a batched product over positions: the most common implementation."""
     positions_h, positions_w, out_channels, _, k, _ = weight.shape
     fields = F.unfold(x, k, padding=padding).permute(2, 1, 0)  # (L, K, B)
     y = torch.bmm(weight.flatten(0, 1).flatten(2), fields)  # (L, O, B)
@@ -20,7 +20,7 @@ def unfold_bmm(x: Tensor, weight: Tensor, padding: int) -> Tensor:
 
 
 def unfold_einsum(x: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """A view of the fields, then an einsum: the best published form in PyTorch."""
+    """A view of the receptive fields, then einsum: the fastest published form in PyTorch."""
     k = weight.shape[4]
     x = F.pad(x, [padding] * 4)
     fields = x.unfold(2, k, 1).unfold(3, k, 1)  # (B, C, OH, OW, k, k)
@@ -28,12 +28,12 @@ def unfold_einsum(x: Tensor, weight: Tensor, padding: int) -> Tensor:
 
 
 def dense_tensordot(x: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """The notebook's: every input feeds every unit. Of dense weights; pads nothing itself."""
+    """The notebook's: every input is connected to every unit. Dense weights; ignores `padding`."""
     return torch.tensordot(x, weight, dims=([1, 2, 3], [0, 1, 2]))  # type: ignore[no-untyped-call, no-any-return]
 
 
 class NotebookLayer(nn.Module):
-    """The notebook's SpatialFeatureLayer, as it trained it; born with zeros, which take as long."""
+    """The notebook's SpatialFeatureLayer. Its weights are zero, which does not change its speed."""
 
     def __init__(self, in_dimensions: tuple[int, int, int], out_channels: int, k: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class NotebookLayer(nn.Module):
 
 
 def notebook_model(name: str) -> nn.Module:
-    """A network as the notebook built it, for images (3, 32, 32) and ten classes."""
+    """A network of the notebook, for images (3, 32, 32) and ten classes."""
     if name == "SimpleModel":
         return nn.Sequential(NotebookLayer((3, 32, 32), 5, 3), nn.Flatten(), nn.Linear(4500, 10))
     if name == "SpatialDenseNet":

@@ -6,7 +6,12 @@ from typing import Any
 from sfl.bench.layers import Layer, call_ours
 from sfl.bench.timing import interleaved, timed
 
-BATCH, CHANNELS, SIDE, OUT_CHANNELS = 64, 32, 16, 32  # from which one thing at a time is varied
+BATCH, CHANNELS, SIDE, OUT_CHANNELS = (
+    64,
+    32,
+    16,
+    32,
+)  # the layer of which one size at a time is varied
 
 AXES: dict[str, tuple[int, ...]] = {
     "batch": (16, 32, 64, 128, 256),
@@ -16,7 +21,7 @@ AXES: dict[str, tuple[int, ...]] = {
 
 
 def measure(repetitions: int) -> list[dict[str, Any]]:
-    """For each axis its values, and the seconds of forward + backward at each of them."""
+    """For each axis: its values, and the median seconds of forward + backward for each value."""
     found = []
     for axis, values in AXES.items():
         calls: dict[str, Callable[[], float]] = {}

@@ -1,4 +1,4 @@
-"""Seconds of several functions, measured in turn, so that a drifting machine drifts for all."""
+"""Times several functions in turn, so that a change in the machine's speed affects all alike."""
 
 import statistics
 import time
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-MAX_SECONDS = 20.0  # of one function, in all: what is slow is repeated less often
+MAX_SECONDS = 20.0  # for one function in total: slow functions are repeated less often
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Median, smallest and largest of n seconds."""
+    """Median, smallest and largest of n times in seconds."""
 
     median: float
     smallest: float
@@ -23,9 +23,9 @@ class Timing:
 def interleaved(
     functions: Mapping[str, Callable[[], float]], repetitions: int
 ) -> dict[str, Timing]:
-    """Calls each once to warm up, then all in turn, again and again.
+    """Calls each function once to warm up, then all of them in turn, `repetitions` times.
 
-    A function tells the seconds that it took; `timed` makes such a one of any other.
+    Each function must return the seconds that it took; `timed` makes one from any function.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     slow: set[str] = set()
@@ -43,9 +43,9 @@ def interleaved(
 
 
 def timed(function: Callable[[], object]) -> Callable[[], float]:
-    """A function that calls this one twice and tells the seconds that the second call took.
+    """A function that calls `function` twice and returns the seconds of the second call.
 
-    The first finds in the caches what others left there.
+    The first call fills the caches, which hold other functions' data.
     """
 
     def seconds() -> float:

@@ -1,8 +1,8 @@
-"""Whether training still has finite numbers: noted on the device at every step, read now and then.
+"""Detects divergence: infinite or NaN losses, gradients or weights.
 
-A step whose loss or gradients are infinite or NaN changes no weight, nor does any step after it:
-the fused optimizers skip a step by a flag on the device (`found_inf`, made for mixed precision). So
-no step waits for the device, and the weights stay those of the last good step.
+Each step is checked on the device. From the first bad step on, no step changes a weight: the fused
+optimizers skip a step if a flag on the device is set (`found_inf`, made for mixed precision). So no
+step waits for the device, and the weights stay those of the last good step.
 """
 
 import math
@@ -16,7 +16,7 @@ HINT = "lower optimizer.lr, or set optimizer.clip_norm"
 
 
 class Guard:
-    """Watches the steps of one optimizer, which has one group of parameters."""
+    """Checks the steps of one optimizer, which must have one group of parameters."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         (group,) = optimizer.param_groups
@@ -28,8 +28,8 @@ class Guard:
         optimizer.found_inf = self._diverged  # type: ignore[attr-defined]
 
     def note(self, loss: Tensor, step: int) -> None:
-        """Looks at the loss () and the gradients before the optimizer steps; waits for nothing."""
-        # One infinite or NaN value makes a sum so, and a sum is the cheapest look at all of them.
+        """Checks the loss () and the gradients, before the optimizer's step. Never waits."""
+        # A sum is infinite or NaN if one of its terms is, and it is the cheapest check.
         sums = [weight.grad.sum() for weight in self._weights if weight.grad is not None]
         bad = ~torch.isfinite(torch.stack([loss.detach(), *sums]).sum())
         first = bad & (self._diverged == 0)
@@ -38,7 +38,7 @@ class Guard:
         self._last_loss.copy_(torch.where(self._diverged == 0, loss.detach(), self._last_loss))
 
     def refuse(self, epoch: int, lr: float) -> None:
-        """Raises UserError (exit 5) where a step had no finite numbers. Waits for the device."""
+        """Raises UserError (exit 5) if a step was not finite. Waits for the device."""
         step = int(self._step)
         if step >= 0:
             raise _diverged(
@@ -48,9 +48,9 @@ class Guard:
 
 
 def refuse_weights(model: nn.Module, epoch: int) -> None:
-    """Raises UserError (exit 5) for weights or statistics that are infinite or NaN.
+    """Raises UserError (exit 5) if weights or running statistics are infinite or NaN.
 
-    A last step with finite gradients can still leave them: they must not replace a good checkpoint.
+    A step with finite gradients can still cause that; a good checkpoint must not be replaced then.
     """
     floats = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
     if not bool(torch.isfinite(torch.stack([tensor.sum() for tensor in floats]).sum())):
@@ -58,7 +58,7 @@ def refuse_weights(model: nn.Module, epoch: int) -> None:
 
 
 def refuse_loss(loss: float, what: str) -> None:
-    """Raises UserError (exit 5) for a loss that is infinite or NaN; `what` names it."""
+    """Raises UserError (exit 5) if the loss is infinite or NaN; `what` names it."""
     if not math.isfinite(loss):
         raise _diverged(f"the {what} is {loss}")
 

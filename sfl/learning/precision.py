@@ -1,4 +1,4 @@
-"""In which numbers products are computed while a model learns or is tested."""
+"""The precision in which a model computes."""
 
 import contextlib
 from contextlib import AbstractContextManager
@@ -7,7 +7,7 @@ import torch
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Products in bfloat16, weights and sums in float32; nothing where precision is float32."""
+    """bfloat16: products in bfloat16, weights and sums in float32. float32: changes nothing."""
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)

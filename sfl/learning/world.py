@@ -1,7 +1,7 @@
-"""Several workers that train one model: sums over all of them, agreeing, one model for all.
+"""Communication between the processes that train one model: sums, maxima, broadcasts.
 
-PyTorch's DistributedDataParallel averages their gradients; here is what it leaves open. A worker
-that is alone waits for nobody. All workers must call collective functions, in the same order.
+PyTorch's DistributedDataParallel only averages gradients. Every process must call the functions
+marked "Collective", in the same order; with one process they return at once.
 """
 
 from collections.abc import Callable
@@ -18,28 +18,28 @@ from sfl.nn.engine import synchronized
 
 @dataclass(frozen=True)
 class World:
-    """How many workers there are, and which of them this one is."""
+    """The number of processes, and the rank of this one."""
 
     size: int = 1
     rank: int = 0
 
     @property
     def is_first(self) -> bool:
-        """Whether this one writes what all have made."""
+        """Whether this is rank 0, which writes all files."""
         return self.rank == 0
 
     def mine(self) -> slice:
-        """The places of this worker among all of something: every `size`-th."""
+        """The part of a sequence that this rank works on: every `size`-th element."""
         return slice(self.rank, None, self.size)
 
     def sum(self, numbers: Tensor) -> Tensor:
-        """Their sum over the workers, in place and on their device. Collective."""
+        """The sum over all ranks, in place and on the tensor's device. Collective."""
         if self.size > 1:
             dist.all_reduce(numbers)
         return numbers
 
     def gather(self, mine: Tensor, count: int) -> Tensor:
-        """(count, …) of which each worker has the places `self.mine()`. Collective."""
+        """The whole (count, …) tensor, of which each rank has the part `mine()`. Collective."""
         if self.size == 1:
             return mine
         together = mine.new_zeros(count, *mine.shape[1:])
@@ -47,7 +47,7 @@ class World:
         return self.sum(together)
 
     def largest(self, *numbers: int) -> list[int]:
-        """The largest of each over the workers; waits for them, not for a device. Collective."""
+        """The maximum of each number over all ranks, computed on the CPU. Collective."""
         if self.size == 1:
             return list(numbers)
         told = torch.tensor(numbers)
@@ -55,18 +55,18 @@ class World:
         return [int(number) for number in told]
 
     def wait(self) -> None:
-        """Until all have come here. Collective."""
+        """Returns when every rank has called it. Collective."""
         self.largest(0)
 
     def all_of(self, mine: dict[str, Any]) -> list[dict[str, Any]]:
-        """What each worker gave, plain values. Collective."""
+        """The values of every rank, in the order of ranks. Collective."""
         told = [mine] * self.size
         if self.size > 1:
             dist.all_gather_object(told, mine)
         return told
 
     def from_first(self, make: Callable[[], str]) -> str:
-        """What the first worker made; where it can't, all leave. Collective."""
+        """Rank 0's value, sent to all; if rank 0 fails, every rank exits. Collective."""
         if self.size == 1:
             return make()
         told = [""]
@@ -75,19 +75,19 @@ class World:
         finally:
             dist.broadcast_object_list(told, device=torch.device("cpu"))
         if not told[0]:
-            raise SystemExit(Exit.RUN)  # the first one says why
+            raise SystemExit(Exit.RUN)  # rank 0 prints the reason
         return told[0]
 
     def copy_first(self, model: nn.Module) -> None:
-        """Gives all the weights and statistics of the first. Collective."""
+        """Copies the weights and statistics of rank 0 to every rank. Collective."""
         if self.size > 1:
             for tensor in model.state_dict().values():
-                told = tensor.contiguous()  # NCCL takes no other order in memory
+                told = tensor.contiguous()  # NCCL requires contiguous tensors
                 dist.broadcast(told, 0)
                 tensor.copy_(told)
 
     def parallel(self, model: nn.Module, *, sync_batchnorm: bool = False) -> nn.Module:
-        """The same model, whose gradients are means over the workers. Collective."""
+        """The model in DistributedDataParallel: gradients are means over the ranks. Collective."""
         if self.size == 1:
             return model
         if sync_batchnorm:

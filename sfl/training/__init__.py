@@ -1,1 +1,1 @@
-"""Training a run from its config to its result, and going on with one that was stopped."""
+"""Trains a run from its config to its result, and resumes an interrupted one."""

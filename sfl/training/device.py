@@ -1,4 +1,4 @@
-"""Which device a run computes on, and in which precision."""
+"""Chooses the device of a run, and its precision."""
 
 from collections.abc import Mapping
 
@@ -9,21 +9,22 @@ from sfl.errors import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """auto: CUDA, else MPS, else the CPU. Raises UserError (exit 2) where `name` isn't there.
+    """auto: CUDA, else MPS, else the CPU. Raises UserError (exit 2) if there is no such device.
 
-    Of several workers on a machine each gets a GPU of its own.
+    Under torchrun, each process on a machine gets its own GPU.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if cuda else "mps" if mps else "cpu"
     several = torchrun.count() > 1
     if several and name.startswith("cuda:"):
-        raise UserError(f"train.device: {name}: torchrun gives each worker a GPU", "use cuda")
+        raise UserError(f"train.device: {name}: torchrun gives each process a GPU", "use cuda")
     device = torch.device(f"cuda:{torchrun.local_rank()}" if several and name == "cuda" else name)
     if device.type == "cuda" and not cuda:
         raise UserError(f"train.device: {name}: this machine has no CUDA device", "use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"train.device: {name}: there are {torch.cuda.device_count()} CUDA devices")
+        count = torch.cuda.device_count()
+        raise UserError(f"train.device: {name}: there are {count} CUDA devices, numbered from 0")
     if device.type == "mps" and not mps:
         raise UserError(f"train.device: {name}: this machine has no MPS device", "use auto or cpu")
     return device
@@ -35,7 +36,7 @@ def planned_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """auto: bfloat16 where the hardware multiplies it faster than float32, else float32."""
+    """auto: bfloat16 if the hardware multiplies it faster than float32, else float32."""
     if name != "auto":
         return name
     if device.type == "cuda":

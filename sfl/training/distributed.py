@@ -1,9 +1,4 @@
-"""Several workers that train one model, started by torchrun: what they do together.
-
-PyTorch's DistributedDataParallel averages their gradients; here is what it leaves open: sums over
-all workers, agreeing when to stop, and a model that all have as the first has it. A worker that is
-alone waits for nobody. Collective functions must be called by all workers, in the same order.
-"""
+"""Opens and closes the process group of the processes that torchrun started."""
 
 import contextlib
 import gc
@@ -20,15 +15,15 @@ from sfl.errors import Exit, UserError
 from sfl.learning.world import World
 from sfl.training.stopping import Stopped
 
-PATIENCE = timedelta(hours=2)  # the first worker of a machine may read images for long
+TIMEOUT = timedelta(hours=2)  # one process of a machine may need long to read the images
 
 
 @contextlib.contextmanager
 def open_world(device: torch.device) -> Iterator[World]:
-    """The workers that torchrun has started, for as long as it is open.
+    """The World of all processes; opens their process group, and closes it at the end.
 
-    Messages about the training's course go over the CPU, so that no GPU is waited for. Raises
-    UserError: (exit 2) where the device can't be one of several, (exit 4) where others have gone.
+    Messages that control training use gloo on the CPU, so that none waits for a GPU. Raises
+    UserError (exit 2) if torchrun can't use the device, (exit 4) if the other ranks have exited.
     """
     world = World(torchrun.count(), torchrun.rank())
     if world.size == 1:
@@ -39,12 +34,12 @@ def open_world(device: torch.device) -> Iterator[World]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", None, PATIENCE
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", None, TIMEOUT
     )
     try:
         yield world
     except (UserError, SystemExit) as leaving:
-        # On a GPU closing waits for the others, who leave, too, after Stopped alone.
+        # On a GPU, closing waits for the other ranks; only after Stopped do they close, too.
         if device.type == "cpu" or isinstance(leaving, Stopped):
             traceback.clear_frames(leaving.__traceback__)
             _close()
@@ -56,14 +51,15 @@ def open_world(device: torch.device) -> Iterator[World]:
         ):
             raise
         raise UserError(
-            f"worker {world.rank} lost the others: {textwrap.shorten(text, 120)}",
-            "they say why; a run that was under way can be gone on with",
+            f"rank {world.rank} lost the other ranks: {textwrap.shorten(text, 120)}",
+            "see their messages; a run that had started can be resumed",
             Exit.RUN,
         ) from error
     _close()
 
 
 def _close() -> None:
-    # DistributedDataParallel holds itself, and so the group; one that outlives Python aborts it.
+    # DistributedDataParallel has a reference cycle that keeps the group alive; a group that is
+    # still open when Python exits aborts the process.
     gc.collect()
     dist.destroy_process_group()

@@ -1,6 +1,6 @@
-"""An epoch: one pass over the training images, and what is measured after it.
+"""An epoch: one pass over the training images, and the measurements after it.
 
-Knows no run directory. What is done of an epoch can be saved and gone on with.
+An unfinished epoch can be saved and resumed. Knows no run directory.
 """
 
 import time
@@ -23,14 +23,14 @@ from sfl.training.evaluate import evaluate
 from sfl.training.setup import Setup
 from sfl.training.stopping import asked, stop
 
-SECONDS_PER_LOOK = 0.5  # the display reads the device's sums this often, not at every step
+SECONDS_PER_LOOK = 0.5  # between readings of the sums, which make the CPU wait for the device
 
 Metrics = dict[str, Any]
 
 
 @dataclass
 class EpochSoFar:
-    """An epoch under way: steps done, images seen, the sums () on the device, seconds, lr."""
+    """An unfinished epoch: steps done, images seen, the sums () on the device, seconds, lr."""
 
     number: int
     loss_sum: Tensor
@@ -46,20 +46,20 @@ class EpochSoFar:
         return cls(number, loss_sum, torch.zeros((), device=device, dtype=torch.int64))
 
     def saved(self) -> dict[str, Any]:
-        """As plain values; a float32 sum is exact in them. Waits for the device."""
+        """Plain values; a float32 sum is exact as a Python float. Waits for the device."""
         values = {"loss_sum": float(self.loss_sum), "correct": int(self.correct)}
         return {**self.__dict__, **values}
 
     @classmethod
     def restored(cls, saved: dict[str, Any], device: torch.device) -> "EpochSoFar":
-        """What `saved` gave, back on a device."""
+        """The inverse of `saved`, on `device`."""
         so_far = cls(**saved)
         so_far.loss_sum = torch.tensor(saved["loss_sum"], device=device)
         so_far.correct = torch.tensor(saved["correct"], device=device)
         return so_far
 
     def line(self) -> Metrics:
-        """Its line of metrics.jsonl, when all steps are done. Waits for the device."""
+        """The line of metrics.jsonl after the last step. Waits for the device."""
         return {
             "epoch": self.number,
             "train_loss": float(self.loss_sum) / self.steps,
@@ -73,10 +73,11 @@ class EpochSoFar:
 def train_epoch(
     setup: Setup, learner: Learner, so_far: EpochSoFar, display: TrainingDisplay
 ) -> None:
-    """What is left of an epoch, counted in `so_far`; it waits for the device twice a second.
+    """Runs the remaining steps of an epoch and updates `so_far`; waits for the device twice a
+    second.
 
-    Raises Stopped after the step in which a signal came, UserError (exit 5) where a step had no
-    finite numbers.
+    Raises Stopped after the step in which a signal came, UserError (exit 5) if loss or gradients
+    of a step were not finite.
     """
     train, seed, epoch = setup.config.train, setup.config.train.seed, so_far.number
     world, batch_size = setup.world, setup.config.data.batch_size
@@ -88,7 +89,7 @@ def train_epoch(
             (epoch - 1) * setup.steps_per_epoch + step, setup.steps_per_epoch, epochs=train.epochs,
             lr=setup.config.optimizer.lr, schedule=train.schedule, warmup=train.warmup,
         )  # fmt: skip
-        # So that any step can be repeated by itself; each worker drops other units.
+        # Any step can be repeated alone; each rank drops other units.
         seed_global(seed, "dropout", epoch, step, *([world.rank] if world.rank else []))
         count = min(batch_size, len(setup.train) - step * batch_size)
 
@@ -111,7 +112,7 @@ def train_epoch(
 
 
 def _batches(setup: Setup, so_far: EpochSoFar) -> Iterator[tuple[Tensor, Tensor]]:
-    """This worker's part of the epoch's batches that are left."""
+    """This rank's part of the epoch's remaining batches."""
     data, seed, epoch = setup.config.data, setup.config.train.seed, so_far.number
     return train_batches(
         setup.train,
@@ -128,12 +129,12 @@ def _batches(setup: Setup, so_far: EpochSoFar) -> Iterator[tuple[Tensor, Tensor]
 
 
 def measure(setup: Setup, model: nn.Module, epoch: int) -> Metrics:
-    """What is measured after an epoch: accuracy on validation images; on test images if asked for.
+    """The measurements after an epoch: validation accuracy, and test accuracy as by `test_every`.
 
-    And for dense storage, how much of each layer's weights lies outside its receptive fields.
-    Raises UserError (exit 5) for a validation loss that is not finite, Stopped after a signal.
+    With dense storage, also the share of each layer's weights outside its receptive fields. Raises
+    UserError (exit 5) if the validation loss is not finite, Stopped after a signal.
     """
-    setup.world.copy_first(model)  # whose statistics of batch normalisation are those saved
+    setup.world.copy_first(model)  # rank 0's statistics of batch normalisation are saved
     test = partial(
         evaluate, model, mean=setup.mean, std=setup.std, precision=setup.precision,
         world=setup.world,

@@ -1,4 +1,4 @@
-"""How well a model does on images: predictions, loss, accuracy and its interval."""
+"""Evaluates a model on images: predictions, loss, accuracy and confusion matrix."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ BATCH_SIZE = 500  # of evaluation; no result depends on it
 
 @dataclass(frozen=True)
 class Evaluation:
-    """predictions (N,) int64 on the CPU; labels likewise; loss: mean cross entropy over images."""
+    """predictions and labels: (N,) int64 on the CPU. loss: the mean cross entropy over images."""
 
     predictions: Tensor
     labels: Tensor
@@ -35,7 +35,7 @@ class Evaluation:
         return self.correct / len(self.labels)
 
     def confusion(self, classes: int) -> Tensor:
-        """(classes, classes) int64: how many images of class [row] were taken for [column]."""
+        """(classes, classes) int64: the number of images of class [row] classified as [column]."""
         pairs = self.labels * classes + self.predictions
         return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
 
@@ -50,9 +50,9 @@ def evaluate(
     description: str = "",
     world: World = ALONE,
 ) -> Evaluation:
-    """Runs the model over a split, in evaluation mode, under a progress bar if described.
+    """Evaluates the model on a split, in evaluation mode; a `description` shows a progress bar.
 
-    Workers take a part of the images each. Raises Stopped after the batch in which a signal came.
+    Each rank evaluates a part of the images. Raises Stopped after the batch in which a signal came.
     """
     mine = split[world.mine()]
     batches = test_batches(mine, batch_size=BATCH_SIZE, mean=mean, std=std)
@@ -73,7 +73,7 @@ def predict(
 ) -> tuple[Tensor, Tensor]:
     """Predicted classes (N,) int64 and the sum of the cross entropies (), both on the device.
 
-    Waits for the device nowhere; leaves the model in the mode in which it was.
+    Never waits for the device. Restores the model's mode (training or evaluation).
     """
     was_training = model.training
     model.eval()

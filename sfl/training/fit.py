@@ -15,17 +15,17 @@ from sfl.training.testing import test_best
 
 
 def fit(setup: Setup, run: Run) -> dict[str, Any]:
-    """Trains and tests; goes on from the run's last checkpoint if it has one.
+    """Trains and tests; resumes from the run's last checkpoint if there is one.
 
-    Returns the result that it wrote. The caller holds the run's lock. Every worker (setup.world)
-    calls it; rank 0 writes. Raises Stopped after a signal, when all is saved. Raises UserError for
-    a checkpoint of another model (exit 4) or other images (exit 3), a loss that is not finite (exit
-    5), what can't be written (exit 4), and a disk without room for two checkpoints (exit 6).
+    Returns the result, as written to result.json. The caller must hold the run's lock. Every rank
+    calls it; rank 0 writes. Raises Stopped after a signal, when everything is saved. Raises
+    UserError for a checkpoint of another model (exit 4) or other images (exit 3), a loss that is
+    not finite (exit 5), a failed write (exit 4), no disk space for two checkpoints (exit 6).
     """
     epochs = setup.config.train.epochs
     checkpoint = last_checkpoint(setup, run)
     recorder = Recorder(setup, run)
-    recorder.begin(checkpoint)  # before the model is built: a run that is stopped then can be found
+    recorder.begin(checkpoint)  # first: a run that is stopped while the model is built is listed
     peak = Peak(setup.device)
     learner = build_learner(setup)
     metrics, so_far = restore(checkpoint, learner, setup.device)
@@ -49,5 +49,6 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
 
         evaluation, result = test_best(setup, run, learner.model, metrics)
         recorder.finish(evaluation, result)
-        stop(*setup.world.largest(asked()))  # it came meanwhile: a comparison goes no further
+        # After a signal during the test the run is finished, but a comparison must stop.
+        stop(*setup.world.largest(asked()))
     return result.to_json()

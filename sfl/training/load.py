@@ -1,4 +1,4 @@
-"""A finished run's model, back in Python."""
+"""Loads a run's trained model in Python."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,9 @@ from sfl.training.setup import build
 
 @dataclass(frozen=True, eq=False)
 class LoadedRun:
-    """The model with its trained weights, on the CPU in evaluation mode; config; metrics.
+    """The model with its best weights, on the CPU in evaluation mode; its config and metrics.
 
-    in_dimensions: (C, H, W) of the images that it was trained on.
+    in_dimensions: (C, H, W) of its training images.
     """
 
     model: nn.Module
@@ -27,7 +27,7 @@ class LoadedRun:
 
 
 def load_run(path: str | Path) -> LoadedRun:
-    """Reads a run directory. Raises UserError (exit 4) where it holds no usable checkpoint."""
+    """Loads a run directory. Raises UserError (exit 4) if it has no usable checkpoint."""
     run = Run(Path(path))
     checkpoint = read_checkpoint(run.path / BEST)
     config = from_text(checkpoint.config, str(run.path / BEST))

@@ -1,7 +1,4 @@
-"""Whether a training run fits into memory and onto the disk, before it is tried.
-
-And what it took, and knowing it when it didn't fit into memory.
-"""
+"""Memory and disk space of a run: estimated before it starts, and measured while it trains."""
 
 import torch
 
@@ -16,10 +13,10 @@ GB = 1e9
 def training_bytes(
     summary: ModelSummary, batch_size: int, optimizer: OptimizerSettings, precision: str
 ) -> int:
-    """What a step holds at least, at the larger of its two peaks.
+    """The least memory that a training step takes, at the higher of its two peaks.
 
-    Always the weights and the optimizer's moments; at the end of the forward pass the
-    activations that wait for the backward pass, at the end of that the gradients.
+    Weights and the optimizer's moments are always held. The first peak adds the activations, at
+    the end of the forward pass, the second one the gradients, at the end of the backward pass.
     """
     activation_bytes = 2 if precision == "bfloat16" else 4
     activations = activation_bytes * summary.activations * batch_size
@@ -27,13 +24,13 @@ def training_bytes(
 
 
 def checkpoint_bytes(summary: ModelSummary, optimizer: OptimizerSettings) -> int:
-    """What last.safetensors holds: the weights and the optimizer's moments of them."""
+    """The size of last.safetensors: the weights and the optimizer's moments."""
     moments = 2 if optimizer.name.startswith("adam") else 1 if optimizer.momentum else 0
     return summary.bytes * (1 + moments)
 
 
 def disk_bytes(summary: ModelSummary, optimizer: OptimizerSettings, keep: str) -> tuple[int, int]:
-    """What a run leaves on the disk, and the most that it takes: a new checkpoint beside the old.
+    """The bytes of a finished run, and its largest size: while a checkpoint replaces another one.
 
     keep: train.keep.
     """
@@ -42,10 +39,10 @@ def disk_bytes(summary: ModelSummary, optimizer: OptimizerSettings, keep: str) -
 
 
 class Peak:
-    """The most memory that training took at a time, beside what there was when this was made.
+    """The peak memory of training, minus the memory in use when this object was made.
 
-    So the images and PyTorch itself are not counted: weights, gradients, the optimizer's moments,
-    activations and what the operators need for themselves are.
+    So it counts weights, gradients, the optimizer's moments, activations and the operators'
+    temporary memory, but not the images and PyTorch itself.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -54,7 +51,7 @@ class Peak:
         self._before = self._most()
 
     def begin(self) -> None:
-        """What was taken until now doesn't count any more, unless it is still held."""
+        """Resets the peak to the memory that is in use now."""
         self._known = True
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
@@ -62,7 +59,7 @@ class Peak:
             self._known = self._device.type == "cpu" and host_memory.forget_peak()
 
     def bytes(self) -> int | None:
-        """The peak since `begin`; None where it can't be known."""
+        """The peak since `begin`; None if unknown."""
         most = self._most()
         return None if most is None or self._before is None else max(0, most - self._before)
 
@@ -73,9 +70,9 @@ class Peak:
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Memory that is free on the device; None where it can't be known."""
+    """Free memory of the device; None if unknown."""
     if device.type == "cuda":
-        # What torch keeps of earlier models is free for this one.
+        # Memory that torch keeps from earlier models can be used again.
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
     return host_memory.available_bytes()
@@ -88,7 +85,7 @@ def check_memory(
     device: torch.device,
     precision: str,
 ) -> None:
-    """Raises UserError (exit 6) for a model that can't be trained here."""
+    """Raises UserError (exit 6) if training the model needs more memory than is free."""
     needed = training_bytes(summary, batch_size, optimizer, precision)
     free = available_bytes(device)
     if free is not None and needed > free:
@@ -96,13 +93,13 @@ def check_memory(
             f"training this model takes at least {needed / GB:.1f} GB "
             f"({summary.weights:,} weights, batch {batch_size}), {device.type} has "
             f"{free / GB:.1f} GB free",
-            "choose storage: local, fewer channels or a smaller batch",
+            "choose model.storage=local, fewer model.channels or a smaller data.batch_size",
             Exit.RESOURCES,
         )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python ran out of memory: CPU allocations raise a plain RuntimeError."""
+    """Whether torch or Python ran out of memory; on the CPU, torch raises a plain RuntimeError."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error)

@@ -1,6 +1,6 @@
-"""Writes what a run leaves behind: config, environment, metrics, checkpoints, result, failure.
+"""Writes the files of a run: config, environment, metrics, checkpoints, result, failure.
 
-Rank 0 writes; on the other ranks of a torchrun nothing is written.
+Only rank 0 writes.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from sfl.training.tensorboard import write_events
 
 
 class Recorder:
-    """The files of one run. Raises UserError where one can't be written (exit 4 or 6)."""
+    """Writes the files of one run. Raises UserError (exit 4 or 6) if one can't be written."""
 
     def __init__(self, setup: Setup, run: Run) -> None:
         self._setup, self._run = setup, run
@@ -44,10 +44,10 @@ class Recorder:
         self._images = setup.dataset.describe()
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
-        """Config, environment and the metrics so far; a result or failure of before goes.
+        """Writes config, environment and the metrics so far; removes an old result or failure.
 
-        An environment in which a run goes on stands behind the first. Raises UserError (exit 6)
-        where the disk has no room for a second checkpoint beside the last.
+        If a run is resumed in another environment, that is added to the first one. Raises
+        UserError (exit 6) if the disk has no space for a second checkpoint beside the last one.
         """
         if not self._writes:
             return
@@ -66,7 +66,7 @@ class Recorder:
         self._write_metrics((checkpoint and checkpoint.metrics) or [])
 
     def epoch(self, learner: Learner, metrics: list[Metrics]) -> None:
-        """After an epoch, whose line is the last of `metrics`: metrics, and what is due."""
+        """Writes the metrics after an epoch (the last of `metrics`), and the checkpoints due."""
         if not self._writes:
             return
         train, epoch = self._setup.config.train, len(metrics)
@@ -78,22 +78,23 @@ class Recorder:
             if best:
                 weights = {name: t for name, t in state.items() if name.startswith("model.")}
                 write_checkpoint(self._run.path / BEST, weights, self._config, self._images)
-            # With best, too: or a run that goes on wouldn't know the epoch of its best weights.
+            # Also with each best: a resumed run must know the epoch of its best weights.
             self._write_last(state, metrics)
         self._write_metrics(metrics, epoch - 1)
 
     def stopped(self, learner: Learner, metrics: list[Metrics], so_far: EpochSoFar) -> None:
-        """In mid-epoch: all that going on needs. Every worker waits until it is written."""
+        """Saves an unfinished epoch, so that it can be resumed. Every rank waits for rank 0."""
         learner.guard.refuse(so_far.number, so_far.lr)
         if self._writes:
             refuse_weights(learner.model, so_far.number)
             self._write_last(learner.state(), metrics, so_far.saved())
-        self._setup.world.wait()  # torchrun ends all workers when one has left
+        # If a rank exits before rank 0 has saved, torchrun kills the others.
+        self._setup.world.wait()
 
     def finish(self, evaluation: Evaluation, result: Result) -> None:
-        """predictions.npy and labels.npy, then result.json: a run with a result has everything.
+        """Writes predictions.npy and labels.npy, then result.json: a run with it is complete.
 
-        Drops what only going on would need, if the config says so.
+        With train.keep: weights, deletes last.safetensors, which only resuming needs.
         """
         if not self._writes:
             return
@@ -107,7 +108,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def failures_noted(self) -> Iterator[None]:
-        """Leaves in the run why training ended, if it wasn't stopped."""
+        """Writes the reason to failure.txt if training raises an error (not if it is stopped)."""
         try:
             yield
         except Exception as error:
@@ -125,7 +126,7 @@ class Recorder:
         write_checkpoint(path, state, self._config, self._images, metrics, so_far)
 
     def _write_metrics(self, metrics: list[Metrics], first: int = 0) -> None:
-        """metrics.jsonl and, if asked for, TensorBoard's file; lines from `first` on are new."""
+        """Writes metrics.jsonl and, by `train.tensorboard`, its new lines (from `first`) there."""
         self._run.write_metrics(metrics)
         if self._setup.config.train.tensorboard:
             write_events(self._run, metrics, first)

@@ -1,4 +1,4 @@
-"""Going on with a run: which settings may change, from which checkpoint, and putting it back."""
+"""Resumes a run: checks its settings and images, finds and restores its last checkpoint."""
 
 from collections.abc import Sequence
 
@@ -16,22 +16,23 @@ from sfl.training.setup import Setup
 
 
 def config_to_resume(run: Run, overrides: Sequence[str] = ()) -> Config:
-    """An interrupted run's config with these settings. Raises UserError for another experiment."""
+    """The run's config with overrides. UserError (exit 2): they make it another experiment."""
     old = from_tree(run.config_tree)
     config = override(old, overrides)
     if not config.continues(old):
         raise UserError(
             f"--resume {run.name}: these settings would make it another experiment",
-            f"only {', '.join(MAY_CHANGE)} may change; train.epochs upward, with schedule constant",
+            f"only {', '.join(MAY_CHANGE)} may change; with schedule constant, train.epochs may "
+            "be increased",
         )
     return config
 
 
 def check_resumable(run: Run, config: Config) -> str | None:
-    """The precision in which the run began; None: it hasn't begun.
+    """The precision with which the run started; None if it has not started.
 
-    `auto` may mean another precision on this machine. Raises UserError (exit 4) where the run can't
-    go on with this config; reads no images.
+    It must be kept: `auto` may mean another one on this machine. Reads no images. Raises UserError
+    (exit 4) if the run can't be resumed with this config.
     """
     _refuse_finished(run, config)
     if (run.path / LAST).exists():
@@ -40,25 +41,26 @@ def check_resumable(run: Run, config: Config) -> str | None:
 
 
 def last_checkpoint(setup: Setup, run: Run) -> Checkpoint | None:
-    """What the run goes on from; None: it begins. Raises UserError where it can't go on."""
+    """The checkpoint to resume from; None for a new run. UserError: it can't be resumed."""
     if not (run.path / LAST).exists():
-        if (run.path / BEST).exists():  # both are written together: one was taken away
-            hint = f"put it back, or train anew under another name; {BEST} is whole"
-            raise UserError(f"{run.path}: has no {LAST} to go on from", hint, Exit.RUN)
+        if (run.path / BEST).exists():  # both are written together: the other was removed
+            hint = f"put it back, or train a new run with another name; {BEST} is still there"
+            raise UserError(f"{run.path}: has no {LAST} to resume from", hint, Exit.RUN)
         return None
     checkpoint = read_checkpoint(run.path / LAST)
     if checkpoint.metrics is None:
         raise UserError(
-            f"{checkpoint.path}: holds weights alone; training can't go on from it",
+            f"{checkpoint.path}: holds only weights; training can't be resumed from it",
             exit_code=Exit.RUN,
         )
     if checkpoint.images != setup.dataset.describe():
         raise UserError(
-            f"{run.path}: was trained on other images than {setup.config.data.source} holds now",
+            f"{run.path}: was trained on other images than data.source "
+            f"{setup.config.data.source} has now",
             exit_code=Exit.DATA,
         )
     _refuse_other_settings(setup.config, checkpoint)
-    if checkpoint.metrics and setup.validation is not None:  # it may be the best to the end
+    if checkpoint.metrics and setup.validation is not None:  # it may stay the best
         read_checkpoint(run.path / BEST, with_tensors=False)
     return checkpoint
 
@@ -66,10 +68,10 @@ def last_checkpoint(setup: Setup, run: Run) -> Checkpoint | None:
 def restore(
     checkpoint: Checkpoint | None, learner: Learner, device: torch.device
 ) -> tuple[list[Metrics], EpochSoFar | None]:
-    """Puts the checkpoint into the learner.
+    """Loads the checkpoint into the learner.
 
-    Returns the metrics of the epochs that are done and, of an epoch in which it was stopped, what
-    is done of it. Raises UserError (exit 4) for a checkpoint of another model.
+    Returns the metrics of the finished epochs, and the unfinished epoch if the run was stopped in
+    one. Raises UserError (exit 4) for a checkpoint of another model.
     """
     if checkpoint is None:
         return [], None
@@ -80,27 +82,27 @@ def restore(
     if checkpoint.so_far is not None:
         so_far = EpochSoFar.restored(checkpoint.so_far, device)
         where = f"in epoch {so_far.number}, after step {so_far.steps}"
-    say(f"{checkpoint.path.parent.name}: going on {where}")
+    say(f"{checkpoint.path.parent.name}: resuming {where}")
     return checkpoint.metrics, so_far
 
 
 def _refuse_other_settings(config: Config, checkpoint: Checkpoint) -> None:
-    """Raises UserError (exit 4) where a run can't go on from the checkpoint with these settings."""
+    """Raises UserError (exit 4) if the checkpoint is of another experiment than the config."""
     if not config.continues(from_text(checkpoint.config, str(checkpoint.path))):
         raise UserError(
-            f"{checkpoint.path.with_name(CONFIG)}: says other settings than the run was begun with",
-            f"put back what stands in {LAST}, or train anew under another name",
+            f"{checkpoint.path.with_name(CONFIG)}: not the settings with which the run was started",
+            f"restore the settings in {LAST}, or train a new run with another name",
             Exit.RUN,
         )
 
 
 def _refuse_finished(run: Run, config: Config) -> None:
-    """A finished run goes on only with more epochs, from its last checkpoint."""
+    """A finished run can be resumed only with more epochs, and from its last checkpoint."""
     if run.result is None:
         return
     if config.train.epochs <= run.result.epochs:
         hint = f"see it with: {PROGRAM} evaluate {run.path}; more epochs: --set train.epochs=N"
         raise UserError(f"{run.path}: has finished", hint, Exit.RUN)
     if not (run.path / LAST).exists():
-        hint = "train.keep: weights dropped it when the run had finished"
-        raise UserError(f"{run.path}: has no {LAST} to go on from", hint, Exit.RUN)
+        hint = "train.keep: weights deleted it when the run finished; train a new run"
+        raise UserError(f"{run.path}: has no {LAST} to resume from", hint, Exit.RUN)

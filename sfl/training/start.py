@@ -1,4 +1,4 @@
-"""Training one experiment into a run directory: a new one, or one that was stopped."""
+"""Trains a new run, or resumes an interrupted one, in its run directory."""
 
 import contextlib
 import shlex
@@ -24,22 +24,22 @@ from sfl.training.setup import Setup, set_up
 def train(
     config: Config, root: Path, name: str, *, exact: bool = False, dataset: Dataset | None = None
 ) -> dict[str, Any]:
-    """Trains one run in a new directory below `root`; returns the result that it wrote.
+    """Trains a run in a new directory in `root`; returns its result.
 
-    exact: whether another name may not be taken where this one exists (see runs.store.create).
-    dataset: the config's images, where they have been read already. Where training fails before an
-    epoch is done, no directory is left behind.
+    exact: if the name exists, raise UserError instead of taking another (see runs.store.create).
+    dataset: the config's images, if they have been read already.
+    If training fails before the first epoch is done, the directory is removed.
     """
     with open_world(pick_device(config.train.device)) as world:
-        # Before minutes of reading images.
+        # Checked before the images are read or fetched, which may take minutes.
         world.from_first(lambda: _check_place(root, name, exact=exact))
-        setup = set_up(config, dataset, world=world)  # refuses before a directory is made
+        setup = set_up(config, dataset, world=world)  # raises errors before a directory is made
         run = Run(Path(world.from_first(lambda: str(store.create(root, name, exact=exact).path))))
         try:
             with _locked(run, world):
                 return _fit(setup, run)
         except BaseException as error:
-            # A signal leaves a run that says what it is; a failure one that has learnt something.
+            # Kept: a stopped run that has its config, a failed one that has finished an epoch.
             failed = isinstance(error, Exception)
             kept = run.has_begun() if failed else (run.path / CONFIG).exists()
             if world.is_first and not kept:
@@ -48,9 +48,9 @@ def train(
 
 
 def resume(run: Run, config: Config, dataset: Dataset | None = None) -> dict[str, Any]:
-    """Goes on with an interrupted run from its last checkpoint; returns the result that it wrote.
+    """Resumes an interrupted run from its last checkpoint; returns its result.
 
-    config: what `config_to_resume` gave. Raises UserError (exit 4) where it can't go on.
+    config: from `config_to_resume`. Raises UserError (exit 4) if the run can't be resumed.
     """
     # Locked and checked before the images are read or fetched, which may take minutes.
     with open_world(pick_device(config.train.device)) as world, _locked(run, world):
@@ -67,7 +67,7 @@ def _check_place(root: Path, name: str, *, exact: bool) -> str:
 
 @contextlib.contextmanager
 def _locked(run: Run, world: World) -> Iterator[None]:
-    """Rank 0 holds the run's lock for all workers."""
+    """Rank 0 holds the run's lock for all ranks."""
     with contextlib.ExitStack() as held:
         world.from_first(lambda: str(held.enter_context(lock(run))))
         yield
@@ -76,10 +76,10 @@ def _locked(run: Run, world: World) -> Iterator[None]:
 def _fit(setup: Setup, run: Run) -> dict[str, Any]:
     try:
         return fit(setup, run)
-    except (KeyboardInterrupt, SystemExit):  # Ctrl-C; told to end
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C or SIGTERM
         again = [PROGRAM, "train", "--resume", str(run.path), *data_root_option(setup.config)]
         if (run.path / RESULT).exists():
             say(f"stopped; {run.path} has finished")
-        elif (run.path / CONFIG).exists():  # else it is an empty directory, which goes
-            say(f"stopped; go on with: {shlex.join(again)}")
+        elif (run.path / CONFIG).exists():  # else the directory is empty and will be removed
+            say(f"stopped; resume with: {shlex.join(again)}")
         raise

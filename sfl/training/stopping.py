@@ -1,6 +1,6 @@
-"""Stopping when asked to: the first Ctrl-C or SIGTERM is noted, and obeyed where nothing is lost.
+"""Stops training on Ctrl-C or SIGTERM: after the first one, at the end of a step; then at once.
 
-A second one leaves at once. Signals belong to the process, so the note does, too.
+The signal is kept in a global variable, because signals are sent to the whole process.
 """
 
 import contextlib
@@ -14,14 +14,15 @@ from types import FrameType
 from sfl import torchrun
 from sfl.progress import say
 
-# Seconds in which torchrun passes on what its workers may have got themselves: the same request.
+# torchrun passes a signal on to ranks that may have received it, too. A second signal within this
+# many seconds is taken for the same one.
 FORWARDED = 5.0
 _asked: signal.Signals | None = None
 _asked_at = 0.0
 
 
 class Stopped(SystemExit):
-    """The way out after a signal: exit code 130 for Ctrl-C, 143 for SIGTERM."""
+    """Exits after a signal, with code 130 for Ctrl-C and 143 for SIGTERM."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(128 + number)
@@ -29,12 +30,12 @@ class Stopped(SystemExit):
 
 @contextlib.contextmanager
 def signals_noted() -> Iterator[None]:
-    """While inside, the first signal is noted for `asked`; the second leaves at once.
+    """Inside, the first signal is kept for `asked`; the second one exits at once.
 
-    A signal that whoever started us has ignored stays so (nohup).
+    A signal that is ignored (by nohup, for example) stays ignored.
     """
     global _asked
-    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+    if threading.current_thread() is not threading.main_thread():  # only that gets signals
         yield
         return
     _asked = None
@@ -51,12 +52,12 @@ def signals_noted() -> Iterator[None]:
 
 
 def asked() -> int:
-    """The number of the signal that has come; 0: none has."""
+    """The number of the signal that was received; 0 if none was."""
     return _asked or 0
 
 
 def stop(number: int) -> None:
-    """Raises Stopped if that is a signal's number."""
+    """Raises Stopped if `number` is a signal's; does nothing if it is 0."""
     if number:
         raise Stopped(signal.Signals(number))
 
@@ -66,6 +67,6 @@ def _note(number: int, frame: FrameType | None) -> None:
     if _asked is not None:
         if torchrun.count() > 1 and time.monotonic() - _asked_at < FORWARDED:
             return
-        sys.exit(128 + number)  # not Stopped: in mid-step there is nothing to save
+        sys.exit(128 + number)  # not Stopped: a half-done step can't be saved
     _asked, _asked_at = signal.Signals(number), time.monotonic()
-    say("stopping after this step, to save it (once more: at once) ...")
+    say("stopping and saving after this step (a second signal stops at once) ...")

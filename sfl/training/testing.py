@@ -1,4 +1,4 @@
-"""Trained weights on the test images: a run's best at its end, or any file of weights.
+"""Tests trained weights on the test images: a run's best weights, or any file of weights.
 
 A run reads its test set once, at the end. Writes nothing.
 """
@@ -22,7 +22,7 @@ from sfl.training.setup import Setup, build, set_up
 
 
 def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, Any]]:
-    """The evaluation on the test set, and what result.json says of it."""
+    """The evaluation on the test set, and its fields of result.json."""
     evaluation = evaluate(
         model,
         setup.test,
@@ -35,7 +35,7 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
     refuse_loss(evaluation.loss, "test loss of the trained model")
     classes = setup.dataset.classes
     confusion = evaluation.confusion(len(classes))
-    # A class without test images has no accuracy; JSON has no NaN.
+    # None for a class without test images: JSON has no NaN.
     per_class = [
         row[label] / sum(row) if sum(row) else None for label, row in enumerate(confusion.tolist())
     ]
@@ -57,7 +57,7 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
 def test_best(
     setup: Setup, run: Run, model: nn.Module, metrics: list[dict[str, Any]]
 ) -> tuple[Evaluation, Result]:
-    """The run's best weights on the test set, and the whole of result.json."""
+    """Tests the run's best weights: the evaluation, and all of result.json."""
     if setup.world.is_first:
         load_weights(read_checkpoint(run.path / BEST), model)
     setup.world.copy_first(model)
@@ -68,7 +68,7 @@ def test_best(
 
 
 class Tested(NamedTuple):
-    """Weights on the test images: with what, their answers, and what result.json says of them."""
+    """The result of a test: its setup, the evaluation, and its fields of result.json."""
 
     setup: Setup
     evaluation: Evaluation
@@ -76,12 +76,12 @@ class Tested(NamedTuple):
 
 
 def evaluate_weights(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What `sfl evaluate` says of a file of weights; raises as `test_weights` does."""
+    """The output of `sfl evaluate` for a file of weights. Raises as `test_weights` does."""
     return {"file": str(path), **test_weights(path, overrides).values}
 
 
 def cost(setup: Setup, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """What result.json says of training: images an epoch, epochs, seconds, memory at its peak."""
+    """The cost of training for result.json: images an epoch, epochs, seconds, peak memory."""
     seconds = [line["seconds"] for line in metrics]
     peaks: list[Any] = [line.get("peak_memory_bytes") for line in metrics]
     return {
@@ -94,12 +94,12 @@ def cost(setup: Setup, metrics: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_weights(path: Path, overrides: Sequence[str]) -> Tested:
-    """Tests a file of weights by itself: its config is inside.
+    """Tests a file of weights, which has its config inside.
 
-    overrides: `a.b=v` settings, for a data root or a device of this machine.
+    overrides: `a.b=v` settings, such as this machine's data root or device.
 
-    Raises UserError: (exit 4) for what is no checkpoint of that model, (exit 3) for images of other
-    classes or another shape than it was trained on.
+    Raises UserError (exit 4) if the file is not a checkpoint of its model, (exit 3) if the images
+    have other classes or another shape than the training images.
     """
     checkpoint = read_checkpoint(path)
     kept = from_text(checkpoint.config, str(path))
@@ -107,8 +107,8 @@ def test_weights(path: Path, overrides: Sequence[str]) -> Tested:
     said = "root" in kept.data.model_fields_set or any("data.root" in given for given in overrides)
     if config.data.source != "shapes" and not said:
         raise UserError(
-            f"{path}: its images lay at an absolute path, which no run keeps",
-            "say where they are: --set data.root=DIR",
+            f"{path}: its images were at an absolute path, which is not saved in a run",
+            "give their folder: --set data.root=DIR",
             Exit.DATA,
         )
     setup = set_up(config, training=False)
@@ -123,7 +123,7 @@ def test_weights(path: Path, overrides: Sequence[str]) -> Tested:
     model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes))
     load_weights(checkpoint, model)
     if trained_on["fingerprints"] != given["fingerprints"]:
-        say(f"{path}: these are other images than those of its run")
+        say(f"{path}: these are not the images of its run")
     evaluation, result = test_model(setup, model.to(setup.device))
     return Tested(setup, evaluation, {"model": config.model.name, **result})
 

@@ -278,7 +278,7 @@ def test_a_model_that_cannot_fit_into_memory(
     assert done.returncode == 6
     assert line.startswith("training this model takes at least ")
     assert "GB (4,266,335,562 weights, batch 64)" in line
-    assert "has 16.0 GB free (choose storage: local" in line
+    assert "has 16.0 GB free (choose model.storage=local" in line
     assert tree(here).keys() == {"tiny.yaml"}
 
 
@@ -514,7 +514,7 @@ def test_a_stopped_run_says_how_to_go_on_and_can_be(
     done = sfl("train", "--config", "tiny.yaml", *two)
     assert (done.returncode, done.stdout) == (code, "")
     last = done.stderr.rstrip("\n").split("\n")[-1]
-    assert last == "stopped; go on with: sfl train --resume checkpoints/tiny-s0"
+    assert last == "stopped; resume with: sfl train --resume checkpoints/tiny-s0"
     (row,) = json.loads(sfl("runs", "--json").stdout)["runs"]
     assert (row["status"], row["epochs_done"], row["epochs"]) == ("interrupted", 1, 2)
 

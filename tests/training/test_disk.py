@@ -168,7 +168,7 @@ def test_two_checkpoints_must_fit_before_anything_is_trained(
     assert caught.value.exit_code is Exit.RESOURCES
     assert str(caught.value) == (
         f"{tmp_path / 'a'}: no space left on the disk ({needed:,} bytes needed, {needed - 1:,} "
-        "free) (free some, or choose another folder)"
+        "free) (free some space, or choose another folder)"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -119,7 +119,7 @@ def test_all_stop_when_one_is_told_to_and_one_alone_goes_on(
     err = process.communicate(timeout=120)[1]
     assert process.returncode == 1, err
     assert told == "all" or "exitcode  : 143" in err, err
-    assert f"stopped; go on with: sfl train --resume {run}" in err
+    assert f"stopped; resume with: sfl train --resume {run}" in err
     assert Run(run).status in ("interrupted", "failed")  # failed: the first one was left alone
     reached = read_checkpoint(run / "last.safetensors")
     assert reached.metrics == Run(run).metrics
@@ -197,7 +197,7 @@ def test_what_the_first_one_refuses_the_others_leave_silently(config: Path, tmp_
     process = start(tmp_path, "--config", str(config), "--name", "taken")
     err = process.communicate(timeout=120)[1]
     assert err.count("error (worker") == 1 and "a run of this name exists" in err
-    assert "lost the others" not in err and "SIGABRT" not in err
+    assert "lost the other ranks" not in err and "SIGABRT" not in err
 
 
 # --- one process
@@ -249,7 +249,7 @@ def test_several_workers_only_train(
     done = sfl(*command)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (
-        f"error (worker 0): torchrun is for sfl train alone, not for sfl {command[0]}\n"
+        f"error (worker 0): torchrun works only with sfl train, not with sfl {command[0]}\n"
     )
 
 
@@ -265,7 +265,7 @@ def test_each_worker_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device("auto") == pick_device("cuda") == torch.device("cuda:1")
-    with pytest.raises(UserError, match="torchrun gives each worker a GPU"):
+    with pytest.raises(UserError, match="torchrun gives each process a GPU"):
         pick_device("cuda:0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match="there are 1 CUDA devices"):

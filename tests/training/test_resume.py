@@ -138,7 +138,7 @@ def test_a_schedule_over_the_whole_run_and_fewer_epochs_are_refused(
     with interrupted_after(1):
         fit(tiny_setup(schedule), run)
     before = {path: path.read_bytes() for path in run.path.iterdir()}
-    with pytest.raises(UserError, match="says other settings than the run was begun with"):
+    with pytest.raises(UserError, match="not the settings with which the run was started"):
         fit(tiny_setup(*changes), Run(run.path))
     assert before == {path: path.read_bytes() for path in run.path.iterdir()}
 
@@ -148,15 +148,22 @@ def test_checkpoints_it_does_not_go_on_from(tmp_path: Path) -> None:
     fit(tiny_setup("train.epochs=1"), run)
     last, best = run.path / LAST, (run.path / BEST).read_bytes()
     refused = [
-        (tiny_setup("optimizer.lr=1"), "says other settings than the run was begun", Exit.RUN),
-        (tiny_setup("train.seed=8"), "says other settings than the run was begun", Exit.RUN),
-        (tiny_setup("data.shapes.jitter=1"), "trained on other images than shapes", Exit.DATA),
+        (tiny_setup("optimizer.lr=1"), "not the settings with which the run was started", Exit.RUN),
+        (tiny_setup("train.seed=8"), "not the settings with which the run was started", Exit.RUN),
+        (
+            tiny_setup("data.shapes.jitter=1"),
+            "trained on other images than data.source shapes has",
+            Exit.DATA,
+        ),
     ]
     for setup, message, code in refused:
         with pytest.raises(UserError, match=message) as error:
             fit(setup, run)
         assert error.value.exit_code == code
-    for content, message in ((best, "weights alone"), (best[:99], "not a checkpoint, or damaged")):
+    for content, message in (
+        (best, "holds only weights"),
+        (best[:99], "not a checkpoint, or damaged"),
+    ):
         last.write_bytes(content)
         with pytest.raises(UserError, match=message) as error:
             fit(tiny_setup(), run)
@@ -168,7 +175,7 @@ def test_a_run_whose_checkpoint_was_taken_away_is_not_begun_anew(tmp_path: Path)
     run = new_run(tmp_path)
     fit(tiny_setup("train.epochs=1", "train.keep=weights"), run)
     before = {file.name: file.read_bytes() for file in run.path.iterdir()}
-    with pytest.raises(UserError, match=r"has no last\.safetensors to go on from") as error:
+    with pytest.raises(UserError, match=r"has no last\.safetensors to resume from") as error:
         fit(tiny_setup("train.epochs=1", "train.keep=weights"), Run(run.path))
     assert error.value.exit_code == Exit.RUN
     after = {file.name: file.read_bytes() for file in run.path.iterdir()}

@@ -110,7 +110,7 @@ def test_what_was_stopped_says_how_to_go_on(
     with pytest.raises(type(error)):
         start.train(config, runs_dir, "a")
     err = capsys.readouterr().err
-    again = f"stopped; go on with: sfl train --resume {runs_dir / 'a'}{ending}\n"
+    again = f"stopped; resume with: sfl train --resume {runs_dir / 'a'}{ending}\n"
     assert err == (again if begun else "")
     assert (runs_dir / "a").exists() is begun
 
@@ -125,7 +125,7 @@ def test_resume_keeps_the_experiment(
         assert str(caught.value) == (
             "--resume a: these settings would make it another experiment "
             "(only data.root, data.mirror, train.device, train.keep, train.checkpoint_every, "
-            "train.tensorboard may change; train.epochs upward, with schedule constant)"
+            "train.tensorboard may change; with schedule constant, train.epochs may be increased)"
         )
     assert trained == []
     changed = ["train.device=auto", "train.checkpoint_every=2"]

@@ -66,7 +66,7 @@ def test_stopped_by_a_signal_anywhere_it_goes_on_as_if_never_stopped(
         with pytest.raises(Stopped) as stopped:
             fit(setup, run)
     assert stopped.value.code == CODES[number]
-    assert "stopping after this step" in capsys.readouterr().err
+    assert "stopping and saving after this step" in capsys.readouterr().err
     assert run.status == "interrupted" and not (run.path / RESULT).exists()
     fit(setup, Run(run.path))
     for file in (LAST, BEST):

@@ -89,7 +89,7 @@ def test_a_file_of_weights_gives_the_runs_result_again(
     assert found == {key: expected[key] for key in found}
     capsys.readouterr()
     other = results.evaluate_weights(moved, ["data.shapes.test=20"])
-    assert "these are other images than those of its run" in capsys.readouterr().err
+    assert "these are not the images of its run" in capsys.readouterr().err
     assert other["n"] == 20 and other["data"]["test"] != found["data"]["test"]
 
 
