@@ -31,9 +31,7 @@ FIELD_IMAGES = 64  # images over which effective receptive fields are averaged
 
 def metrics_pictures(metrics: Sequence[dict[str, Any]], title: str) -> list[Picture]:
     """Curves of loss and accuracy; for dense storage, the share of weights outside their fields."""
-    found = [
-        Picture("curves", "Loss and accuracy.", partial(_curves, metrics, title), (7.6, 3.2)),
-    ]
+    found = [Picture("curves", "Loss and accuracy.", partial(_curves, metrics, title), (7.6, 3.2))]
     if all("outside_share" in line for line in metrics):
         caption = (
             "Dense storage: the share of Σ‖w‖² that lies outside the receptive fields; 0 before "

@@ -57,11 +57,7 @@ def outcome(
             6,
             "error: out of memory (a smaller data.batch_size or model needs less)\n",
         ),
-        (
-            typer.Abort(),
-            130,
-            "error: stopped, nothing was done (--yes answers the question)\n",
-        ),
+        (typer.Abort(), 130, "error: stopped, nothing was done (--yes answers the question)\n"),
         (
             ValueError("two\nlines"),
             1,

@@ -205,12 +205,7 @@ CONV, DENSE = "{name: SimpleModel, layer: conv}", "{name: SimpleModel, storage: 
     ],
 )
 def test_local_layers_in_float32_beside_convolutions_in_bfloat16_are_remarked(
-    tmp_path: Path,
-    made_run: MadeRun,
-    precision: str,
-    compiled: bool | None,
-    other: str,
-    said: bool,
+    tmp_path: Path, made_run: MadeRun, precision: str, compiled: bool | None, other: str, said: bool
 ) -> None:
     environment = {"precision": precision, "engine": "compiled" if compiled else "reference"}
     local, conv = (made_run(tmp_path / name, environment=environment) for name in ("a", "b"))
