@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -20,8 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-Sfl = Callable[..., "CompletedProcess[str]"]
-MadeRun = Callable[..., Path]
+from tests.conftest import call_sfl as sfl
+from tests.conftest import make_run
 
 TINY = (
     "model: {name: SimpleModel}\n"
@@ -224,7 +223,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("bad", BAD, ids=[bad.name for bad in BAD])
-def test_bad_input_gets_one_line_and_leaves_nothing(bad: Bad, sfl: Sfl, here: Path) -> None:
+def test_bad_input_gets_one_line_and_leaves_nothing(bad: Bad, here: Path) -> None:
     for name, content in bad.files.items():
         path = here / name
         (path if content is None else path.parent).mkdir(parents=True, exist_ok=True)
@@ -238,7 +237,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(bad: Bad, sfl: Sfl, here: Pa
     assert tree(here) == before
 
 
-def test_several_mistakes_are_told_at_once_a_line_each(sfl: Sfl, here: Path) -> None:
+def test_several_mistakes_are_told_at_once_a_line_each(here: Path) -> None:
     (here / "bad.yaml").write_text("model: {nmae: x}\ntrain: {epochs: 0}\n")
     done = sfl("train", "--config", "bad.yaml")
     assert (done.returncode, done.stdout) == (2, "")
@@ -250,14 +249,14 @@ def test_several_mistakes_are_told_at_once_a_line_each(sfl: Sfl, here: Path) -> 
     ]
 
 
-def test_a_learning_rate_may_be_written_1e_3(sfl: Sfl, here: Path) -> None:
+def test_a_learning_rate_may_be_written_1e_3(here: Path) -> None:
     (here / "good.yaml").write_text(TINY + "optimizer: {lr: 1e-3}\n")
     done = sfl("train", "--config", "good.yaml", "--dry-run", "--json")
     assert json.loads(done.stdout)["config"]["optimizer"]["lr"] == 0.001
     assert not (here / "checkpoints").exists()
 
 
-def test_cuda_where_there_is_none(sfl: Sfl, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_where_there_is_none(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     done = sfl("train", "--config", "tiny.yaml", "--set", "train.device=cuda")
     line = the_error(done)
@@ -266,9 +265,7 @@ def test_cuda_where_there_is_none(sfl: Sfl, here: Path, monkeypatch: pytest.Monk
     assert tree(here).keys() == {"tiny.yaml"}
 
 
-def test_a_model_that_cannot_fit_into_memory(
-    sfl: Sfl, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_cannot_fit_into_memory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """RegularConvNet without sharing, as the notebook stored it: 4.3 G weights."""
     monkeypatch.setattr("sfl.training.memory.available_bytes", lambda device: 16_000_000_000)
     settings = ("model.name=RegularConvNet", "model.layer=spatial", "model.storage=dense")
@@ -282,9 +279,7 @@ def test_a_model_that_cannot_fit_into_memory(
     assert tree(here).keys() == {"tiny.yaml"}
 
 
-def test_memory_that_runs_out_while_training(
-    sfl: Sfl, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_that_runs_out_while_training(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def train_epoch(*arguments: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
 
@@ -295,7 +290,7 @@ def test_memory_that_runs_out_while_training(
     assert tree(here).keys() == {"tiny.yaml", "checkpoints"}  # no run directory
 
 
-def test_training_that_diverges(sfl: Sfl, here: Path) -> None:
+def test_training_that_diverges(here: Path) -> None:
     arguments = ("--set", "optimizer.name=sgd", "--set", "optimizer.lr=1e30")
     done = sfl("train", "--config", "tiny.yaml", *arguments, "--set", "data.batch_size=8")
     line = the_error(done)
@@ -303,7 +298,7 @@ def test_training_that_diverges(sfl: Sfl, here: Path) -> None:
     assert "diverged" in line and "lower optimizer.lr" in line
 
 
-def test_a_name_that_is_taken(sfl: Sfl, here: Path, trained: Path) -> None:
+def test_a_name_that_is_taken(here: Path, trained: Path) -> None:
     before = tree(trained)
     arguments = ("--name", trained.name, "--runs", trained.parent)
     done = sfl("train", "--config", "tiny.yaml", *arguments)
@@ -312,7 +307,7 @@ def test_a_name_that_is_taken(sfl: Sfl, here: Path, trained: Path) -> None:
     assert tree(trained) == before
 
 
-def test_a_finished_run_is_not_gone_on_with(sfl: Sfl, trained: Path) -> None:
+def test_a_finished_run_is_not_gone_on_with(trained: Path) -> None:
     before = tree(trained)
     done = sfl("train", "--resume", trained.name, "--runs", trained.parent)
     assert done.returncode == 4
@@ -323,7 +318,7 @@ def test_a_finished_run_is_not_gone_on_with(sfl: Sfl, trained: Path) -> None:
     assert tree(trained) == before
 
 
-def test_resume_does_not_change_the_experiment(sfl: Sfl, here: Path, trained: Path) -> None:
+def test_resume_does_not_change_the_experiment(here: Path, trained: Path) -> None:
     run = here / "checkpoints" / "a"
     shutil.copytree(trained, run)
     (run / "result.json").unlink()
@@ -363,7 +358,7 @@ def damaged(trained: Path, here: Path, how: str) -> Path:
     ],
 )
 def test_checkpoints_that_cannot_be_used(
-    sfl: Sfl, here: Path, trained: Path, how: str, overrides: list[str], words: str
+    here: Path, trained: Path, how: str, overrides: list[str], words: str
 ) -> None:
     path = damaged(trained, here, how)
     done = sfl("evaluate", path, *overrides)
@@ -373,7 +368,7 @@ def test_checkpoints_that_cannot_be_used(
 
 @pytest.mark.parametrize("how", ["truncated", "foreign"])
 def test_a_run_is_not_lost_when_its_checkpoint_is_damaged(
-    sfl: Sfl, here: Path, trained: Path, how: str
+    here: Path, trained: Path, how: str
 ) -> None:
     run = here / "checkpoints" / "a"
     shutil.copytree(trained, run)
@@ -388,9 +383,7 @@ def test_a_run_is_not_lost_when_its_checkpoint_is_damaged(
     assert after == before
 
 
-def test_a_full_disk_is_exit_6_and_no_half_run(
-    sfl: Sfl, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_exit_6_and_no_half_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fsync(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -401,7 +394,7 @@ def test_a_full_disk_is_exit_6_and_no_half_run(
     assert tree(here).keys() == {"tiny.yaml", "checkpoints"}
 
 
-def test_runs_that_cannot_be_written(sfl: Sfl, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_that_cannot_be_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def mkdir(path: Path, *arguments: object, **keywords: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -473,7 +466,7 @@ def weights(run: Path) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in load_file(run / "best.safetensors").items()}
 
 
-def test_the_config_of_a_run_repeats_it(sfl: Sfl, trained: Path, runs_dir: Path) -> None:
+def test_the_config_of_a_run_repeats_it(trained: Path, runs_dir: Path) -> None:
     config = trained / "config.yaml"
     done = sfl("train", "--config", config, "--runs", runs_dir, "--name", "again", "--json")
     assert done.returncode == 0, done.stderr
@@ -507,7 +500,7 @@ def stopped_by(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_says_how_to_go_on_and_can_be(
-    sfl: Sfl, here: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+    here: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
     stopped_by(number, monkeypatch)
     two = ("--set", "train.epochs=2")
@@ -531,7 +524,7 @@ def test_a_stopped_run_says_how_to_go_on_and_can_be(
 
 
 def test_a_comparison_goes_on_with_what_was_stopped(
-    sfl: Sfl, here: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here / "other.yaml").write_text(TINY.replace("SimpleModel", "SimpleModel, layer: conv"))
     stopped_by(signal.SIGINT, monkeypatch)
@@ -554,7 +547,7 @@ def json_of(done: "CompletedProcess[str]") -> dict[str, Any]:
     return values
 
 
-def test_json_is_one_object_and_nothing_else(sfl: Sfl, here: Path, trained: Path) -> None:
+def test_json_is_one_object_and_nothing_else(here: Path, trained: Path) -> None:
     runs = ("--runs", here / "runs", "--json")
     shutil.copytree(trained, here / "runs" / "tiny-s0")
     (here / "other.yaml").write_text(TINY.replace("SimpleModel", "SimpleModel, layer: conv"))
@@ -583,13 +576,13 @@ def test_json_is_one_object_and_nothing_else(sfl: Sfl, here: Path, trained: Path
     assert described["source"] == "shapes" and described["train_images"] == 64
 
 
-def test_train_prints_its_result_as_json(sfl: Sfl, here: Path) -> None:
+def test_train_prints_its_result_as_json(here: Path) -> None:
     printed = json_of(sfl("train", "--config", "tiny.yaml", "--seed", 3, "--json"))
     assert printed["run"] == "tiny-s3"
     assert printed == json.loads((here / "checkpoints/tiny-s3/result.json").read_text())
 
 
-def test_a_dry_run_trains_nothing(sfl: Sfl, here: Path) -> None:
+def test_a_dry_run_trains_nothing(here: Path) -> None:
     done = sfl("train", "--config", "tiny.yaml", "--dry-run")
     assert done.returncode == 0
     assert "name: SimpleModel" in done.stdout and "SpatialFeatureLayer" in done.stdout
@@ -598,7 +591,7 @@ def test_a_dry_run_trains_nothing(sfl: Sfl, here: Path) -> None:
     assert tree(here).keys() == {"tiny.yaml"}
 
 
-def test_results_go_to_stdout_and_progress_to_stderr(sfl: Sfl, here: Path) -> None:
+def test_results_go_to_stdout_and_progress_to_stderr(here: Path) -> None:
     done = sfl("train", "--config", "tiny.yaml")
     assert re.fullmatch(
         r"test accuracy \d+\.\d\d% \(95 % interval .*, 32 images\)  loss .*\n", done.stdout
@@ -610,7 +603,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(sfl: Sfl, here: Path) -> No
     assert sfl(*following.removeprefix("next: sfl ").split()).returncode == 0
 
 
-def test_tables_for_people(sfl: Sfl, here: Path, trained: Path) -> None:
+def test_tables_for_people(here: Path, trained: Path) -> None:
     runs = ("--runs", trained.parent)
     evaluated = sfl("evaluate", *runs).stdout
     assert evaluated.startswith("test accuracy ") and "\n10 crescent" in evaluated
@@ -619,7 +612,7 @@ def test_tables_for_people(sfl: Sfl, here: Path, trained: Path) -> None:
     assert "train images" in sfl("data", "--config", "tiny.yaml").stdout
 
 
-def test_without_runs_there_is_a_hint(sfl: Sfl, here: Path) -> None:
+def test_without_runs_there_is_a_hint(here: Path) -> None:
     done = sfl("runs")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == (
@@ -628,7 +621,7 @@ def test_without_runs_there_is_a_hint(sfl: Sfl, here: Path) -> None:
 
 
 def test_sfl_runs_may_stand_in_the_environment(
-    sfl: Sfl, here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SFL_RUNS", str(trained.parent))
     assert json_of(sfl("runs", "--json"))["runs"][0]["run"] == "tiny-s0"
@@ -638,15 +631,15 @@ def test_sfl_runs_may_stand_in_the_environment(
 
 
 @pytest.fixture
-def three(here: Path, made_run: MadeRun) -> Path:
+def three(here: Path) -> Path:
     root = here / "checkpoints"
     for name in ("a", "b", "c"):
-        made_run(root / name)
+        make_run(root / name)
     return root
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", ""])
-def test_runs_rm_asks_and_takes_no_for_an_answer(sfl: Sfl, three: Path, answer: str) -> None:
+def test_runs_rm_asks_and_takes_no_for_an_answer(three: Path, answer: str) -> None:
     done = sfl("runs", "rm", "a", stdin=answer)
     assert done.returncode == 130
     assert "checkpoints/a  finished" in done.stderr and "Delete 1 run? [y/N]" in done.stderr
@@ -654,12 +647,12 @@ def test_runs_rm_asks_and_takes_no_for_an_answer(sfl: Sfl, three: Path, answer: 
     assert sorted(os.listdir(three)) == ["a", "b", "c"]
 
 
-def test_runs_rm_deletes_what_was_named(sfl: Sfl, three: Path) -> None:
+def test_runs_rm_deletes_what_was_named(three: Path) -> None:
     assert sfl("runs", "rm", "a", "checkpoints/c", "a", stdin="y\n").returncode == 0
     assert os.listdir(three) == ["b"]
 
 
-def test_runs_rm_deletes_nothing_where_one_is_unknown(sfl: Sfl, three: Path) -> None:
+def test_runs_rm_deletes_nothing_where_one_is_unknown(three: Path) -> None:
     assert sfl("runs", "rm", "a", "none", "--yes").returncode == 4
     assert sorted(os.listdir(three)) == ["a", "b", "c"]
 
@@ -667,18 +660,16 @@ def test_runs_rm_deletes_nothing_where_one_is_unknown(sfl: Sfl, three: Path) -> 
 @pytest.mark.parametrize(
     "arguments", [["--runs", "other", "rm", "a"], ["rm", "a", "--runs", "other"]]
 )
-def test_runs_rm_deletes_in_the_folder_that_was_meant(
-    sfl: Sfl, three: Path, made_run: MadeRun, arguments: list[str]
-) -> None:
-    made_run(three.parent / "other" / "a")
+def test_runs_rm_deletes_in_the_folder_that_was_meant(three: Path, arguments: list[str]) -> None:
+    make_run(three.parent / "other" / "a")
     assert sfl("runs", *arguments, "--yes").returncode == 0
     assert (three / "a").is_dir() and not (three.parent / "other" / "a").exists()
 
 
 def test_runs_rm_takes_the_folder_of_the_environment(
-    sfl: Sfl, three: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
+    three: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made_run(three.parent / "other" / "a")
+    make_run(three.parent / "other" / "a")
     monkeypatch.setenv("SFL_RUNS", "other")
     assert sfl("runs", "rm", "a", "--yes").returncode == 0
     assert (three / "a").is_dir() and not (three.parent / "other" / "a").exists()
@@ -687,7 +678,7 @@ def test_runs_rm_takes_the_folder_of_the_environment(
 # --- as a process
 
 
-def test_help_and_version(sfl: Sfl) -> None:
+def test_help_and_version() -> None:
     from importlib.metadata import version
 
     assert sfl("--version").stdout == f"sfl {version('sfl')}\n"
@@ -701,7 +692,7 @@ def test_help_and_version(sfl: Sfl) -> None:
 @pytest.mark.parametrize(
     "command", ["train", "evaluate", "compare", "show", "data", "runs", "runs rm"]
 )
-def test_every_help_has_examples(sfl: Sfl, command: str) -> None:
+def test_every_help_has_examples(command: str) -> None:
     done = sfl(*command.split(), "--help")
     assert done.returncode == 0
     assert f"sfl {command}" in done.stdout.split("Example", 1)[1]

@@ -1,6 +1,5 @@
 """Accuracy on validation images, if all runs have it, else on test images."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,7 @@ import pytest
 from sfl.config.load import from_text
 from sfl.runs.accuracy import best, judged_on, will_be_logged
 from sfl.runs.directory import Run
-
-MadeRun = Callable[..., Path]
+from tests.conftest import make_run
 
 
 @pytest.mark.parametrize(
@@ -24,13 +22,9 @@ MadeRun = Callable[..., Path]
     ],
 )
 def test_the_best_accuracy_is_on_validation_images_else_on_test_images(
-    runs_dir: Path,
-    made_run: MadeRun,
-    lines: list[dict[str, float]],
-    finished: bool,
-    accuracy: tuple[object, object],
+    runs_dir: Path, lines: list[dict[str, float]], finished: bool, accuracy: tuple[object, object]
 ) -> None:
-    path = made_run(runs_dir / "a", accuracy=0.5)
+    path = make_run(runs_dir / "a", accuracy=0.5)
     (whole,) = Run(path).metrics
     Run(path).write_metrics([whole | line for line in lines])
     if not finished:

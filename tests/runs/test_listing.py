@@ -1,6 +1,5 @@
 """What `sfl runs` says of a run: a whole one, one under way, a damaged one."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,11 @@ from sfl.errors import UserError
 from sfl.runs import store
 from sfl.runs.directory import Run
 from sfl.runs.listing import describe
+from tests.conftest import make_run
 
-MadeRun = Callable[..., Path]
 
-
-def test_a_run_in_short(runs_dir: Path, made_run: MadeRun) -> None:
-    path = made_run(runs_dir / "a", accuracy=0.625)
+def test_a_run_in_short(runs_dir: Path) -> None:
+    path = make_run(runs_dir / "a", accuracy=0.625)
     size = sum(file.stat().st_size for file in path.iterdir())
     described = describe(Run(path))
     assert 0 <= described.pop("age_seconds") < 1000
@@ -44,11 +42,9 @@ def test_a_run_in_short(runs_dir: Path, made_run: MadeRun) -> None:
         ("config.yaml", b"train: 3"),
     ],
 )
-def test_a_damaged_run_does_not_hide_the_others(
-    runs_dir: Path, made_run: MadeRun, name: str, content: bytes
-) -> None:
-    made_run(runs_dir / "whole")
-    (made_run(runs_dir / "broken") / name).write_bytes(content)
+def test_a_damaged_run_does_not_hide_the_others(runs_dir: Path, name: str, content: bytes) -> None:
+    make_run(runs_dir / "whole")
+    (make_run(runs_dir / "broken") / name).write_bytes(content)
     described = [describe(run) for run in store.list_runs(runs_dir)]
     assert {row["run"]: row["status"] for row in described} == {
         "whole": "finished",
@@ -57,8 +53,8 @@ def test_a_damaged_run_does_not_hide_the_others(
     store.remove(store.find(runs_dir, "broken"))
 
 
-def test_a_failed_run_says_why(runs_dir: Path, made_run: MadeRun) -> None:
-    path = made_run(runs_dir / "a")
+def test_a_failed_run_says_why(runs_dir: Path) -> None:
+    path = make_run(runs_dir / "a")
     (path / "result.json").unlink()
     Run(path).write_failure(UserError("training diverged: loss nan", "lower optimizer.lr"))
     described = describe(Run(path))
