@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -152,21 +151,6 @@ def test_a_config_that_lost_its_end_fetches_no_images(place: Path) -> None:
     done = sfl("train", "--resume", "stopped")
     assert done.returncode == 4
     assert f"{config.relative_to(place)}: says other settings than the run was begun" in done.stderr
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"accuracy_interval": [1]}, {"accuracy_interval": ["a", "b"]}, {"data": {}},
-        {"accuracy": float("nan")}, {"epochs": "1"}, {"loss": None},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_result_that_says_something_else(wrong: dict[str, Any], place: Path) -> None:
-    path = place / "checkpoints" / "tiny-s0" / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
-    expect_one_line(sfl("compare", "tiny.yaml", "other.yaml", "--no-train"), {4})
-    expect_one_line(sfl("runs"), {0})
 
 
 def test_an_environment_that_says_something_else(place: Path) -> None:

@@ -60,14 +60,7 @@ def test_a_run_directory_names_no_host_no_user_and_no_absolute_path(
     images = ("--set", "data.source=folder", "--set", f"data.root={secret / 'images'}")
     runs = ("--runs", secret / "runs")
     assert sfl("train", "--config", config, *runs, *images).returncode == 0
-    more = (
-        "--set",
-        "train.epochs=2",
-        "--set",
-        "train.tensorboard=true",
-        "--set",
-        f"data.root={secret / 'images'}",
-    )
+    more = ("--set", "train.epochs=2", "--set", "train.tensorboard=true", *images[2:])
     assert sfl("train", "--resume", "tiny-s0", *runs, *more).returncode == 0
     files = [path for path in (secret / "runs" / "tiny-s0").rglob("*") if path.is_file()]
     assert len(files) == 9

@@ -10,13 +10,9 @@ from rich.console import Console
 from sfl import progress
 
 LINE = {
-    "epoch": 2,
-    "train_loss": 1.23456,
-    "train_accuracy": 0.5,
-    "lr": 3e-4,
-    "seconds": 12.4,
+    "epoch": 2, "train_loss": 1.23456, "train_accuracy": 0.5, "lr": 3e-4, "seconds": 12.4,
     "images_per_second": 4032.9,
-}
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -19,24 +19,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import TINY, make_run
 from tests.conftest import call_sfl as sfl
-from tests.conftest import make_run
 
-TINY = (
-    "model: {name: SimpleModel}\n"
-    "data: {source: shapes, shapes: {train: 64, test: 32}}\n"
-    "train: {epochs: 1, device: cpu, precision: float32}\n"
-)
 FILES = {
-    "config.yaml",
-    "environment.json",
-    "metrics.jsonl",
-    "last.safetensors",
-    "best.safetensors",
-    "result.json",
-    "predictions.npy",
-    "labels.npy",
-}
+    "config.yaml", "environment.json", "metrics.jsonl", "last.safetensors", "best.safetensors",
+    "result.json", "predictions.npy", "labels.npy",
+}  # fmt: skip
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
@@ -103,14 +92,14 @@ def folder(name: str, words: str, files: dict[str, bytes | None]) -> Bad:
 
 CIFAR = "train --config tiny.yaml --set data.source=cifar10"
 NOWHERE = "--set data.mirror=http://127.0.0.1:9/none"
+ONE: dict[str, bytes | None] = {"train/a/1.png": png(), "test/a/1.png": png()}
+ARCHIVE = "data/cifar-10-python.tar.gz"
 
 BAD = [
     # configs
     config("unknown key", TINY + "trian: 1\n", "bad.yaml:4: unknown key trian: did you mean train"),
     config("misspelt key", TINY.replace("epochs", "epohcs"), "unknown key train.epohcs: did you"),
-    config(
-        "wrong type", TINY.replace("epochs: 1", "epochs: one"), 'expected a whole number, not "'
-    ),
+    config("wrong type", TINY.replace("epochs: 1", "epochs: one"), "expected a whole number"),
     config("duplicate key", TINY + "train: {}\n", "bad.yaml:4: train is given twice, first in lin"),
     config("unknown model", TINY.replace("SimpleModel", "ResNet"), 'SimpleModel, not "ResNet"'),
     config("empty", "", "bad.yaml: the file is empty"),
@@ -129,9 +118,7 @@ BAD = [
         ),
         "more than 10,000 values; that is no config",
     ),
-    config(
-        "extends nothing", "extends: none.yaml\n", "bad.yaml:1: extends: none.yaml: no such fil"
-    ),
+    config("extends nothing", "extends: no.yaml\n", "bad.yaml:1: extends: no.yaml: no such file"),
     Bad("no such config", "train --config none.yaml", 2, "none.yaml: no such config"),
     Bad("misspelt config", "train --config spatail", 2, "did you mean spatial?"),
     Bad("a folder as config", "train --config .", 2, ".: a folder, not a config file"),
@@ -154,29 +141,11 @@ BAD = [
     # data
     folder("no data", "images", {}),
     folder("no images", "has no images in it", {"train/a/notes.txt": b"x", "test/a/n.txt": b"x"}),
-    folder(
-        "one unreadable image",
-        "images/train/a/2.png can't be read",
-        {"train/a/1.png": png(), "train/a/2.png": png()[:50], "test/a/1.png": png()},
-    ),
-    folder(
-        "different classes",
-        "train and test have different classes; only in train: b",
-        {"train/a/1.png": png(), "train/b/1.png": png(), "test/a/1.png": png()},
-    ),
-    folder(
-        "different sizes",
-        "images differ in size",
-        {"train/a/1.png": png(8), "train/a/2.png": png(9), "test/a/1.png": png()},
-    ),
+    folder("cut off", "images/train/a/2.png can't be read", ONE | {"train/a/2.png": png()[:50]}),
+    folder("other classes", "different classes; only in train: b", ONE | {"train/b/1.png": png()}),
+    folder("different sizes", "images differ in size", ONE | {"train/a/2.png": png(9)}),
     Bad("no network", f"{CIFAR} {NOWHERE}", 3, "CIFAR-10 can't be fetched from", {"data": None}),
-    Bad(
-        "corrupt archive",
-        f"{CIFAR} {NOWHERE}",
-        3,
-        "data/cifar-10-python.tar.gz is damaged",
-        {"data/cifar-10-python.tar.gz": b"\x1f\x8b junk"},
-    ),
+    Bad("corrupt archive", f"{CIFAR} {NOWHERE}", 3, f"{ARCHIVE} is damaged", {ARCHIVE: b"\x1f"}),
     Bad("data of nothing", "data --set data.source=folder --set data.root=no", 3, "no does not ex"),
     # runs and checkpoints
     Bad("evaluate without runs", "evaluate", 4, "checkpoints: no finished run (train one: sfl tr"),
@@ -191,16 +160,9 @@ BAD = [
     Bad("compare what is not there", "compare conv spatial --no-train", 4, "conv-s0, spatial-s0"),
     Bad("show nothing", "show none", 2, "none: no such config"),
     Bad("resume an unknown run", "train --resume none", 4, "none: no such run in checkpoints"),
-    Bad(
-        "resume with a name", "train --resume a --name b", 2, "--resume can be used with --set only"
-    ),
+    Bad("resume with a name", "train --resume a --name b", 2, "--resume can be used with --set"),
     Bad("delete an unknown run", "runs rm none --yes", 4, "none: no such run in checkpoints"),
-    Bad(
-        "watch into a file",
-        "runs --watch",
-        2,
-        "--watch needs a terminal and can't be used with --json (leave",
-    ),
+    Bad("watch into a file", "runs --watch", 2, "--watch needs a terminal and can't be used with"),
     Bad("delete nothing", "runs rm", 2, "Missing argument 'RUN'. (sfl runs rm --help shows what"),
     Bad("a name with a path", "train --config tiny.yaml --name a/b", 2, "--name 'a/b': expected"),
     Bad("a long name", f"train --config tiny.yaml --name {'n' * 300}", 2, "up to 200 letters"),
@@ -216,9 +178,7 @@ BAD = [
     Bad("unknown command", "trian", 2, "No such command 'trian'."),
     Bad("unknown option", "train --confg x", 2, "No such option: --confg"),
     Bad("an option of commands", "--runs x runs", 2, "No such option: --runs (sfl --help shows"),
-    Bad(
-        "an option without its value", "train --config", 2, "Option '--config' requires an argument"
-    ),
+    Bad("an option without value", "train --config", 2, "Option '--config' requires an argument"),
 ]
 
 
@@ -394,17 +354,6 @@ def test_a_full_disk_is_exit_6_and_no_half_run(here: Path, monkeypatch: pytest.M
     assert tree(here).keys() == {"tiny.yaml", "checkpoints"}
 
 
-def test_runs_that_cannot_be_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def mkdir(path: Path, *arguments: object, **keywords: object) -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    monkeypatch.setattr(Path, "mkdir", mkdir)
-    done = sfl("train", "--config", "tiny.yaml")
-    assert done.returncode == 4
-    assert the_error(done).startswith("checkpoints/tiny-s0: can't be written: Permission denied (")
-    assert tree(here).keys() == {"tiny.yaml"}
-
-
 # --- what a run leaves behind
 
 
@@ -412,35 +361,15 @@ def test_a_run_directory_holds_what_the_design_says(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == FILES
     (line,) = (trained / "metrics.jsonl").read_text().splitlines()
     assert set(json.loads(line)) == {
-        "epoch",
-        "train_loss",
-        "train_accuracy",
-        "lr",
-        "seconds",
-        "images_per_second",
+        "epoch", "train_loss", "train_accuracy", "lr", "seconds", "images_per_second",
         "peak_memory_bytes",
-    }
+    }  # fmt: skip
     result = json.loads((trained / "result.json").read_text())
     assert set(result) == {
-        "run",
-        "model",
-        "accuracy",
-        "accuracy_interval",
-        "loss",
-        "n",
-        "per_class",
-        "confusion",
-        "data",
-        "weights",
-        "weight_bytes",
-        "flops_per_image",
-        "training_flops_per_image",
-        "train_images",
-        "peak_memory_bytes",
-        "epochs",
-        "seconds",
-        "seconds_per_epoch",
-    }
+        "run", "model", "accuracy", "accuracy_interval", "loss", "n", "per_class", "confusion",
+        "data", "weights", "weight_bytes", "flops_per_image", "training_flops_per_image",
+        "train_images", "peak_memory_bytes", "epochs", "seconds", "seconds_per_epoch",
+    }  # fmt: skip
     assert (result["run"], result["model"], result["n"]) == (trained.name, "SimpleModel", 32)
     assert result["weights"] == 171_010
     predictions = np.load(trained / "predictions.npy")

