@@ -4,18 +4,9 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from sfl import stats
+from sfl.compare import schema
 from sfl.compare.model import ComparedModel, RunResult
-from sfl.compare.schema import (
-    SCHEMA_VERSION,
-    Bootstrap,
-    Comparison,
-    Difference,
-    Images,
-    McNemar,
-    Model,
-    Target,
-    Welch,
-)
+from sfl.compare.schema import Comparison, Difference, Model, Target
 from sfl.compare.sentences import conclusion, remarks
 from sfl.errors import Exit, UserError
 from sfl.plots.test_images import name_of_images
@@ -34,16 +25,16 @@ def compare(
     log an accuracy on the same images that the target can be compared with (exit 4).
     """
     _refuse_other_images(compared)
-    target_images = None if target is None else _target_images(compared)
-    models = [_describe(model, target, target_images) for model in compared]
+    wanted = None if target is None else (target, _target_images(compared))
+    models = [_describe(model, wanted) for model in compared]
     differences = [
         _difference(compared[0], model, models[0], described)
         for model, described in zip(compared[1:], models[1:], strict=True)
     ]
     first = compared[0].results[0].result
     return Comparison(
-        schema_version=SCHEMA_VERSION,
-        data=Images(
+        schema_version=schema.SCHEMA_VERSION,
+        data=schema.Images(
             name=data_name or name_of_images(first.data.source),
             source=first.data.source,
             train=first.data.train,
@@ -76,9 +67,8 @@ def _refuse_other_images(compared: Sequence[ComparedModel]) -> None:
             raise other.run.damaged("labels.npy")
 
 
-def _describe(
-    model: ComparedModel, target: float | None, target_images: accuracy.Images | None
-) -> Model:
+def _describe(model: ComparedModel, target: tuple[float, accuracy.Images] | None) -> Model:
+    """target: the accuracy to be reached, and on which images."""
     results = [one.result for one in model.results]
     last, accuracies = results[-1], [result.accuracy for result in results]
     several = len(results) > 1
@@ -113,11 +103,7 @@ def _describe(
         seconds=fmean([result.seconds for result in results]),
         seconds_each=[result.seconds for result in results],
         training_flops=fmean([float(last.training_flops_per_image * n) for n in seen]),
-        target=(
-            None
-            if target is None or target_images is None
-            else _target(model.results, target, target_images)
-        ),
+        target=target and _target(model.results, *target),
     )
 
 
@@ -146,17 +132,15 @@ def _difference(
     a, b = (np.stack([run.correct for run in model.results]) for model in (first, second))
     share_a, share_b = a.mean(axis=0), b.mean(axis=0)
     welch = stats.welch(one.accuracies, other.accuracies)
-    alone = one.n == other.n == 1
     return Difference(
         first=one.name,
         second=other.name,
         accuracy=other.accuracy - one.accuracy,
-        welch=welch
-        and Welch(
-            interval=list(welch.interval), degrees_of_freedom=welch.degrees_of_freedom, p=welch.p
+        welch=welch and schema.Welch(**vars(welch)),
+        bootstrap=schema.Bootstrap(
+            interval=list(stats.paired_bootstrap(a, b)), resamples=stats.RESAMPLES
         ),
-        bootstrap=Bootstrap(interval=list(stats.paired_bootstrap(a, b)), resamples=stats.RESAMPLES),
-        mcnemar=McNemar(p=stats.mcnemar(a[0], b[0])) if alone else None,
+        mcnemar=schema.McNemar(p=stats.mcnemar(a[0], b[0])) if one.n == other.n == 1 else None,
         only_first_count=float((share_a * (1 - share_b)).sum()),
         only_second_count=float((share_b * (1 - share_a)).sum()),
         only_first=np.flatnonzero(a.all(axis=0) & ~b.any(axis=0)).tolist(),

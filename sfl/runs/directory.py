@@ -144,8 +144,8 @@ class Run:
     @property
     def checkpoint_bytes(self) -> int:
         """Size of its checkpoints."""
-        there = [self.path / name for name in (LAST, BEST) if (self.path / name).exists()]
-        return sum(path.stat().st_size for path in there)
+        there = (self.path / name for name in (LAST, BEST))
+        return sum(found.st_size for found in self._stats(there))
 
     @staticmethod
     def _stats(paths: Iterator[Path]) -> list[os.stat_result]:
@@ -161,9 +161,8 @@ class Run:
 
     def has_begun(self) -> bool:
         """Whether training has written metrics or a checkpoint."""
-        return (
-            bool(self._read(METRICS)) or (self.path / LAST).exists() or (self.path / BEST).exists()
-        )
+        checkpoints = ((self.path / name).exists() for name in (LAST, BEST))
+        return bool(self._read(METRICS)) or any(checkpoints)
 
     def is_locked(self) -> bool:
         """Whether a process is training this run."""

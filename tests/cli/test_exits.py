@@ -55,11 +55,7 @@ def outcome(
         (UserError("a: wrong", "mend it", Exit.DATA), 3, "error: a: wrong (mend it)\n"),
         (KeyboardInterrupt(), 130, ""),
         (SystemExit(143), 143, ""),
-        (
-            MemoryError(),
-            6,
-            "error: out of memory (a smaller data.batch_size or model needs less)\n",
-        ),
+        (MemoryError(), 6, OUT_OF_MEMORY),
         (typer.Abort(), 130, "error: stopped, nothing was done (--yes answers the question)\n"),
         (ValueError("two\nlines"), 1, A_BUG),
         (typer.BadParameter("no\nsuch"), 2, "error: Invalid value: no such\n"),
