@@ -51,7 +51,8 @@ def plan(
         if one.run is not None:
             _add_named_run(models[one.experiment], one.run, one.config.train.seed)
     configs = [one for one in named if one.run is None]
-    finished_last = sorted(readable(root), key=_is_finished) if configs else []
+    found = readable(root) if configs else ()
+    finished_last = sorted(found, key=lambda each: each[0].status == "finished")
     for one in configs:
         model = models[one.experiment]
         _name_after_config(model, one)
@@ -97,10 +98,6 @@ def refuse_target(models: Sequence[ComparedModel]) -> None:
         f"train.test_every: {lacking.config.train.test_every}",
         "train all with data.validation=N or with train.test_every=1",
     )
-
-
-def _is_finished(found: tuple[Run, Config]) -> bool:
-    return found[0].status == "finished"
 
 
 def _add_named_run(model: ComparedModel, run: Run, seed: int) -> None:

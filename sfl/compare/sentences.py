@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from sfl.compare.model import ComparedModel
+from sfl.compare.names import differing
 from sfl.compare.schema import Difference, Model
 from sfl.compare.table import p_text
-from sfl.config.load import flat
 from sfl.config.schema import Config
 from sfl.units import count_text, percent_text, points_text
 
@@ -91,18 +91,14 @@ def _times_vary(model: Model) -> bool:
 
 def differing_settings(one: Config, other: Config) -> list[str]:
     """In what two configs differ besides sharing: the graphs, and settings of training and data."""
-    settings = [flat(config.identity()) for config in (one, other)]
-    keys = list(dict.fromkeys([*settings[0], *settings[1]]))
-    differing = [key for key in keys if settings[0].get(key) != settings[1].get(key)]
+    apart = differing(one, other)
     found = []
-    graph = [key for key in differing if key.startswith("model.") and key not in DRAWN_OR_SHARED]
-    dense = {each.get("model.storage") == "dense" for each in settings}
-    if graph or len(dense) > 1:
+    graph = [key for key in apart if key.startswith("model.") and key not in DRAWN_OR_SHARED]
+    if graph or "dense" in apart.get("model.storage", ()):
         found.append("not twins: their graphs differ")
-    shared = [key for key in differing if not key.startswith("model.")]
-    shared += [key for key in ("model.init",) if key in differing]
-    for key in shared:
-        values = ", ".join(str(each.get(key, "none")) for each in settings)
+    shared = [key for key in apart if not key.startswith("model.")]
+    for key in [*shared, *({"model.init"} & apart.keys())]:
+        values = ", ".join("none" if value is None else str(value) for value in apart[key])
         found.append(f"not the same {key}: {values}")
     return found
 
