@@ -74,9 +74,7 @@ def similarity(found: Filters) -> "Tensor":
     pairs = torch.fft.irfft2(there, s=grid).round().clamp(min=1) * unit.shape[2]
     cosine = torch.fft.irfft2(power, s=grid) / pairs
     shifted: Tensor = torch.fft.fftshift(cosine)
-    return shifted[
-        1:, 1:
-    ]  # no two positions are OH or OW apart: the first row and column are empty
+    return shifted[1:, 1:]  # the first row and column are empty: nothing is OH or OW apart
 
 
 @dataclass(frozen=True)

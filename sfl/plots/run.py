@@ -68,10 +68,8 @@ def _layers(model: "nn.Module", in_dimensions: tuple[int, int, int]) -> list[fil
     layers = dict(filters.conv_layers(model))
     with torch.no_grad():
         seen = filters.layer_outputs(model, torch.zeros(1, *in_dimensions), layers)
-    return [
-        filters.read_filters(name, layers[name], (y.shape[2], y.shape[3]))
-        for name, y in seen.items()
-    ]
+    sizes = {name: (y.shape[2], y.shape[3]) for name, y in seen.items()}
+    return [filters.read_filters(name, layers[name], size) for name, size in sizes.items()]
 
 
 def _index_of(names: Sequence[str], layer: str | None) -> int:

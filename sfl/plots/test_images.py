@@ -31,11 +31,8 @@ class TestImages:
     def as_picture(self, place: int) -> "NDArray[np.uint8]":
         """An image as (H, W, 3); without three channels, the first one in grey."""
         pixels = self.pixels[place]
-        picture: NDArray[np.uint8] = (
-            (pixels if pixels.shape[0] == 3 else pixels[:1].expand(3, -1, -1))
-            .permute(1, 2, 0)
-            .numpy()
-        )
+        coloured = pixels if pixels.shape[0] == 3 else pixels[:1].expand(3, -1, -1)
+        picture: NDArray[np.uint8] = coloured.permute(1, 2, 0).numpy()
         return picture
 
 

@@ -18,9 +18,8 @@ def judged_on(*logged: Collection[str]) -> Images | None:
     logged: for each run the names of what it logs.
     """
     kinds: tuple[Images, ...] = ("validation", "test")
-    return next(
-        (kind for kind in kinds if all(f"{kind}_accuracy" in each for each in logged)), None
-    )
+    shared = (kind for kind in kinds if all(f"{kind}_accuracy" in each for each in logged))
+    return next(shared, None)
 
 
 def logged(metrics: list[dict[str, Any]]) -> set[str]:
@@ -30,11 +29,8 @@ def logged(metrics: list[dict[str, Any]]) -> set[str]:
 
 def will_be_logged(config: Config) -> set[str]:
     """Which accuracies a run of this config logs, beside that of training."""
-    asked = {
-        "validation_accuracy": config.data.validation,
-        "test_accuracy": config.train.test_every,
-    }
-    return {name for name, wanted in asked.items() if wanted}
+    asked = {"validation": config.data.validation, "test": config.train.test_every}
+    return {f"{images}_accuracy" for images, wanted in asked.items() if wanted}
 
 
 def best(run: Run) -> tuple[float, Images] | tuple[None, None]:

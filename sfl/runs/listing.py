@@ -10,17 +10,9 @@ from sfl.runs.directory import Run
 
 def describe(run: Run) -> dict[str, Any]:
     """Status, progress, accuracy, age and size. Of a damaged run, the status says so."""
-    described = {
-        "run": run.name,
-        "status": run.status,
-        "failure": None,
-        "epochs_done": None,
-        "epochs": None,
-        "accuracy": None,
-        "accuracy_of": None,
-        "age_seconds": round(time.time() - run.modified),
-        "bytes": run.bytes,
-    }
+    unknown = dict.fromkeys(("failure", "epochs_done", "epochs", "accuracy", "accuracy_of"))
+    described: dict[str, Any] = {"run": run.name, "status": run.status, **unknown}
+    described |= {"age_seconds": round(time.time() - run.modified), "bytes": run.bytes}
     try:
         accuracy, images = best(run)
         return described | {
