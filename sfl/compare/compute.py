@@ -10,7 +10,7 @@ from sfl.compare.schema import Comparison, Difference, Model, Target
 from sfl.compare.sentences import conclusion, remarks
 from sfl.errors import Exit, UserError
 from sfl.plots.test_images import name_of_images
-from sfl.runs import accuracy
+from sfl.runs.listing import Images, judged_on
 
 
 def compare(
@@ -67,8 +67,10 @@ def _refuse_other_images(compared: Sequence[ComparedModel]) -> None:
             raise other.run.damaged("labels.npy")
 
 
-def _describe(model: ComparedModel, target: tuple[float, accuracy.Images] | None) -> Model:
+def _describe(model: ComparedModel, target: tuple[float, Images] | None) -> Model:
     """target: the accuracy to be reached, and on which images."""
+    import numpy as np
+
     results = [one.result for one in model.results]
     last, accuracies = results[-1], [result.accuracy for result in results]
     several = len(results) > 1
@@ -91,7 +93,7 @@ def _describe(model: ComparedModel, target: tuple[float, accuracy.Images] | None
         interval_covers="seeds" if several else "images",
         loss=fmean([result.loss for result in results]),
         per_class=_mean_per_class(model.results),
-        confusion=_sum_of_matrices([result.confusion for result in results]),
+        confusion=np.sum([result.confusion for result in results], axis=0).tolist(),
         epochs=[result.epochs for result in results],
         unfinished=[one.run.name for one in model.results if one.run.result is None],
         weights=last.weights,
@@ -115,12 +117,6 @@ def _mean_per_class(results: Sequence[RunResult]) -> dict[str, float | None]:
         known = [accuracy for accuracy in each if accuracy is not None]
         means[name] = fmean(known) if known else None
     return means
-
-
-def _sum_of_matrices(matrices: Sequence[list[list[int]]]) -> list[list[int]]:
-    return [
-        [sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)
-    ]
 
 
 def _difference(
@@ -148,12 +144,12 @@ def _difference(
     )
 
 
-def _target_images(compared: Sequence[ComparedModel]) -> accuracy.Images:
+def _target_images(compared: Sequence[ComparedModel]) -> Images:
     """On which images the accuracy is looked at; UserError where the runs share no logged one."""
-    logged = {one.run: accuracy.logged(one.run.metrics) for m in compared for one in m.results}
-    if images := accuracy.judged_on(*logged.values()):
+    runs = [one.run for model in compared for one in model.results]
+    if images := judged_on(*(run.logged for run in runs)):
         return images
-    lacking = next(run for run, names in logged.items() if "test_accuracy" not in names)
+    lacking = next(run for run in runs if "test_accuracy" not in run.logged)
     raise UserError(
         f"--target: {lacking.name} logged no accuracy on validation or test images",
         "train with data.validation=N or train.test_every=1",
@@ -161,7 +157,7 @@ def _target_images(compared: Sequence[ComparedModel]) -> accuracy.Images:
     )
 
 
-def _target(results: Sequence[RunResult], target: float, images: accuracy.Images) -> Target:
+def _target(results: Sequence[RunResult], target: float, images: Images) -> Target:
     """The first epochs that reach the target; seconds and FLOPs of training until their end."""
     reached = []
     for one in results:

@@ -15,7 +15,7 @@ from sfl.compare.model import ComparedModel
 from sfl.compare.schema import Comparison
 from sfl.pictures import Picture, label_epochs, line_styles, plot_curve, shorten
 from sfl.plots.test_images import TestImages
-from sfl.runs import accuracy
+from sfl.runs.listing import judged_on
 from sfl.units import count_text
 
 if TYPE_CHECKING:
@@ -36,11 +36,12 @@ def pictures(
     comparison: Comparison, compared: Sequence[ComparedModel], images: TestImages | None
 ) -> list[Picture]:
     """All pictures of a comparison. images: its test images; None: no picture of single images."""
-    images_of_curve, title = _images_of_curve(compared), _title(comparison)
-    what = {"train": "training"}.get(images_of_curve, images_of_curve)
+    logged = (one.run.logged for model in compared for one in model.results)
+    kind, title = judged_on(*logged) or "train", _title(comparison)  # all logged the training's
+    what = "training" if kind == "train" else kind
     found = []
     for name, key, label, scale in (
-        ("accuracy", f"{images_of_curve}_accuracy", f"{what} accuracy, %", 100.0),
+        ("accuracy", f"{kind}_accuracy", f"{what} accuracy, %", 100.0),
         ("loss", "train_loss", "training loss, nats", 1.0),
     ):
         shown = label.partition(",")[0].capitalize()
@@ -70,12 +71,6 @@ def _with_unique_names(found: Sequence[Picture]) -> list[Picture]:
         replace(picture, name=f"{picture.name}-{count + 1}") if count else picture
         for picture, count in zip(found, times, strict=True)
     ]
-
-
-def _images_of_curve(compared: Sequence[ComparedModel]) -> str:
-    """On which images all runs logged their accuracy; all did on the training images."""
-    each = [accuracy.logged(one.run.metrics) for model in compared for one in model.results]
-    return accuracy.judged_on(*each) or "train"
 
 
 def _title(comparison: Comparison) -> str:

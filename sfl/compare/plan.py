@@ -14,8 +14,8 @@ from sfl.config.schema import Config
 from sfl.errors import UserError
 from sfl.progress import say
 from sfl.runs import store
-from sfl.runs.accuracy import judged_on, will_be_logged
 from sfl.runs.directory import Run
+from sfl.runs.listing import judged_on, will_be_logged
 from sfl.runs.records import Provenance
 
 if TYPE_CHECKING:

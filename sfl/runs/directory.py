@@ -71,6 +71,11 @@ class Run:
             Epoch.check(found[-1], f"{self.path / METRICS}: line {number}")
         return found
 
+    @property
+    def logged(self) -> set[str]:
+        """The names of what it has logged, in some epoch."""
+        return set().union(*self.metrics)
+
     @cached_property
     def result(self) -> Result | None:
         """result.json; None before the run has finished. Raises UserError (exit 4)."""
