@@ -83,9 +83,8 @@ def _cgroup_available() -> int | None:
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
         used = int((CGROUP / "memory.current").read_text())
-        lines = (CGROUP / "memory.stat").read_text().splitlines()
+        sizes = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
         return None
-    sizes = dict(line.split() for line in lines)
     cached = int(sizes.get("active_file", 0)) + int(sizes.get("inactive_file", 0))
     return None if limit == "max" else int(limit) - used + cached

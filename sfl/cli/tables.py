@@ -25,7 +25,6 @@ def stdout() -> Console:
 
 
 def print_json(values: dict[str, Any]) -> None:
-    """Prints one JSON object."""
     print(json.dumps(values, indent=2, ensure_ascii=False))
 
 
@@ -105,7 +104,6 @@ STATUS_STYLES = {"running": "cyan", "interrupted": "yellow", "failed": "red", "d
 
 
 def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """One row for each run."""
     made = table("run", "status", "epochs", "accuracy", "age", "size")
     for column in made.columns[1:]:
         column.no_wrap = True

@@ -1,7 +1,8 @@
 """A comparison's numbers, computed from what runs left behind. Needs no torch and no images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
+from typing import Any
 
 from sfl import stats
 from sfl.compare import schema
@@ -92,7 +93,7 @@ def _describe(model: ComparedModel, target: tuple[float, Images] | None) -> Mode
         accuracy_interval=interval and [max(0.0, interval[0]), min(1.0, interval[1])],
         interval_covers="seeds" if several else "images",
         loss=fmean([result.loss for result in results]),
-        per_class=_mean_per_class(model.results),
+        per_class={name: _mean(r.per_class[name] for r in results) for name in model.classes},
         confusion=np.sum([result.confusion for result in results], axis=0).tolist(),
         epochs=[result.epochs for result in results],
         unfinished=[one.run.name for one in model.results if one.run.result is None],
@@ -109,14 +110,10 @@ def _describe(model: ComparedModel, target: tuple[float, Images] | None) -> Mode
     )
 
 
-def _mean_per_class(results: Sequence[RunResult]) -> dict[str, float | None]:
+def _mean(accuracies: Iterable[float | None]) -> float | None:
     """None for a class without test images."""
-    means: dict[str, float | None] = {}
-    for name in results[0].result.per_class:
-        each = [one.result.per_class[name] for one in results]
-        known = [accuracy for accuracy in each if accuracy is not None]
-        means[name] = fmean(known) if known else None
-    return means
+    known = [accuracy for accuracy in accuracies if accuracy is not None]
+    return fmean(known) if known else None
 
 
 def _difference(
@@ -169,11 +166,5 @@ def _target(results: Sequence[RunResult], target: float, images: Images) -> Targ
                 reached.append((float(count), float(seconds), float(flops)))
                 break
     means = [fmean(each) for each in zip(*reached, strict=True)] if reached else [None] * 3
-    return Target(
-        accuracy=target,
-        measured_on=images,
-        reached=len(reached),
-        epoch=means[0],
-        seconds=means[1],
-        training_flops=means[2],
-    )
+    found: dict[str, Any] = dict(zip(("epoch", "seconds", "training_flops"), means, strict=True))
+    return Target(accuracy=target, measured_on=images, reached=len(reached), **found)

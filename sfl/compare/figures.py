@@ -126,8 +126,6 @@ def _by_cost(comparison: Comparison, field: str, label: str, figure: "Figure") -
 
 def _cost_axis(axes: "Axes", costs: Sequence[float]) -> None:
     """An axis from zero, or logarithmic if the costs differ by more than five times."""
-    from matplotlib.ticker import FuncFormatter
-
     low, high = min(costs), max(costs)
     spread = high / low if low else 1.0
     if spread > 5:
@@ -136,25 +134,19 @@ def _cost_axis(axes: "Axes", costs: Sequence[float]) -> None:
         drawing.log_ticks(axes.xaxis, (1.0, 2.0, 5.0) if spread < 20 else (1.0,))
     else:
         axes.set_xlim(0, 1.6 * (high or 1))
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:g}" if value < 1000 else count_text(value))
-    )
+    axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}" if v < 1000 else count_text(v))
     axes.margins(y=0.25)
 
 
 def _classes(compared: Sequence[ComparedModel], title: str, figure: "Figure") -> None:
     """A bar for each class and model; the classes are sorted by the first model's accuracy."""
     axes = figure.add_subplot()
-    each = [
-        {name: [one.result.per_class[name] for one in model.results] for name in model.classes}
-        for model in compared
-    ]
-    tested = [name for name in compared[0].classes if None not in each[0][name]]
-    order = sorted(tested, key=lambda name: fmean(map(float, each[0][name])))  # type: ignore[arg-type]
-    count = len(compared)
-    for place, (model, accuracies) in enumerate(zip(compared, each, strict=True)):
+    count, first = len(compared), compared[0]
+    tested = [name for name in first.classes if first.results[0].result.per_class[name] is not None]
+    order = sorted(tested, key=lambda name: fmean(_percents(first, name)))
+    for place, model in enumerate(compared):
         shift = 0.8 * ((count - 1) / 2 - place) / count
-        runs = [[100 * float(a) for a in accuracies[name] if a is not None] for name in order]
+        runs = [_percents(model, name) for name in order]
         means = list(map(fmean, runs))
         bars = [[mean - min(values) for mean, values in zip(means, runs, strict=True)],
                 [max(values) - mean for mean, values in zip(means, runs, strict=True)]]  # fmt: skip
@@ -169,3 +161,8 @@ def _classes(compared: Sequence[ComparedModel], title: str, figure: "Figure") ->
     axes.grid(alpha=0.25, axis="x")
     drawing.add_title(figure, title)
     figure.legend(loc="outside lower left", ncols=3)
+
+
+def _percents(model: ComparedModel, name: str) -> list[float]:
+    """The accuracy of each run in a class that has test images."""
+    return [100 * (one.result.per_class[name] or 0.0) for one in model.results]

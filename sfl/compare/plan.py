@@ -21,16 +21,13 @@ from sfl.runs.records import Provenance
 if TYPE_CHECKING:
     from sfl.data.dataset import Dataset
 
+Found = tuple[Run, Config]
+
 
 def plan(
-    names: Sequence[str],
-    overrides: Sequence[str],
-    seeds: int | None,
-    root: Path,
-    *,
-    training: bool = True,
-    unfinished: bool = False,
-) -> list[ComparedModel]:
+    names: Sequence[str], overrides: Sequence[str], seeds: int | None, root: Path, *,
+    training: bool = True, unfinished: bool = False,
+) -> list[ComparedModel]:  # fmt: skip
     """The models, in the order in which they were named; what each lacks is in its `missing`.
 
     names: configs, YAML files, run directories or names of runs, mixed. Runs and configs that
@@ -64,7 +61,7 @@ def plan(
     return list(models.values())
 
 
-def readable(root: Path) -> Iterator[tuple[Run, Config]]:
+def readable(root: Path) -> Iterator[Found]:
     """All runs below `root` whose config this version understands, oldest first."""
     for run in store.list_runs(root):
         try:
@@ -120,10 +117,7 @@ def _name_after_config(model: ComparedModel, one: Named) -> None:
 
 
 def _add_matching_runs(
-    model: ComparedModel,
-    finished_last: Sequence[tuple[Run, Config]],
-    seeds: int | None,
-    training: bool,
+    model: ComparedModel, finished_last: Sequence[Found], seeds: int | None, training: bool
 ) -> None:
     """Adds the runs of a model's config, one of each seed; runs that were named stay.
 

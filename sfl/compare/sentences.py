@@ -11,13 +11,10 @@ from sfl.units import count_text, percent_text, points_text
 
 # What twins may differ in, and what draws their first weights.
 DRAWN_OR_SHARED = ("model.layer", "model.storage", "model.init")
-ONE_SEED = (
-    "the interval of a model with one run covers the test images only: other seeds may differ by "
-    "more"
-)
-WELCH = (
-    "the bootstrap's interval covers the draw of the test images; Welch's interval covers the seeds"
-)
+ONE_RUN = "the interval of a model with one run covers the test images only"
+ONE_SEED = f"{ONE_RUN}: other seeds may differ by more"
+BOOTSTRAP = "the bootstrap's interval covers the draw of the test images"
+WELCH = f"{BOOTSTRAP}; Welch's interval covers the seeds"
 NO_SPREAD = "all runs of a model have the same accuracy: that says nothing about other seeds"
 SEVERAL = "p-values are not corrected for multiple comparisons"
 TIMES_VARY = 1.1  # longest by shortest training time, from which on it is remarked

@@ -146,8 +146,6 @@ def to_csv(comparison: Comparison) -> str:
     """
     table = [_cells(_filled(model)) for model in comparison.models]
     differences = [_cells({"difference": _filled(each)}) for each in comparison.differences]
-    if differences:
-        table[0] |= dict.fromkeys(differences[0])
     for row, difference in zip(table[1:], differences, strict=True):
         row |= difference
     written = io.StringIO()

@@ -18,16 +18,10 @@ SHOWN_IMAGES, SHOWN_UNITS, SHOWN_FIELDS = 6, 6, 3  # by default
 
 
 def run_pictures(
-    run: Run,
-    config: Config,
-    model: "nn.Module",
-    in_dimensions: tuple[int, int, int],
-    *,
-    layer: str | None = None,
-    units: Sequence[int] | None = None,
-    places: Sequence[int] | None = None,
-    data_name: str | None = None,
-) -> list[Picture]:
+    run: Run, config: Config, model: "nn.Module", in_dimensions: tuple[int, int, int], *,
+    layer: str | None = None, units: Sequence[int] | None = None,
+    places: Sequence[int] | None = None, data_name: str | None = None,
+) -> list[Picture]:  # fmt: skip
     """The pictures of a run and its trained model (on the CPU, in evaluation mode).
 
     layer: the name of the layer whose filters are shown; None: the first one. units: the numbers of
@@ -35,8 +29,8 @@ def run_pictures(
 
     Raises UserError (exit 2) for a layer, a unit or an image that doesn't exist.
     """
-    data = data_name or name_of_images(config.data.source)
-    title = f"{run.name}: {config.model.name}, {_sharing(config)}\n{data}, n = 1"
+    network = f"{config.model.name}, {config.model.storage or 'weights shared'}"
+    title = f"{run.name}: {network}\n{data_name or name_of_images(config.data.source)}, n = 1"
     layers = _layers(model, in_dimensions)
     chosen = _index_of([one.name for one in layers], layer)
     count = layers[chosen].weight.shape[2]
@@ -56,10 +50,6 @@ def run_pictures(
     _refuse_missing("--images", places, len(images.labels), "there are test images")
     inputs = _normalized(images, config)
     return shown + figures.image_pictures(model, inputs, places, fields_of, images, title)
-
-
-def _sharing(config: Config) -> str:
-    return "weights shared" if config.model.layer == "conv" else f"{config.model.storage}"
 
 
 def _layers(model: "nn.Module", in_dimensions: tuple[int, int, int]) -> list[filters.Filters]:

@@ -148,7 +148,6 @@ class Run:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Size of its checkpoints."""
         there = (self.path / name for name in (LAST, BEST))
         return sum(found.st_size for found in self._stats(there))
 
@@ -183,7 +182,6 @@ class Run:
             return False
 
     def write_metrics(self, metrics: list[dict[str, Any]]) -> None:
-        """Replaces metrics.jsonl."""
         write_text(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in metrics))
 
     def write_failure(self, error: Exception) -> None:
