@@ -58,12 +58,10 @@ def _refuse_other_images(compared: Sequence[ComparedModel]) -> None:
     for other in others:
         for split in ("train", "test"):
             if getattr(other.result.data, split) != getattr(first.result.data, split):
-                raise UserError(
-                    f"{other.run.name} and {first.run.name} were not made with the same {split} "
-                    "images",
-                    "compare runs of one data set: keep others in another folder, with --runs",
-                    Exit.DATA,
-                )
+                both = f"{other.run.name} and {first.run.name}"
+                hint = "compare runs of one data set: keep others in another folder, with --runs"
+                said = f"{both} were not made with the same {split} images"
+                raise UserError(said, hint, Exit.DATA)
         if (other.labels != first.labels).any():
             raise other.run.damaged("labels.npy")
 
@@ -147,11 +145,8 @@ def _target_images(compared: Sequence[ComparedModel]) -> Images:
     if images := judged_on(*(run.logged for run in runs)):
         return images
     lacking = next(run for run in runs if "test_accuracy" not in run.logged)
-    raise UserError(
-        f"--target: {lacking.name} logged no accuracy on validation or test images",
-        "train with data.validation=N or train.test_every=1",
-        Exit.RUN,
-    )
+    said = f"--target: {lacking.name} logged no accuracy on validation or test images"
+    raise UserError(said, "train with data.validation=N or train.test_every=1", Exit.RUN)
 
 
 def _target(results: Sequence[RunResult], target: float, images: Images) -> Target:

@@ -85,14 +85,13 @@ def refuse_target(models: Sequence[ComparedModel]) -> None:
 
     Called before anything is trained.
     """
-    each = {model.name: will_be_logged(model.config) for model in models}
-    if judged_on(*each.values()):
+    if judged_on(*(will_be_logged(model.config) for model in models)):
         return
-    lacking = next(model for model in models if len(each[model.name]) < 2)
+    lacking = next(model for model in models if len(will_be_logged(model.config)) < 2)
+    data, train = lacking.config.data, lacking.config.train
     raise UserError(
         f"--target: not all models log accuracy on the same images; {lacking.name} has "
-        f"data.validation: {lacking.config.data.validation}, "
-        f"train.test_every: {lacking.config.train.test_every}",
+        f"data.validation: {data.validation}, train.test_every: {train.test_every}",
         "train all with data.validation=N or with train.test_every=1",
     )
 

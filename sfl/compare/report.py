@@ -71,10 +71,8 @@ def _title(comparison: Comparison) -> str:
 def _images_line(comparison: Comparison) -> str:
     data = comparison.data
     trained = ", ".join(dict.fromkeys(f"{count:,}" for count in data.train_images))
-    return (
-        f"{data.name}: {trained} images to train on, {data.test_images:,} to test on "
-        f"(SHA-256 {data.test[:12]}…)"
-    )
+    counts = f"{trained} images to train on, {data.test_images:,} to test on"
+    return f"{data.name}: {counts} (SHA-256 {data.test[:12]}…)"
 
 
 def _markdown(comparison: Comparison, shown: Sequence[Picture]) -> str:

@@ -137,10 +137,9 @@ def _certainty(first: Model, second: Model, difference: Difference) -> str:
 
 def _cost(ahead: Model, behind: Model) -> str:
     time, flops = ahead.seconds / behind.seconds, ahead.training_flops / behind.training_flops
-    return (
-        f"{ahead.name} holds {count_text(ahead.weights)} weights against "
-        f"{count_text(behind.weights)}, took {_times(time)} time to train and {_times(flops)} FLOPs"
-    )
+    weights = f"{count_text(ahead.weights)} weights against {count_text(behind.weights)}"
+    spent = f"{_times(time)} time to train and {_times(flops)} FLOPs"
+    return f"{ahead.name} holds {weights}, took {spent}"
 
 
 def _times(ratio: float) -> str:

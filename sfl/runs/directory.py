@@ -211,9 +211,8 @@ def lock(run: Run) -> Iterator[None]:
     try:
         taken.acquire(timeout=1)  # asking for the status locks a run for a moment
     except Timeout:
-        raise UserError(
-            f"{run.path}: another process is training it", "wait, or stop that one", Exit.RUN
-        ) from None
+        said = f"{run.path}: another process is training it"
+        raise UserError(said, "wait, or stop that one", Exit.RUN) from None
     except OSError as error:
         raise write_error(run.path / LOCK, error) from None
     try:

@@ -37,11 +37,9 @@ class Record(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             fields = dict.fromkeys(str(mistake["loc"][0]) for mistake in error.errors())
-            raise UserError(
-                f"{where}: missing or wrong: {', '.join(fields)}",
-                "perhaps another version of sfl wrote it; the run can be trained again",
-                Exit.RUN,
-            ) from None
+            said = f"{where}: missing or wrong: {', '.join(fields)}"
+            hint = "perhaps another version of sfl wrote it; the run can be trained again"
+            raise UserError(said, hint, Exit.RUN) from None
 
     def to_json(self) -> dict[str, Any]:
         """As plain values. Fields that were not given are left out; given None, they are null."""
