@@ -24,7 +24,7 @@ KEPT = (CONFIG, ENVIRONMENT, METRICS, RESULT)
 IMAGES = {
     "c3578a95941b92e2f47159a7c765fa0a32217fb5207a4962c32a284010340373": (
         "CIFAR-10 images re-encoded as JPEG"
-    ),
+    )
 }
 
 
@@ -55,10 +55,7 @@ ROWS = (
     Row("simple", "SimpleModel, local"),
     Row("spatial", "SpatialDenseNet, local"),
     Row(
-        "spatial",
-        "the same in float32",
-        overrides=("train.precision=float32",),
-        variant="-float32",
+        "spatial", "the same in float32", overrides=("train.precision=float32",), variant="-float32"
     ),
     Row("spatial-shared", "SpatialDenseNet, weights shared (twin of the above)"),
     Row(

@@ -33,30 +33,21 @@ def table() -> str:
         "| forward + backward, or a training step, batch 64 | other | SFL | other ÷ SFL "
         "| in a second run |",
         "|---|--:|--:|--:|--:|",
-        *(
-            _line(f"{LAYERS}, {form}; against {EINSUM}", *_layers(first, form))
-            + f" {_ratio(*_layers(second, form))} |"
-            for form in (COMPILED, PLAIN)
-        ),
-        *(
-            _line(f"step of {name}; against the notebook's", *_step(first, name, network))
-            + f" {_ratio(*_step(second, name, network))} |"
-            for name, network in STEPS
-        ),
     ]
+    for form in (COMPILED, PLAIN):
+        what = f"{LAYERS}, {form}; against {EINSUM}"
+        lines.append(_line(what, _layers(first, form), _layers(second, form)))
+    for name, network in STEPS:
+        what = f"step of {name}; against the notebook's"
+        lines.append(_line(what, _step(first, name, network), _step(second, name, network)))
     return "\n".join([*lines, "", _footnote(first)])
 
 
-def _line(what: str, other: float, ours: float) -> str:
-    return f"| {what} | {_text(other)} | {_text(ours)} | {_ratio(other, ours)} |"
-
-
-def _ratio(other: float, ours: float) -> str:
-    return f"{other / ours:.1f}"
-
-
-def _text(seconds: float) -> str:
-    return f"{1e3 * seconds:,.1f} ms"
+def _line(what: str, first: tuple[float, float], second: tuple[float, float]) -> str:
+    """first, second: seconds of the other code and of ours, in each of the two runs."""
+    other, ours = (f"{1e3 * seconds:,.1f} ms" for seconds in first)
+    ratios = " | ".join(f"{other / ours:.1f}" for other, ours in (first, second))
+    return f"| {what} | {other} | {ours} | {ratios} |"
 
 
 def _layers(run: dict[str, Any], form: str) -> tuple[float, float]:
@@ -66,12 +57,8 @@ def _layers(run: dict[str, Any], form: str) -> tuple[float, float]:
 
 
 def _forms(run: dict[str, Any]) -> dict[str, dict[str, float]]:
-    (entry,) = (
-        entry
-        for entry in run["layers"]
-        if (entry["layers"], entry["batch"], entry["precision"]) == (LAYERS, 64, "float32")
-    )
-    forms: dict[str, dict[str, float]] = entry["forms"]
+    kinds = {(e["layers"], e["batch"], e["precision"]): e["forms"] for e in run["layers"]}
+    forms: dict[str, dict[str, float]] = kinds[LAYERS, 64, "float32"]
     return forms
 
 

@@ -19,7 +19,8 @@ STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def available_bytes() -> int | None:
     """Free bytes, the smaller of the machine's and the container's; None if unknown."""
-    limits = [limit for limit in (_linux_available(), _cgroup_available()) if limit is not None]
+    known = (_bytes_in(MEMINFO, "MemAvailable"), _cgroup_available())
+    limits = [limit for limit in known if limit is not None]
     if not limits and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     return min(limits, default=None)
@@ -44,10 +45,9 @@ def peak_bytes() -> int | None:
 
     If `forget_peak` did not work, the peak since the process started.
     """
-    with contextlib.suppress(OSError, KeyError):  # getrusage would count the parent process, too
-        return int(_sizes(STATUS)["VmHWM"].split()[0]) * 1024
-    if sys.platform != "darwin":
-        return None
+    peak = _bytes_in(STATUS, "VmHWM")  # getrusage would count the parent process, too
+    if peak is not None or sys.platform != "darwin":
+        return peak
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -70,16 +70,12 @@ def _glibc(name: str) -> Any:
     return None if sys.platform == "win32" else getattr(ctypes.CDLL(None), name, None)
 
 
-def _sizes(path: Path) -> dict[str, str]:
-    return dict(line.split(":", 1) for line in path.read_text().splitlines())
-
-
-def _linux_available() -> int | None:
-    try:
-        sizes = _sizes(MEMINFO)
-    except OSError:
-        return None
-    return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
+def _bytes_in(path: Path, name: str) -> int | None:
+    """A size that Linux's kernel gives in kB; None where there is none."""
+    with contextlib.suppress(OSError, KeyError):
+        sizes = dict(line.split(":", 1) for line in path.read_text().splitlines())
+        return int(sizes[name].split()[0]) * 1024
+    return None
 
 
 def _cgroup_available() -> int | None:
@@ -87,9 +83,8 @@ def _cgroup_available() -> int | None:
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
         used = int((CGROUP / "memory.current").read_text())
-        lines = (CGROUP / "memory.stat").read_text().splitlines()
+        sizes = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
         return None
-    sizes = dict(line.split() for line in lines)
     cached = int(sizes.get("active_file", 0)) + int(sizes.get("inactive_file", 0))
     return None if limit == "max" else int(limit) - used + cached

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ON_LIGHT = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 ON_DARK = ("#56B4E9", "#E69F00", "#2BC79A", "#E7A6C8", "#FFFFFF", "#F0E442", "#8FB8FF")
 SEQUENTIAL, DIVERGING = "cividis", "PuOr"  # colour maps, chosen for the same reason
-INK = {"light": "#1a1a1a", "dark": "#e6e6e6"}
+INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 DPI = 150
 
 WIDE = (5.2, 3.6)  # inches; can be read on a phone, and two fit beside each other on a screen
@@ -117,11 +117,9 @@ def _figure(size: tuple[float, float], *, dark: bool = False) -> "Iterator[Figur
     from cycler import cycler
     from matplotlib.figure import Figure
 
-    ink = INK["dark" if dark else "light"]
+    ink = "#e6e6e6" if dark else "#1a1a1a"
     style: dict[Any, Any] = {
-        **dict.fromkeys(
-            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink
-        ),
+        **dict.fromkeys(INKED, ink),
         "axes.prop_cycle": cycler(color=ON_DARK if dark else ON_LIGHT),
         "axes.spines.top": False,
         "axes.spines.right": False,

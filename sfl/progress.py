@@ -4,18 +4,10 @@ Standard output is only for results. Knows nothing of what is being counted.
 """
 
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 from typing import Any, TypeVar
 
 from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from sfl import torchrun
@@ -39,12 +31,8 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         say(f"{description} ...")
         yield from items
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    done = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), *done)
     with Progress(*columns, console=console, transient=True) as progress:
         yield from progress.track(items, total=total, description=description)
 
@@ -106,7 +94,6 @@ class TrainingDisplay:
         self._bar = _BarAndTrends(
             *columns, console=console, transient=True, expand=True, disable=not console.is_terminal
         )
-        self._task: TaskID | None = None
         self._loss, self._accuracy = Trend(), Trend()
         self._last = (0, 0, 0.0, 0.0)  # epoch, step, sum of losses and sum of accuracies
 
@@ -114,25 +101,20 @@ class TrainingDisplay:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
     def step(self, epoch: int, step: int, loss: float, accuracy: float, speed: float) -> None:
         """Updates the bar: `step` steps are done; loss and accuracy are means over them."""
         total = self.epochs * self.steps_per_epoch
         completed = (epoch - 1) * self.steps_per_epoch + step
-        if self._task is None:
+        if not self._bar.tasks:
             # Started here, so that a resumed run's time left is not based on its earlier epochs.
-            self._task = self._bar.add_task("", total=total, completed=completed, values="")
+            self._bar.add_task("", total=total, completed=completed, values="")
         self._note(epoch, step, loss, accuracy)
         self._bar.below = f"loss {loss:.3f} {self._loss}   accuracy {accuracy:.1%} {self._accuracy}"
         self._bar.update(
-            self._task,
+            self._bar.task_ids[0],
             description=f"{self.name}  epoch {epoch}/{self.epochs}",
             completed=completed,
             values=f"{speed:,.0f} images/s",

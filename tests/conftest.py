@@ -119,25 +119,13 @@ def make_run(
     from sfl.config.load import from_text
 
     values: dict[str, Any] = {
-        "run": path.name,
-        "model": "SimpleModel",
-        "accuracy": 0.5,
-        "accuracy_interval": [0.4, 0.6],
-        "loss": 1.5,
-        "n": 100,
-        "per_class": {"disk": 0.75, "ring": 0.25},
-        "confusion": [[3, 1], [3, 1]],
-        "data": {"source": "shapes", "train": "aa", "test": "bb"},
-        "weights": 1000,
-        "weight_bytes": 4000,
-        "flops_per_image": 2000,
-        "training_flops_per_image": 5000,
-        "train_images": 64,
-        "peak_memory_bytes": 1_000_000,
-        "epochs": 1,
-        "seconds": 2.0,
-        "seconds_per_epoch": 2.0,
-    }
+        "run": path.name, "model": "SimpleModel", "accuracy": 0.5, "accuracy_interval": [0.4, 0.6],
+        "loss": 1.5, "n": 100, "per_class": {"disk": 0.75, "ring": 0.25},
+        "confusion": [[3, 1], [3, 1]], "data": {"source": "shapes", "train": "aa", "test": "bb"},
+        "weights": 1000, "weight_bytes": 4000, "flops_per_image": 2000,
+        "training_flops_per_image": 5000, "train_images": 64, "peak_memory_bytes": 1_000_000,
+        "epochs": 1, "seconds": 2.0, "seconds_per_epoch": 2.0,
+    }  # fmt: skip
     values |= result
     if right is None and isinstance(values["accuracy"], float):
         count = round(values["accuracy"] * values["n"])

@@ -12,6 +12,7 @@ import pytest
 from sfl.config.load import load
 from sfl.config.schema import Config
 from sfl.runs.directory import Run
+from tests.conftest import make_run
 
 MadeRun = Callable[..., Path]
 
@@ -59,16 +60,14 @@ def images(monkeypatch: pytest.MonkeyPatch) -> Images:
 
 
 @pytest.fixture
-def trained(
-    monkeypatch: pytest.MonkeyPatch, made_run: MadeRun, images: Images
-) -> list[tuple[str, Config]]:
+def trained(monkeypatch: pytest.MonkeyPatch, images: Images) -> list[tuple[str, Config]]:
     """Takes training's place: notes (run, config) and leaves a finished run behind."""
     done: list[tuple[str, Config]] = []
 
     def fit(setup: Any, run: Run) -> dict[str, Any]:
         done.append((run.name, setup.config))
         assert run.status == "running", "fit() is called with the lock held"
-        made = made_run(run.path.parent / "made", setup.config.to_yaml())
+        made = make_run(run.path.parent / "made", setup.config.to_yaml())
         for file in made.iterdir():
             shutil.copy(file, run.path)
         shutil.rmtree(made)
@@ -83,9 +82,13 @@ def trained(
     return done
 
 
-def made(made_run: MadeRun, path: Path, config: str, *overrides: str, finished: bool = True) -> Run:
-    text = load(config, overrides).to_yaml()
-    run = Run(made_run(path, text, run=path.name))
+def planted(path: Path, config: str, *overrides: str, finished: bool = True) -> Run:
+    """A made-up run of a config."""
+    run = Run(make_run(path, load(config, overrides).to_yaml()))
     if not finished:
         (path / "result.json").unlink()
     return run
+
+
+def made(made_run: MadeRun, path: Path, *arguments: str, finished: bool = True) -> Run:
+    return planted(path, *arguments, finished=finished)

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,8 +18,8 @@ from PIL import Image
 
 from sfl.config.load import load
 from tests.conftest import TINY
+from tests.conftest import call_sfl as sfl
 
-Sfl = Callable[..., "CompletedProcess[str]"]
 EXAMPLES = 25
 
 
@@ -123,7 +122,7 @@ def damaged(content: bytes, where: float, change: int) -> bytes:
 @read
 @pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)
 def test_another_file_in_its_place(
-    name: str, command: tuple[str, ...], codes: set[int], content: bytes, place: Path, sfl: Sfl
+    name: str, command: tuple[str, ...], codes: set[int], content: bytes, place: Path
 ) -> None:
     (place / name).write_bytes(content)
     expect_one_line(sfl(*command), codes)
@@ -132,13 +131,7 @@ def test_another_file_in_its_place(
 @read
 @anywhere
 def test_cut_off_or_changed_anywhere(
-    name: str,
-    command: tuple[str, ...],
-    codes: set[int],
-    where: float,
-    change: int,
-    place: Path,
-    sfl: Sfl,
+    name: str, command: tuple[str, ...], codes: set[int], where: float, change: int, place: Path
 ) -> None:
     kept = place / "kept"
     if not kept.exists():
@@ -150,7 +143,7 @@ def test_cut_off_or_changed_anywhere(
     expect_one_line(sfl(*command), codes)
 
 
-def test_a_config_that_lost_its_end_fetches_no_images(place: Path, sfl: Sfl) -> None:
+def test_a_config_that_lost_its_end_fetches_no_images(place: Path) -> None:
     """What is left of it is a whole config: of a run on CIFAR-10."""
     config = place / "checkpoints" / "stopped" / "config.yaml"
     text = config.read_text()
@@ -163,22 +156,7 @@ def test_a_config_that_lost_its_end_fetches_no_images(place: Path, sfl: Sfl) -> 
     )
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"accuracy_interval": [1]}, {"accuracy_interval": ["a", "b"]}, {"data": {}},
-        {"accuracy": float("nan")}, {"epochs": "1"}, {"loss": None},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_result_that_says_something_else(wrong: dict[str, Any], place: Path, sfl: Sfl) -> None:
-    path = place / "checkpoints" / "tiny-s0" / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
-    expect_one_line(sfl("compare", "tiny.yaml", "other.yaml", "--no-train"), {4})
-    expect_one_line(sfl("runs"), {0})
-
-
-def test_an_environment_that_says_something_else(place: Path, sfl: Sfl) -> None:
+def test_an_environment_that_says_something_else(place: Path) -> None:
     run = place / "checkpoints" / "tiny-s0"
     told = json.loads((run / "environment.json").read_text()) | {"resumed": 5, "threads": 99}
     (run / "environment.json").write_text(json.dumps(told))
@@ -188,9 +166,7 @@ def test_an_environment_that_says_something_else(place: Path, sfl: Sfl) -> None:
 
 
 @anywhere
-def test_a_damaged_cache_of_images_changes_nothing(
-    where: float, change: int, place: Path, sfl: Sfl
-) -> None:
+def test_a_damaged_cache_of_images_changes_nothing(where: float, change: int, place: Path) -> None:
     right = sfl(*IMAGES, "--json")
     (cache,) = (place / "images" / ".sfl-cache").glob("*.safetensors")
     cache.write_bytes(damaged(cache.read_bytes(), where, change))

@@ -18,12 +18,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # One epoch on a few embedded images, put behind the README's own options.
 SMALL = (
-    "data.source=shapes",
-    "train.epochs=1",
-    "data.shapes.train=128",
-    "data.shapes.test=64",
+    "data.source=shapes", "train.epochs=1", "data.shapes.train=128", "data.shapes.test=64",
     "train.device=cpu",
-)
+)  # fmt: skip
 TAKES_SET = ("train", "compare", "evaluate", "data")
 
 

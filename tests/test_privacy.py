@@ -5,16 +5,14 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
 from PIL import Image
 
 from tests.conftest import TINY
+from tests.conftest import call_sfl as sfl
 
-Sfl = Callable[..., "CompletedProcess[str]"]
 HERE = str(Path(__file__).parent.parent)
 HOST, USER = "host-of-nobodys-business", "user-of-nobodys-business"
 
@@ -50,7 +48,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 def test_a_run_directory_names_no_host_no_user_and_no_absolute_path(
-    secret: Path, sfl: Sfl, calls: list[object]
+    secret: Path, calls: list[object]
 ) -> None:
     for split in ("train", "test"):
         for name in ("cat", "dog"):
@@ -62,14 +60,7 @@ def test_a_run_directory_names_no_host_no_user_and_no_absolute_path(
     images = ("--set", "data.source=folder", "--set", f"data.root={secret / 'images'}")
     runs = ("--runs", secret / "runs")
     assert sfl("train", "--config", config, *runs, *images).returncode == 0
-    more = (
-        "--set",
-        "train.epochs=2",
-        "--set",
-        "train.tensorboard=true",
-        "--set",
-        f"data.root={secret / 'images'}",
-    )
+    more = ("--set", "train.epochs=2", "--set", "train.tensorboard=true", *images[2:])
     assert sfl("train", "--resume", "tiny-s0", *runs, *more).returncode == 0
     files = [path for path in (secret / "runs" / "tiny-s0").rglob("*") if path.is_file()]
     assert len(files) == 9
@@ -84,7 +75,7 @@ def test_a_run_directory_names_no_host_no_user_and_no_absolute_path(
 
 
 def test_no_command_but_a_download_calls_anyone(
-    secret: Path, trained: Path, sfl: Sfl, calls: list[object]
+    secret: Path, trained: Path, calls: list[object]
 ) -> None:
     shutil.copytree(trained, secret / "checkpoints" / "tiny-s0")
     (secret / "tiny.yaml").write_text(TINY)

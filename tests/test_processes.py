@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -16,9 +15,9 @@ from PIL import Image
 
 from sfl.runs.directory import Run
 from sfl.runs.store import list_runs
+from tests.conftest import call_sfl as sfl
 from tests.training.tiny import metrics, result, same, tensors
 
-Sfl = Callable[..., "CompletedProcess[str]"]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 # Two steps an epoch, and an evaluation that takes far longer than they do.
 CONFIG = """
@@ -156,7 +155,7 @@ def test_started_together_each_has_its_run_and_images_are_decoded_once(
 
 
 def test_readers_never_see_half_a_file(
-    start: Start, config: Callable[[int], Path], tmp_path: Path, trained: Path, sfl: Sfl
+    start: Start, config: Callable[[int], Path], tmp_path: Path, trained: Path
 ) -> None:
     small = ("--set", "data.shapes.test=10", "--set", "model.storage=dense")  # 5 MB a save
     changes: tuple[Any, ...] = ("--name", "a", "--runs", "runs", *small)

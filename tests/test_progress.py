@@ -10,13 +10,9 @@ from rich.console import Console
 from sfl import progress
 
 LINE = {
-    "epoch": 2,
-    "train_loss": 1.23456,
-    "train_accuracy": 0.5,
-    "lr": 3e-4,
-    "seconds": 12.4,
+    "epoch": 2, "train_loss": 1.23456, "train_accuracy": 0.5, "lr": 3e-4, "seconds": 12.4,
     "images_per_second": 4032.9,
-}
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -69,18 +65,11 @@ def test_an_epoch_names_the_accuracies_that_were_measured(
     assert "validation accuracy 40.0%  test accuracy 61.2%" in err
 
 
-def test_a_terminal_shows_epoch_loss_accuracy_and_speed_of_the_step(
-    terminal: io.StringIO,
-) -> None:
+def test_a_terminal_shows_epoch_loss_accuracy_and_speed_of_the_step(terminal: io.StringIO) -> None:
     with progress.TrainingDisplay("a[red]-s0", epochs=5, steps_per_epoch=10) as shown:
         shown.step(2, 3, 1.5, 0.25, 800.0)
         shown.step(2, 6, 1.0, 0.5, 800.0)
-    for part in (
-        "a[red]-s0  epoch 2/5",
-        "loss 1.000 █▁",
-        "accuracy 50.0% ▁█",
-        "800 images/s  l",
-    ):
+    for part in ("a[red]-s0  epoch 2/5", "loss 1.000 █▁", "accuracy 50.0% ▁█", "800 images/s  l"):
         assert part in terminal.getvalue()
 
 

@@ -9,8 +9,7 @@ from sfl.cli.options import RUNS, Json, Runs, Set
 
 def evaluate(
     run: Annotated[
-        str | None,
-        typer.Argument(metavar="RUN_OR_FILE", help="Default: the newest finished run."),
+        str | None, typer.Argument(metavar="RUN_OR_FILE", help="Default: the newest finished run.")
     ] = None,
     set_: Set = None,
     runs: Runs = RUNS,

@@ -99,9 +99,7 @@ def describe(error: Exception) -> tuple[str, Exit]:
         return str(error), error.exit_code
     if hasattr(error, "format_message"):  # typer's own: an unknown option or command
         return _usage(error), Exit.USAGE
-    if isinstance(
-        error, typer.Abort
-    ):  # a question was answered with no, with Ctrl-C, or not at all
+    if isinstance(error, typer.Abort):  # the answer was no, Ctrl-C, or none at all
         return "stopped, nothing was done (--yes answers the question)", Exit.INTERRUPTED
     if _is_out_of_memory(error):
         return "out of memory (a smaller data.batch_size or model needs less)", Exit.RESOURCES

@@ -45,8 +45,7 @@ def plot(
     from sfl.runs.store import find, find_weights
 
     need_matplotlib("plot")
-    numbers = {"--units": units, "--images": images}
-    chosen = {option: _numbers(option, given) for option, given in numbers.items()}
+    chosen, places = _numbers("--units", units), _numbers("--images", images)
     found = find(runs, run)
     find_weights(runs, run)  # before torch is imported, which takes a second
     folder = out or found.path / "plots"
@@ -58,7 +57,7 @@ def plot(
     config = override(loaded.config, set_ or [])
     shown = run_pictures(
         found, config, loaded.model, loaded.in_dimensions,
-        layer=layer, units=chosen["--units"], places=chosen["--images"], data_name=data_name,
+        layer=layer, units=chosen, places=places, data_name=data_name,
     )  # fmt: skip
     write_pictures(shown, folder)
     if as_json:

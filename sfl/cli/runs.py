@@ -37,13 +37,12 @@ def list_runs(
         return
     from sfl.cli import tables
     from sfl.progress import say
-    from sfl.runs.listing import describe
-    from sfl.runs.store import list_runs as all_runs
+    from sfl.runs import listing, store
 
     if watch:
         _watch(runs, as_json)
         return
-    rows = [describe(run) for run in all_runs(runs)]
+    rows = list(map(listing.describe, store.list_runs(runs)))
     if as_json:
         tables.print_json({"runs": rows})
     elif rows:
@@ -60,8 +59,7 @@ def _watch(root: Path, as_json: bool) -> None:
     from rich.live import Live
 
     from sfl.cli import tables
-    from sfl.runs.listing import describe
-    from sfl.runs.store import list_runs as all_runs
+    from sfl.runs import listing, store
 
     console = tables.stdout()
     if as_json or not console.is_terminal:
@@ -69,7 +67,8 @@ def _watch(root: Path, as_json: bool) -> None:
 
     def table() -> "Table":
         room = max(1, console.size.height - 3)
-        return tables.runs_table([describe(run) for run in reversed(all_runs(root)[-room:])])
+        newest = reversed(store.list_runs(root)[-room:])
+        return tables.runs_table(list(map(listing.describe, newest)))
 
     with contextlib.suppress(KeyboardInterrupt), Live(table(), console=console) as live:
         while True:

@@ -25,7 +25,6 @@ def stdout() -> Console:
 
 
 def print_json(values: dict[str, Any]) -> None:
-    """Prints one JSON object."""
     print(json.dumps(values, indent=2, ensure_ascii=False))
 
 
@@ -95,29 +94,16 @@ def summary_table(summary: "ModelSummary") -> Table:
             layer.sharing,
         )
     made.add_section()
-    made.add_row(
-        "all",
-        "",
-        f"{summary.weights:,}",
-        bytes_text(summary.bytes),
-        f"{sum(layer.dense or layer.weights for layer in summary.layers):,}",
-        count_text(summary.flops),
-        "",
-    )
+    dense = sum(layer.dense or layer.weights for layer in summary.layers)
+    sums = (f"{summary.weights:,}", bytes_text(summary.bytes), f"{dense:,}")
+    made.add_row("all", "", *sums, count_text(summary.flops), "")
     return made
 
 
-STATUS_STYLES = {
-    "running": "cyan",
-    "finished": "",
-    "interrupted": "yellow",
-    "failed": "red",
-    "damaged": "red",
-}
+STATUS_STYLES = {"running": "cyan", "interrupted": "yellow", "failed": "red", "damaged": "red"}
 
 
 def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """One row for each run."""
     made = table("run", "status", "epochs", "accuracy", "age", "size")
     for column in made.columns[1:]:
         column.no_wrap = True
@@ -125,7 +111,7 @@ def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
         accuracy = row["accuracy"]
         made.add_row(
             row["run"],
-            Text(row["status"], style=STATUS_STYLES[row["status"]]),
+            Text(row["status"], style=STATUS_STYLES.get(row["status"], "")),
             "" if row["epochs"] is None else f"{row['epochs_done']}/{row['epochs']}",
             "" if accuracy is None else f"{row['accuracy_of']} {accuracy:.2%}",
             age_text(row["age_seconds"]),
@@ -143,27 +129,20 @@ def _layer_tables(entries: Sequence[dict[str, Any]]) -> list[Table]:
     made = []
     for entry in entries:
         title = f"{entry['layers']}, forward + backward, batch {entry['batch']}"
-        rows = table(
-            entry["precision"], "ms", "smallest – largest", "share of mm", "÷ first",
-            title=title,
-        )  # fmt: skip
+        columns = (entry["precision"], "ms", "smallest – largest", "share of mm", "÷ first")
+        rows = table(*columns, title=title)
         first = next(iter(entry["forms"].values()))["seconds"]
         for name, form in entry["forms"].items():
-            rows.add_row(
-                name,
-                *_milliseconds(form),
-                f"{form['share_of_mm']:.0%}",
-                f"{form['seconds'] / first:.1f}",
-            )
+            ratios = (f"{form['share_of_mm']:.0%}", f"{form['seconds'] / first:.1f}")
+            rows.add_row(name, *_milliseconds(form), *ratios)
         made.append(rows)
     return made
 
 
 def _step_table(measured: dict[str, Any]) -> Table:
     title = "a training step; peak memory above that of torch and a step of its optimizer"
-    made = table(
-        "network", "ms", "smallest – largest", "notebook ÷ this", "peak memory", title=title
-    )
+    columns = ("network", "ms", "smallest – largest", "notebook ÷ this", "peak memory")
+    made = table(*columns, title=title)
     for entry in measured["steps"]:
         notebook = entry["steps"][f"{entry['network']}, notebook"]["seconds"]
         for name, step in entry["steps"].items():
@@ -174,19 +153,15 @@ def _step_table(measured: dict[str, Any]) -> Table:
 
 def _machine_table(measured: dict[str, Any]) -> Table:
     machine, data = measured["machine"], measured["data"]
-    return data_table(
-        {
-            "device": f"{machine['device']}, {machine['threads']} threads",
-            "torch": machine["torch"],
-            "spatial layers": machine["spatial_layers"],
-            "torch.mm": ", ".join(
-                f"{flops / 1e9:.0f} GFLOP/s {precision}"
-                for precision, flops in machine["mm_flops"].items()
-            ),
-            "batches of 50,000 images": f"{data['seconds']:.1f} s, {data['share_of_epoch']:.1%} "
-            "of an epoch of SpatialDenseNet, local",
-        }
-    )
+    share = f"{data['share_of_epoch']:.1%} of an epoch of SpatialDenseNet, local"
+    described = {
+        "device": f"{machine['device']}, {machine['threads']} threads",
+        "torch": machine["torch"],
+        "spatial layers": machine["spatial_layers"],
+        "torch.mm": [f"{v / 1e9:.0f} GFLOP/s {kind}" for kind, v in machine["mm_flops"].items()],
+        "batches of 50,000 images": f"{data['seconds']:.1f} s, {share}",
+    }
+    return data_table(described)
 
 
 def _milliseconds(timing: dict[str, float]) -> tuple[str, str]:

@@ -1,25 +1,17 @@
 """A comparison's numbers, computed from what runs left behind. Needs no torch and no images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
+from typing import Any
 
 from sfl import stats
+from sfl.compare import schema
 from sfl.compare.model import ComparedModel, RunResult
-from sfl.compare.schema import (
-    SCHEMA_VERSION,
-    Bootstrap,
-    Comparison,
-    Difference,
-    Images,
-    McNemar,
-    Model,
-    Target,
-    Welch,
-)
+from sfl.compare.schema import Comparison, Difference, Model, Target
 from sfl.compare.sentences import conclusion, remarks
 from sfl.errors import Exit, UserError
 from sfl.plots.test_images import name_of_images
-from sfl.runs import accuracy
+from sfl.runs.listing import Images, judged_on
 
 
 def compare(
@@ -34,16 +26,16 @@ def compare(
     log an accuracy on the same images that the target can be compared with (exit 4).
     """
     _refuse_other_images(compared)
-    target_images = None if target is None else _target_images(compared)
-    models = [_describe(model, target, target_images) for model in compared]
+    wanted = None if target is None else (target, _target_images(compared))
+    models = [_describe(model, wanted) for model in compared]
     differences = [
         _difference(compared[0], model, models[0], described)
         for model, described in zip(compared[1:], models[1:], strict=True)
     ]
     first = compared[0].results[0].result
     return Comparison(
-        schema_version=SCHEMA_VERSION,
-        data=Images(
+        schema_version=schema.SCHEMA_VERSION,
+        data=schema.Images(
             name=data_name or name_of_images(first.data.source),
             source=first.data.source,
             train=first.data.train,
@@ -66,19 +58,18 @@ def _refuse_other_images(compared: Sequence[ComparedModel]) -> None:
     for other in others:
         for split in ("train", "test"):
             if getattr(other.result.data, split) != getattr(first.result.data, split):
-                raise UserError(
-                    f"{other.run.name} and {first.run.name} were not made with the same {split} "
-                    "images",
-                    "compare runs of one data set: keep others in another folder, with --runs",
-                    Exit.DATA,
-                )
+                both = f"{other.run.name} and {first.run.name}"
+                hint = "compare runs of one data set: keep others in another folder, with --runs"
+                said = f"{both} were not made with the same {split} images"
+                raise UserError(said, hint, Exit.DATA)
         if (other.labels != first.labels).any():
             raise other.run.damaged("labels.npy")
 
 
-def _describe(
-    model: ComparedModel, target: float | None, target_images: accuracy.Images | None
-) -> Model:
+def _describe(model: ComparedModel, target: tuple[float, Images] | None) -> Model:
+    """target: the accuracy to be reached, and on which images."""
+    import numpy as np
+
     results = [one.result for one in model.results]
     last, accuracies = results[-1], [result.accuracy for result in results]
     several = len(results) > 1
@@ -100,8 +91,8 @@ def _describe(
         accuracy_interval=interval and [max(0.0, interval[0]), min(1.0, interval[1])],
         interval_covers="seeds" if several else "images",
         loss=fmean([result.loss for result in results]),
-        per_class=_mean_per_class(model.results),
-        confusion=_sum_of_matrices([result.confusion for result in results]),
+        per_class={name: _mean(r.per_class[name] for r in results) for name in model.classes},
+        confusion=np.sum([result.confusion for result in results], axis=0).tolist(),
         epochs=[result.epochs for result in results],
         unfinished=[one.run.name for one in model.results if one.run.result is None],
         weights=last.weights,
@@ -113,28 +104,14 @@ def _describe(
         seconds=fmean([result.seconds for result in results]),
         seconds_each=[result.seconds for result in results],
         training_flops=fmean([float(last.training_flops_per_image * n) for n in seen]),
-        target=(
-            None
-            if target is None or target_images is None
-            else _target(model.results, target, target_images)
-        ),
+        target=target and _target(model.results, *target),
     )
 
 
-def _mean_per_class(results: Sequence[RunResult]) -> dict[str, float | None]:
+def _mean(accuracies: Iterable[float | None]) -> float | None:
     """None for a class without test images."""
-    means: dict[str, float | None] = {}
-    for name in results[0].result.per_class:
-        each = [one.result.per_class[name] for one in results]
-        known = [accuracy for accuracy in each if accuracy is not None]
-        means[name] = fmean(known) if known else None
-    return means
-
-
-def _sum_of_matrices(matrices: Sequence[list[list[int]]]) -> list[list[int]]:
-    return [
-        [sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)
-    ]
+    known = [accuracy for accuracy in accuracies if accuracy is not None]
+    return fmean(known) if known else None
 
 
 def _difference(
@@ -146,17 +123,15 @@ def _difference(
     a, b = (np.stack([run.correct for run in model.results]) for model in (first, second))
     share_a, share_b = a.mean(axis=0), b.mean(axis=0)
     welch = stats.welch(one.accuracies, other.accuracies)
-    alone = one.n == other.n == 1
     return Difference(
         first=one.name,
         second=other.name,
         accuracy=other.accuracy - one.accuracy,
-        welch=welch
-        and Welch(
-            interval=list(welch.interval), degrees_of_freedom=welch.degrees_of_freedom, p=welch.p
+        welch=welch and schema.Welch(**vars(welch)),
+        bootstrap=schema.Bootstrap(
+            interval=list(stats.paired_bootstrap(a, b)), resamples=stats.RESAMPLES
         ),
-        bootstrap=Bootstrap(interval=list(stats.paired_bootstrap(a, b)), resamples=stats.RESAMPLES),
-        mcnemar=McNemar(p=stats.mcnemar(a[0], b[0])) if alone else None,
+        mcnemar=schema.McNemar(p=stats.mcnemar(a[0], b[0])) if one.n == other.n == 1 else None,
         only_first_count=float((share_a * (1 - share_b)).sum()),
         only_second_count=float((share_b * (1 - share_a)).sum()),
         only_first=np.flatnonzero(a.all(axis=0) & ~b.any(axis=0)).tolist(),
@@ -164,20 +139,17 @@ def _difference(
     )
 
 
-def _target_images(compared: Sequence[ComparedModel]) -> accuracy.Images:
+def _target_images(compared: Sequence[ComparedModel]) -> Images:
     """On which images the accuracy is looked at; UserError where the runs share no logged one."""
-    logged = {one.run: accuracy.logged(one.run.metrics) for m in compared for one in m.results}
-    if images := accuracy.judged_on(*logged.values()):
+    runs = [one.run for model in compared for one in model.results]
+    if images := judged_on(*(run.logged for run in runs)):
         return images
-    lacking = next(run for run, names in logged.items() if "test_accuracy" not in names)
-    raise UserError(
-        f"--target: {lacking.name} logged no accuracy on validation or test images",
-        "train with data.validation=N or train.test_every=1",
-        Exit.RUN,
-    )
+    lacking = next(run for run in runs if "test_accuracy" not in run.logged)
+    said = f"--target: {lacking.name} logged no accuracy on validation or test images"
+    raise UserError(said, "train with data.validation=N or train.test_every=1", Exit.RUN)
 
 
-def _target(results: Sequence[RunResult], target: float, images: accuracy.Images) -> Target:
+def _target(results: Sequence[RunResult], target: float, images: Images) -> Target:
     """The first epochs that reach the target; seconds and FLOPs of training until their end."""
     reached = []
     for one in results:
@@ -189,11 +161,5 @@ def _target(results: Sequence[RunResult], target: float, images: accuracy.Images
                 reached.append((float(count), float(seconds), float(flops)))
                 break
     means = [fmean(each) for each in zip(*reached, strict=True)] if reached else [None] * 3
-    return Target(
-        accuracy=target,
-        measured_on=images,
-        reached=len(reached),
-        epoch=means[0],
-        seconds=means[1],
-        training_flops=means[2],
-    )
+    found: dict[str, Any] = dict(zip(("epoch", "seconds", "training_flops"), means, strict=True))
+    return Target(accuracy=target, measured_on=images, reached=len(reached), **found)

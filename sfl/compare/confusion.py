@@ -30,9 +30,7 @@ def matrices(comparison: Comparison, classes: Sequence[str]) -> list[Picture]:
     for model in comparison.models:
         counts = np.array(model.confusion, dtype=float)
         images = counts.sum(axis=1, keepdims=True)
-        shares.append(
-            100 * counts / np.where(images > 0, images, np.nan)
-        )  # blank where there is no image
+        shares.append(100 * counts / np.where(images > 0, images, np.nan))  # no image: blank
     found, first = [], comparison.models[0]
     for model, share in zip(comparison.models, shares, strict=True):
         title = (
@@ -61,10 +59,8 @@ def disagreements(
     found = []
     for difference, model in zip(comparison.differences, compared[1:], strict=True):
         title = f"{comparison.data.name}, n = {len(compared[0].results)} and {len(model.results)}"
-        caption = (
-            f"Test images on which {difference.first} and {difference.second} disagree most, with "
-            "their number in the test set."
-        )
+        both = f"{difference.first} and {difference.second}"
+        caption = f"Test images on which {both} disagree most, with their number in the test set."
         draw = partial(_disagreements, compared[0], model, images, title)
         found.append(Picture(f"images-{_file_name(difference.second)}", caption, draw, (5.2, 5.0)))
     return found

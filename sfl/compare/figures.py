@@ -7,22 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from sfl import pictures as drawing
 from sfl.compare import confusion
 from sfl.compare.model import ComparedModel
 from sfl.compare.schema import Comparison
-from sfl.pictures import (
-    Picture,
-    add_title,
-    label_epochs,
-    line_styles,
-    log_ticks,
-    plot_curve,
-    shorten,
-)
+from sfl.pictures import Picture, label_epochs, line_styles, plot_curve, shorten
 from sfl.plots.test_images import TestImages
-from sfl.runs import accuracy
+from sfl.runs.listing import judged_on
 from sfl.units import count_text
 
 if TYPE_CHECKING:
@@ -35,6 +28,7 @@ COSTS = (
     ("time", "seconds", "seconds of training"),
 )
 MOST_CLASSES = 40  # with more, neither bars nor a matrix can be read
+BESIDE: dict[str, Any] = {"xytext": (7, 5), "textcoords": "offset points", "va": "bottom"}
 MOST_NAMES = 4  # written beside their points; with more, there is a legend
 
 
@@ -42,37 +36,21 @@ def pictures(
     comparison: Comparison, compared: Sequence[ComparedModel], images: TestImages | None
 ) -> list[Picture]:
     """All pictures of a comparison. images: its test images; None: no picture of single images."""
-    judged_on = _images_of_curve(compared)
-    what = "training accuracy" if judged_on == "train" else f"{judged_on} accuracy"
-    title = _title(comparison)
-    bands = "over the epochs; mean, and smallest to largest of the runs."
-    found = [
-        Picture(
-            "accuracy",
-            f"{what.capitalize()} {bands}",
-            partial(
-                _curves,
-                compared,
-                key=f"{judged_on}_accuracy",
-                label=f"{what}, %",
-                scale=100,
-                title=title,
-            ),
-        ),
-        Picture(
-            "loss",
-            f"Training loss {bands}",
-            partial(_curves, compared, key="train_loss", label="training loss, nats", title=title),
-        ),
-    ]
-    found += [
-        Picture(
-            f"accuracy-by-{name}",
-            f"Test accuracy against {label}; bars: 95 % intervals.",
-            partial(_by_cost, comparison, field=field, label=label),
-        )
-        for name, field, label in COSTS
-    ]
+    logged = (one.run.logged for model in compared for one in model.results)
+    kind, title = judged_on(*logged) or "train", _title(comparison)  # all logged the training's
+    what = "training" if kind == "train" else kind
+    found = []
+    for name, key, label, scale in (
+        ("accuracy", f"{kind}_accuracy", f"{what} accuracy, %", 100.0),
+        ("loss", "train_loss", "training loss, nats", 1.0),
+    ):
+        shown = label.partition(",")[0].capitalize()
+        caption = f"{shown} over the epochs; mean, and smallest to largest of the runs."
+        found.append(Picture(name, caption, partial(_curves, compared, title, key, label, scale)))
+    for name, field, label in COSTS:
+        caption = f"Test accuracy against {label}; bars: 95 % intervals."
+        draw = partial(_by_cost, comparison, field, label)
+        found.append(Picture(f"accuracy-by-{name}", caption, draw))
     classes = list(comparison.models[0].per_class)
     if len(classes) <= MOST_CLASSES:
         caption = "Test accuracy of each class: mean, and smallest to largest of the runs."
@@ -95,12 +73,6 @@ def _with_unique_names(found: Sequence[Picture]) -> list[Picture]:
     ]
 
 
-def _images_of_curve(compared: Sequence[ComparedModel]) -> str:
-    """On which images all runs logged their accuracy; all did on the training images."""
-    each = [accuracy.logged(one.run.metrics) for model in compared for one in model.results]
-    return accuracy.judged_on(*each) or "train"
-
-
 def _title(comparison: Comparison) -> str:
     """The networks, then the images and how many runs there are of each model."""
     networks = " and ".join(dict.fromkeys(model.model for model in comparison.models))
@@ -110,14 +82,9 @@ def _title(comparison: Comparison) -> str:
 
 
 def _curves(
-    compared: Sequence[ComparedModel],
+    compared: Sequence[ComparedModel], title: str, key: str, label: str, scale: float,
     figure: "Figure",
-    *,
-    key: str,
-    label: str,
-    title: str,
-    scale: float = 1.0,
-) -> None:
+) -> None:  # fmt: skip
     axes = figure.add_subplot()
     for style, model in zip(line_styles(len(compared)), compared, strict=True):
         logged: dict[int, list[float]] = {}
@@ -133,7 +100,7 @@ def _curves(
     axes.set_title(title)
 
 
-def _by_cost(comparison: Comparison, figure: "Figure", *, field: str, label: str) -> None:
+def _by_cost(comparison: Comparison, field: str, label: str, figure: "Figure") -> None:
     axes = figure.add_subplot()
     models = comparison.models
     costs = [getattr(model, field) for model in models]
@@ -142,13 +109,10 @@ def _by_cost(comparison: Comparison, figure: "Figure", *, field: str, label: str
         low, high = model.accuracy_interval or (model.accuracy, model.accuracy)
         bars = [[max(0.0, accuracy - 100 * low)], [max(0.0, 100 * high - accuracy)]]
         name = shorten(model.name)
-        axes.errorbar(
-            [cost], [accuracy], bars, marker=style["marker"], markersize=7, capsize=4, label=name
-        )
+        looks = {"marker": style["marker"], "markersize": 7, "capsize": 4}
+        axes.errorbar([cost], [accuracy], bars, label=name, **looks)
         if len(models) <= MOST_NAMES:
-            axes.annotate(
-                name, (cost, accuracy), xytext=(7, 5), textcoords="offset points", va="bottom"
-            )
+            axes.annotate(name, (cost, accuracy), **BESIDE)
     if len(models) > MOST_NAMES:
         figure.legend(loc="outside lower left", ncols=2)
     _cost_axis(axes, costs)
@@ -162,35 +126,27 @@ def _by_cost(comparison: Comparison, figure: "Figure", *, field: str, label: str
 
 def _cost_axis(axes: "Axes", costs: Sequence[float]) -> None:
     """An axis from zero, or logarithmic if the costs differ by more than five times."""
-    from matplotlib.ticker import FuncFormatter
-
     low, high = min(costs), max(costs)
     spread = high / low if low else 1.0
     if spread > 5:
         axes.set_xscale("log")
         axes.set_xlim(low / spread**0.15, high * spread**0.5)
-        log_ticks(axes.xaxis, (1.0, 2.0, 5.0) if spread < 20 else (1.0,))
+        drawing.log_ticks(axes.xaxis, (1.0, 2.0, 5.0) if spread < 20 else (1.0,))
     else:
         axes.set_xlim(0, 1.6 * (high or 1))
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:g}" if value < 1000 else count_text(value))
-    )
+    axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}" if v < 1000 else count_text(v))
     axes.margins(y=0.25)
 
 
 def _classes(compared: Sequence[ComparedModel], title: str, figure: "Figure") -> None:
     """A bar for each class and model; the classes are sorted by the first model's accuracy."""
     axes = figure.add_subplot()
-    each = [
-        {name: [one.result.per_class[name] for one in model.results] for name in model.classes}
-        for model in compared
-    ]
-    tested = [name for name in compared[0].classes if None not in each[0][name]]
-    order = sorted(tested, key=lambda name: fmean(map(float, each[0][name])))  # type: ignore[arg-type]
-    count = len(compared)
-    for place, (model, accuracies) in enumerate(zip(compared, each, strict=True)):
+    count, first = len(compared), compared[0]
+    tested = [name for name in first.classes if first.results[0].result.per_class[name] is not None]
+    order = sorted(tested, key=lambda name: fmean(_percents(first, name)))
+    for place, model in enumerate(compared):
         shift = 0.8 * ((count - 1) / 2 - place) / count
-        runs = [[100 * float(a) for a in accuracies[name] if a is not None] for name in order]
+        runs = [_percents(model, name) for name in order]
         means = list(map(fmean, runs))
         bars = [[mean - min(values) for mean, values in zip(means, runs, strict=True)],
                 [max(values) - mean for mean, values in zip(means, runs, strict=True)]]  # fmt: skip
@@ -203,5 +159,10 @@ def _classes(compared: Sequence[ComparedModel], title: str, figure: "Figure") ->
     axes.set_xlabel("test accuracy, %")
     axes.set_xlim(0, 100)
     axes.grid(alpha=0.25, axis="x")
-    add_title(figure, title)
+    drawing.add_title(figure, title)
     figure.legend(loc="outside lower left", ncols=3)
+
+
+def _percents(model: ComparedModel, name: str) -> list[float]:
+    """The accuracy of each run in a class that has test images."""
+    return [100 * (one.result.per_class[name] or 0.0) for one in model.results]

@@ -8,8 +8,9 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sfl.config.load import find, from_tree, load, override
+from sfl.config.load import find, flat, from_tree, load, override
 from sfl.config.schema import MAY_CHANGE, Config
 from sfl.errors import UserError
 from sfl.progress import say
@@ -59,6 +60,13 @@ def name_after_run(run: Run, taken: Collection[str]) -> str:
 def changeable(overrides: Sequence[str]) -> list[str]:
     """Those overrides that leave an experiment the same one: where the images are, the device."""
     return [given for given in overrides if _key(given) in MAY_CHANGE]
+
+
+def differing(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two experiments differ, with both values; None where it has none."""
+    first, second = (flat(config.identity()) for config in (one, other))
+    pairs = {key: (first.get(key), second.get(key)) for key in [*first, *second]}
+    return {key: values for key, values in pairs.items() if values[0] != values[1]}
 
 
 def _config_of_run(run: Run, overrides: Sequence[str]) -> Config:

@@ -14,23 +14,20 @@ from sfl.config.schema import Config
 from sfl.errors import UserError
 from sfl.progress import say
 from sfl.runs import store
-from sfl.runs.accuracy import judged_on, will_be_logged
 from sfl.runs.directory import Run
+from sfl.runs.listing import judged_on, will_be_logged
 from sfl.runs.records import Provenance
 
 if TYPE_CHECKING:
     from sfl.data.dataset import Dataset
 
+Found = tuple[Run, Config]
+
 
 def plan(
-    names: Sequence[str],
-    overrides: Sequence[str],
-    seeds: int | None,
-    root: Path,
-    *,
-    training: bool = True,
-    unfinished: bool = False,
-) -> list[ComparedModel]:
+    names: Sequence[str], overrides: Sequence[str], seeds: int | None, root: Path, *,
+    training: bool = True, unfinished: bool = False,
+) -> list[ComparedModel]:  # fmt: skip
     """The models, in the order in which they were named; what each lacks is in its `missing`.
 
     names: configs, YAML files, run directories or names of runs, mixed. Runs and configs that
@@ -51,7 +48,8 @@ def plan(
         if one.run is not None:
             _add_named_run(models[one.experiment], one.run, one.config.train.seed)
     configs = [one for one in named if one.run is None]
-    finished_last = sorted(readable(root), key=_is_finished) if configs else []
+    found = readable(root) if configs else ()
+    finished_last = sorted(found, key=lambda each: each[0].status == "finished")
     for one in configs:
         model = models[one.experiment]
         _name_after_config(model, one)
@@ -63,7 +61,7 @@ def plan(
     return list(models.values())
 
 
-def readable(root: Path) -> Iterator[tuple[Run, Config]]:
+def readable(root: Path) -> Iterator[Found]:
     """All runs below `root` whose config this version understands, oldest first."""
     for run in store.list_runs(root):
         try:
@@ -87,20 +85,15 @@ def refuse_target(models: Sequence[ComparedModel]) -> None:
 
     Called before anything is trained.
     """
-    each = {model.name: will_be_logged(model.config) for model in models}
-    if judged_on(*each.values()):
+    if judged_on(*(will_be_logged(model.config) for model in models)):
         return
-    lacking = next(model for model in models if len(each[model.name]) < 2)
+    lacking = next(model for model in models if len(will_be_logged(model.config)) < 2)
+    data, train = lacking.config.data, lacking.config.train
     raise UserError(
         f"--target: not all models log accuracy on the same images; {lacking.name} has "
-        f"data.validation: {lacking.config.data.validation}, "
-        f"train.test_every: {lacking.config.train.test_every}",
+        f"data.validation: {data.validation}, train.test_every: {train.test_every}",
         "train all with data.validation=N or with train.test_every=1",
     )
-
-
-def _is_finished(found: tuple[Run, Config]) -> bool:
-    return found[0].status == "finished"
 
 
 def _add_named_run(model: ComparedModel, run: Run, seed: int) -> None:
@@ -123,10 +116,7 @@ def _name_after_config(model: ComparedModel, one: Named) -> None:
 
 
 def _add_matching_runs(
-    model: ComparedModel,
-    finished_last: Sequence[tuple[Run, Config]],
-    seeds: int | None,
-    training: bool,
+    model: ComparedModel, finished_last: Sequence[Found], seeds: int | None, training: bool
 ) -> None:
     """Adds the runs of a model's config, one of each seed; runs that were named stay.
 

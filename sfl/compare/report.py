@@ -71,10 +71,8 @@ def _title(comparison: Comparison) -> str:
 def _images_line(comparison: Comparison) -> str:
     data = comparison.data
     trained = ", ".join(dict.fromkeys(f"{count:,}" for count in data.train_images))
-    return (
-        f"{data.name}: {trained} images to train on, {data.test_images:,} to test on "
-        f"(SHA-256 {data.test[:12]}…)"
-    )
+    counts = f"{trained} images to train on, {data.test_images:,} to test on"
+    return f"{data.name}: {counts} (SHA-256 {data.test[:12]}…)"
 
 
 def _markdown(comparison: Comparison, shown: Sequence[Picture]) -> str:
@@ -87,22 +85,21 @@ def _markdown(comparison: Comparison, shown: Sequence[Picture]) -> str:
 
 def _page(comparison: Comparison, shown: Sequence[Picture]) -> str:
     """The report as HTML. It holds its pictures, each for a light and for a dark page."""
-    text = _text
-    heads = "".join(f"<th scope=col>{text(model.name)}</th>" for model in comparison.models)
+    heads = "".join(f"<th scope=col>{_text(model.name)}</th>" for model in comparison.models)
     body = "\n".join(
-        f"<tr><th scope=row{' class=sub' * label.startswith(' ')}>{text(label.strip())}</th>"
-        + "".join(f"<td>{text(cell)}</td>" for cell in cells)
+        f"<tr><th scope=row{' class=sub' * label.startswith(' ')}>{_text(label.strip())}</th>"
+        + "".join(f"<td>{_text(cell)}</td>" for cell in cells)
         + "</tr>"
         for label, cells in rows(comparison)
     )
     template = resources.files("sfl.compare").joinpath("report.html").read_text(encoding="utf-8")
     filled = {
-        "title": text(_title(comparison)),
-        "images": text(_images_line(comparison)),
-        "conclusion": "\n".join(f"<p>{text(line)}</p>" for line in comparison.conclusion),
+        "title": _text(_title(comparison)),
+        "images": _text(_images_line(comparison)),
+        "conclusion": "\n".join(f"<p>{_text(line)}</p>" for line in comparison.conclusion),
         "head": heads,
         "body": body,
-        "remarks": "\n".join(f"<li>{text(line)}</li>" for line in comparison.remarks),
+        "remarks": "\n".join(f"<li>{_text(line)}</li>" for line in comparison.remarks),
         "figures": "\n".join(map(_figure, shown)),
     }
     return Template(template).substitute(filled)

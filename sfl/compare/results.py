@@ -82,8 +82,7 @@ def _read_classes(run: Run, name: str, count: int) -> "NDArray[np.int64]":
         raise UserError(f"{run.path / name}: not found", hint, Exit.RUN) from None
     except (OSError, ValueError, EOFError):
         raise run.damaged(name) from None
-    is_whole = isinstance(classes, np.ndarray) and classes.dtype.kind in "iu"
-    if not is_whole or classes.shape != (count,):
+    if getattr(classes, "shape", None) != (count,) or classes.dtype.kind not in "iu":
         raise run.damaged(name)
     found: NDArray[np.int64] = classes
     return found

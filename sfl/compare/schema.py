@@ -32,12 +32,8 @@ class Model(_Values):
 
     name: str = Field(description="The name that was given: a config, or after a run.")
     model: str = Field(description="The network.")
-    layer: Literal["conv", "spatial"] = Field(
-        description="With conv, weights are shared between positions."
-    )
-    storage: Literal["local", "dense"] | None = Field(
-        description="Of spatial layers; null for conv."
-    )
+    layer: Literal["conv", "spatial"] = Field(description="conv: all positions share weights.")
+    storage: Literal["local", "dense"] | None = Field(description="Of spatial layers; else null.")
     runs: list[str] = Field(description="The names of its runs.")
     seeds: list[int] = Field(description="Their seeds.")
     n: int = Field(description="Number of runs.")
@@ -47,9 +43,7 @@ class Model(_Values):
     accuracy_interval: Interval | None = Field(
         description="Several runs: Student's t, null if all are equal; one run: Wilson's."
     )
-    interval_covers: Literal["seeds", "images"] = Field(
-        description="What the interval takes as drawn at random."
-    )
+    interval_covers: Literal["seeds", "images"] = Field(description="What it takes as random.")
     loss: float = Field(description="Mean cross entropy on the test images.")
     per_class: dict[str, float | None] = Field(description="Mean test accuracy of each class.")
     confusion: list[list[int]] = Field(
@@ -99,12 +93,8 @@ class Difference(_Values):
 
     first: str = Field(description="Name of the first model.")
     second: str = Field(description="Name of the other model.")
-    accuracy: float = Field(
-        description="Mean test accuracy of the second model − that of the first."
-    )
-    welch: Welch | None = Field(
-        description="null if a model has one run, or if no accuracies differ."
-    )
+    accuracy: float = Field(description="Mean test accuracy of the second − that of the first.")
+    welch: Welch | None = Field(description="null if a model has one run, or no accuracies differ.")
     bootstrap: Bootstrap = Field(description="On the same test images.")
     mcnemar: McNemar | None = Field(description="null unless both models have one run.")
     only_first_count: float = Field(
@@ -156,9 +146,5 @@ class Comparison(_Values):
     data: Images
     models: list[Model]
     differences: list[Difference] = Field(description="Each other model compared with the first.")
-    remarks: list[str] = Field(
-        description="What a reader must know beside the numbers, a sentence each."
-    )
-    conclusion: list[str] = Field(
-        description="Which model is ahead: a sentence for each difference."
-    )
+    remarks: list[str] = Field(description="What to know beside the numbers, a sentence each.")
+    conclusion: list[str] = Field(description="Which model is ahead, for each difference.")

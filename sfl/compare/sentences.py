@@ -3,21 +3,18 @@
 from collections.abc import Sequence
 
 from sfl.compare.model import ComparedModel
+from sfl.compare.names import differing
 from sfl.compare.schema import Difference, Model
 from sfl.compare.table import p_text
-from sfl.config.load import flat
 from sfl.config.schema import Config
 from sfl.units import count_text, percent_text, points_text
 
 # What twins may differ in, and what draws their first weights.
 DRAWN_OR_SHARED = ("model.layer", "model.storage", "model.init")
-ONE_SEED = (
-    "the interval of a model with one run covers the test images only: other seeds may differ by "
-    "more"
-)
-WELCH = (
-    "the bootstrap's interval covers the draw of the test images; Welch's interval covers the seeds"
-)
+ONE_RUN = "the interval of a model with one run covers the test images only"
+ONE_SEED = f"{ONE_RUN}: other seeds may differ by more"
+BOOTSTRAP = "the bootstrap's interval covers the draw of the test images"
+WELCH = f"{BOOTSTRAP}; Welch's interval covers the seeds"
 NO_SPREAD = "all runs of a model have the same accuracy: that says nothing about other seeds"
 SEVERAL = "p-values are not corrected for multiple comparisons"
 TIMES_VARY = 1.1  # longest by shortest training time, from which on it is remarked
@@ -91,18 +88,14 @@ def _times_vary(model: Model) -> bool:
 
 def differing_settings(one: Config, other: Config) -> list[str]:
     """In what two configs differ besides sharing: the graphs, and settings of training and data."""
-    settings = [flat(config.identity()) for config in (one, other)]
-    keys = list(dict.fromkeys([*settings[0], *settings[1]]))
-    differing = [key for key in keys if settings[0].get(key) != settings[1].get(key)]
+    apart = differing(one, other)
     found = []
-    graph = [key for key in differing if key.startswith("model.") and key not in DRAWN_OR_SHARED]
-    dense = {each.get("model.storage") == "dense" for each in settings}
-    if graph or len(dense) > 1:
+    graph = [key for key in apart if key.startswith("model.") and key not in DRAWN_OR_SHARED]
+    if graph or "dense" in apart.get("model.storage", ()):
         found.append("not twins: their graphs differ")
-    shared = [key for key in differing if not key.startswith("model.")]
-    shared += [key for key in ("model.init",) if key in differing]
-    for key in shared:
-        values = ", ".join(str(each.get(key, "none")) for each in settings)
+    shared = [key for key in apart if not key.startswith("model.")]
+    for key in [*shared, *({"model.init"} & apart.keys())]:
+        values = ", ".join("none" if value is None else str(value) for value in apart[key])
         found.append(f"not the same {key}: {values}")
     return found
 
@@ -144,10 +137,9 @@ def _certainty(first: Model, second: Model, difference: Difference) -> str:
 
 def _cost(ahead: Model, behind: Model) -> str:
     time, flops = ahead.seconds / behind.seconds, ahead.training_flops / behind.training_flops
-    return (
-        f"{ahead.name} holds {count_text(ahead.weights)} weights against "
-        f"{count_text(behind.weights)}, took {_times(time)} time to train and {_times(flops)} FLOPs"
-    )
+    weights = f"{count_text(ahead.weights)} weights against {count_text(behind.weights)}"
+    spent = f"{_times(time)} time to train and {_times(flops)} FLOPs"
+    return f"{ahead.name} holds {weights}, took {spent}"
 
 
 def _times(ratio: float) -> str:

@@ -15,26 +15,20 @@ from sfl.compare.schema import Comparison, Difference, Model, Target
 from sfl.config.load import flat
 from sfl.units import bytes_text, count_text, percent_text, points_text, seconds_text
 
-UNKNOWN = "unknown"
 NONE = "–"
+COVERED = {"seeds": "seeds (t)", "images": "images (Wilson)"}  # and by which interval
 
 
 def rows(comparison: Comparison) -> list[tuple[str, list[str]]]:
     """Each row: a label, and a text for each model. Empty rows are left out."""
-    models = comparison.models
+    models, differences = comparison.models, comparison.differences
+    target = models[0].target
+    reached = f"{100 * target.accuracy:g} %" if target else ""
     made = [(label, [text(model) for model in models]) for label, text in OF_MODELS.items()]
-    against = [
-        (label, [NONE, *(text(difference) for difference in comparison.differences)])
-        for label, text in OF_DIFFERENCES.items()
-    ]
-    price = [(_label(comparison, label), list(map(text, models))) for label, text in PRICE.items()]
-    every = [*made, *against, *((label, list(map(text, models))) for label, text in COST.items())]
-    return [row for row in [*every, *price] if any(cell not in ("", NONE) for cell in row[1])]
-
-
-def _label(comparison: Comparison, label: str) -> str:
-    target = comparison.models[0].target
-    return label if target is None else label.format(f"{100 * target.accuracy:g} %")
+    made += [(label, [NONE, *map(text, differences)]) for label, text in OF_DIFFERENCES.items()]
+    made += [(label, [text(model) for model in models]) for label, text in COST.items()]
+    made += [(label.format(reached), list(map(text, models))) for label, text in PRICE.items()]
+    return [row for row in made if any(cell not in ("", NONE) for cell in row[1])]
 
 
 def _network(model: Model) -> str:
@@ -69,13 +63,9 @@ OF_MODELS: dict[str, Callable[[Model], str]] = {
     "test accuracy": lambda m: percent_text(m.accuracy),
     "sd, points": lambda m: "" if m.accuracy_sd is None else f"{100 * m.accuracy_sd:.2f}",
     "95 % interval": lambda m: (
-        "all runs are equal"
-        if m.accuracy_interval is None
-        else _span(m.accuracy_interval, percent_text)
+        _span(m.accuracy_interval, percent_text) if m.accuracy_interval else "all runs are equal"
     ),
-    "  interval covers": lambda m: (
-        "seeds (t)" if m.interval_covers == "seeds" else "images (Wilson)"
-    ),
+    "  interval covers": lambda m: COVERED[m.interval_covers],
     "loss": lambda m: f"{m.loss:.3f}",
 }
 OF_DIFFERENCES: dict[str, Callable[[Difference], str]] = {
@@ -92,7 +82,7 @@ COST: dict[str, Callable[[Model], str]] = {
     "trainable weights": lambda m: f"{m.weights:,}",
     "bytes of weights": lambda m: bytes_text(m.weight_bytes),
     "peak training memory": lambda m: (
-        UNKNOWN if m.peak_memory_bytes is None else bytes_text(m.peak_memory_bytes)
+        "unknown" if m.peak_memory_bytes is None else bytes_text(m.peak_memory_bytes)
     ),
     "FLOPs/image forward": lambda m: count_text(m.flops_per_image),
     "FLOPs/image training": lambda m: count_text(m.training_flops_per_image),
@@ -156,8 +146,6 @@ def to_csv(comparison: Comparison) -> str:
     """
     table = [_cells(_filled(model)) for model in comparison.models]
     differences = [_cells({"difference": _filled(each)}) for each in comparison.differences]
-    if differences:
-        table[0] |= dict.fromkeys(differences[0])
     for row, difference in zip(table[1:], differences, strict=True):
         row |= difference
     written = io.StringIO()

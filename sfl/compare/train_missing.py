@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sfl.compare.model import ComparedModel, Job
+from sfl.compare.names import differing
 from sfl.compare.plan import read_images, readable
-from sfl.config.load import flat
 from sfl.errors import Exit, UserError
 from sfl.files import check_space
 from sfl.progress import say
@@ -76,12 +76,9 @@ def _refuse_running(job: Job) -> None:
 
 def _nearest(model: ComparedModel, root: Path) -> str | None:
     """The run that differs in the fewest settings, and in which; None if they are many."""
-    wanted = flat(model.config.identity())
     fewest, found = MOST_DIFFERING + 1, None
     for run, config in readable(root):
-        there = flat(config.identity())
-        keys = {*wanted, *there}
-        differing = sorted(key for key in keys if wanted.get(key) != there.get(key))
-        if differing and len(differing) < fewest:  # none: a run of another seed
-            fewest, found = len(differing), f"{run.name} differs in {', '.join(differing)}"
+        keys = sorted(differing(model.config, config))
+        if keys and len(keys) < fewest:  # none: a run of another seed
+            fewest, found = len(keys), f"{run.name} differs in {', '.join(keys)}"
     return found

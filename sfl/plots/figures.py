@@ -7,16 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sfl.pictures import (
-    DIVERGING,
-    SEQUENTIAL,
-    Picture,
-    add_title,
-    hide_axes,
-    label_epochs,
-    line_styles,
-    plot_curve,
-)
+from sfl import pictures
+from sfl.pictures import DIVERGING, SEQUENTIAL, Picture, add_title, hide_axes, line_styles
 from sfl.plots import filters
 from sfl.plots.filters import Filters, Similarity
 from sfl.plots.test_images import TestImages
@@ -31,9 +23,7 @@ FIELD_IMAGES = 64  # images over which effective receptive fields are averaged
 
 def metrics_pictures(metrics: Sequence[dict[str, Any]], title: str) -> list[Picture]:
     """Curves of loss and accuracy; for dense storage, the share of weights outside their fields."""
-    found = [
-        Picture("curves", "Loss and accuracy.", partial(_curves, metrics, title), (7.6, 3.2)),
-    ]
+    found = [Picture("curves", "Loss and accuracy.", partial(_curves, metrics, title), (7.6, 3.2))]
     if all("outside_share" in line for line in metrics):
         caption = (
             "Dense storage: the share of Σ‖w‖² that lies outside the receptive fields; 0 before "
@@ -52,41 +42,31 @@ def filter_pictures(
     """
     layer = layers[chosen]
     layer_title = f"{title}; {layer.name}"
-    where = (
-        "one for each unit, shared by all positions"
-        if layer.is_shared
-        else f"each unit at {_across(layer)} neighbouring positions"
-    )
-    channels = layer.weight.shape[3]
-    shown = "red, green, blue" if channels == 3 else f"mean of {channels} input channels"
-    caption = f"Filters of {layer.name}: {where}; {shown}; 0 is in the middle of the scale."
     columns = min(3, len(units))
-    rows = -(-len(units) // columns)
-    cosine = filters.similarity(layer)
+    size = (1.2 + 2.1 * columns, 0.5 + 2.2 * -(-len(units) // columns))
+    alike = "mean cosine between filters of one unit, by the distance between them"
+    by_distance = {one.name: filters.similarity_by_distance(one) for one in layers}
+    draw_map = partial(_similarity_map, filters.similarity(layer), layer_title)
     return [
-        Picture(
-            "filters",
-            caption,
-            partial(_filters, layer, units, layer_title),
-            (1.2 + 2.1 * columns, 0.5 + 2.2 * rows),
-        ),
-        Picture(
-            "similarity-map",
-            f"{layer.name}: mean cosine between filters of one unit, by the distance between them.",
-            partial(_similarity_map, cosine, layer_title),
-            (4.4, 3.8),
-        ),
+        Picture("filters", _caption(layer), partial(_filters, layer, units, layer_title), size),
+        Picture("similarity-map", f"{layer.name}: {alike}.", draw_map, (4.4, 3.8)),
         Picture(
             "similarity",
             "Mean cosine between filters of one unit against their distance, layer by layer. "
             "Bands: two standard errors around 0, for filters drawn independently; shared: 1.",
-            partial(
-                _similarity,
-                {one.name: filters.similarity_by_distance(one) for one in layers},
-                title,
-            ),
+            partial(_similarity, by_distance, title),
         ),
     ]
+
+
+def _caption(layer: Filters) -> str:
+    """What the picture of a layer's filters shows."""
+    height, width, _, channels = layer.weight.shape[:4]
+    across = f"{min(NEIGHBOURS, height)}×{min(NEIGHBOURS, width)}"
+    own = f"each unit at {across} neighbouring positions"
+    where = "one for each unit, shared by all positions" if layer.is_shared else own
+    shown = "red, green, blue" if channels == 3 else f"mean of {channels} input channels"
+    return f"Filters of {layer.name}: {where}; {shown}; 0 is in the middle of the scale."
 
 
 def image_pictures(
@@ -131,10 +111,6 @@ def first_of_classes(images: TestImages, wanted: int) -> list[int]:
     return [labels.index(label) for label in classes if label in labels]
 
 
-def _across(layer: Filters) -> str:
-    return "×".join(str(min(NEIGHBOURS, size)) for size in layer.weight.shape[:2])
-
-
 def _curves(metrics: Sequence[dict[str, Any]], title: str, figure: "Figure") -> None:
     panels = (("loss", 1.0, "loss, nats"), ("accuracy", 100.0, "accuracy, %"))
     for axes, (what, scale, label) in zip(figure.subplots(1, 2), panels, strict=True):
@@ -143,8 +119,8 @@ def _curves(metrics: Sequence[dict[str, Any]], title: str, figure: "Figure") -> 
             logged = [(line["epoch"], scale * line[key]) for line in metrics if key in line]
             if logged:
                 epochs, values = zip(*logged, strict=True)
-                plot_curve(axes, epochs, values, style, images)
-        label_epochs(axes, label)
+                pictures.plot_curve(axes, epochs, values, style, images)
+        pictures.label_epochs(axes, label)
     add_title(figure, title)
 
 
@@ -154,9 +130,9 @@ def _leak(metrics: Sequence[dict[str, Any]], title: str, figure: "Figure") -> No
     epochs = [0, *(line["epoch"] for line in metrics)]
     for style, name in zip(line_styles(len(names)), names, strict=True):
         shares = [0.0, *(100 * line["outside_share"][name] for line in metrics)]
-        plot_curve(axes, epochs, shares, style, name)
+        pictures.plot_curve(axes, epochs, shares, style, name)
     axes.set_ylim(bottom=0)
-    label_epochs(axes, "weight norm² outside the field, %")
+    pictures.label_epochs(axes, "weight norm² outside the field, %")
     axes.set_title(title)
 
 
@@ -187,18 +163,15 @@ def _mosaic(filters: "Tensor") -> Any:
     rows, columns, channels, kh, kw = filters.shape
     colour_map = matplotlib.colormaps[DIVERGING]
 
-    def tones(tile: Any) -> Any:  # (C, kh, kw) in [0, 1] → (kh, kw, 3)
-        return (
-            tile.transpose(1, 2, 0) if channels == 3 else np.asarray(colour_map(tile[0]))[..., :3]
-        )
-
     picture = np.ones((rows * (kh + 1) - 1, columns * (kw + 1) - 1, 3))
     seen = filters if channels == 3 else filters.mean(dim=2, keepdim=True)
     shown = (0.5 + seen / (2 * seen.abs().max().clamp(min=1e-30))).numpy()
     for row in range(rows):
         for column in range(columns):
             y, x = row * (kh + 1), column * (kw + 1)
-            picture[y : y + kh, x : x + kw] = tones(shown[row, column])
+            tile = shown[row, column]  # (C, kh, kw) in [0, 1]
+            tones = tile.transpose(1, 2, 0) if channels == 3 else np.asarray(colour_map(tile[0]))
+            picture[y : y + kh, x : x + kw] = tones[..., :3]
     return picture
 
 
@@ -225,15 +198,12 @@ def _similarity(layers: dict[str, Similarity], title: str, figure: "Figure") -> 
     axes = figure.add_subplot()
     for style, (name, found) in zip(line_styles(len(layers)), layers.items(), strict=True):
         if found.distances:
-            (line,) = axes.plot(
-                found.distances, found.means, markersize=3, linewidth=1, label=name, **style
-            )
+            looks: dict[str, Any] = {"markersize": 3, "linewidth": 1, "label": name, **style}
+            (line,) = axes.plot(found.distances, found.means, **looks)
             if any(found.by_chance):
                 less = [-chance for chance in found.by_chance]
-                colour: Any = line.get_color()
-                axes.fill_between(
-                    found.distances, less, found.by_chance, color=colour, alpha=0.12, linewidth=0
-                )
+                band: dict[str, Any] = {"color": line.get_color(), "alpha": 0.12, "linewidth": 0}
+                axes.fill_between(found.distances, less, found.by_chance, **band)
     axes.axhline(0, color="gray", linewidth=0.8)
     axes.set_xlabel("distance, positions")
     axes.set_ylabel("mean cosine")
@@ -260,12 +230,9 @@ def _fields(
 
 
 def _activations(
-    maps: "dict[str, Tensor]",
-    places: Sequence[int],
-    images: TestImages,
-    title: str,
+    maps: "dict[str, Tensor]", places: Sequence[int], images: TestImages, title: str,
     figure: "Figure",
-) -> None:
+) -> None:  # fmt: skip
     cells = figure.subplots(len(places), 1 + len(maps), squeeze=False)
     for row, place in enumerate(places):
         axes = cells[row][0]

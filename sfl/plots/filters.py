@@ -5,7 +5,8 @@ Shapes: B images, C channels in, O channels out (units), H×W pixels, OH×OW pos
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,9 +75,7 @@ def similarity(found: Filters) -> "Tensor":
     pairs = torch.fft.irfft2(there, s=grid).round().clamp(min=1) * unit.shape[2]
     cosine = torch.fft.irfft2(power, s=grid) / pairs
     shifted: Tensor = torch.fft.fftshift(cosine)
-    return shifted[
-        1:, 1:
-    ]  # no two positions are OH or OW apart: the first row and column are empty
+    return shifted[1:, 1:]  # the first row and column are empty: nothing is OH or OW apart
 
 
 @dataclass(frozen=True)
@@ -159,9 +158,8 @@ def activations(model: "nn.Module", images: "Tensor") -> "dict[str, Tensor]":
         elif isinstance(module, ReLUMaxPool2d):
             name = None
     with torch.no_grad():
-        return {
-            name: y.relu().mean(dim=1) for name, y in layer_outputs(model, images, watched).items()
-        }
+        outputs = layer_outputs(model, images, watched)
+        return {name: y.relu().mean(dim=1) for name, y in outputs.items()}
 
 
 def layer_outputs(
@@ -170,14 +168,11 @@ def layer_outputs(
     """The outputs of the watched modules, by name, when the model computes x (B, C, H, W)."""
     caught: dict[str, Tensor] = {}
 
-    def catch(name: str) -> Any:
-        def hook(module: "nn.Module", inputs: object, output: "Tensor") -> "Tensor":
-            caught[name] = output
-            return output.clone()  # because a ReLU behind it may work in place
+    def catch(name: str, module: "nn.Module", inputs: object, output: "Tensor") -> "Tensor":
+        caught[name] = output
+        return output.clone()  # because a ReLU behind it may work in place
 
-        return hook
-
-    handles = [module.register_forward_hook(catch(name)) for name, module in watched.items()]
+    handles = [module.register_forward_hook(partial(catch, n)) for n, module in watched.items()]
     try:
         model(x)
     finally:

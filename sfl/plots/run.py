@@ -18,16 +18,10 @@ SHOWN_IMAGES, SHOWN_UNITS, SHOWN_FIELDS = 6, 6, 3  # by default
 
 
 def run_pictures(
-    run: Run,
-    config: Config,
-    model: "nn.Module",
-    in_dimensions: tuple[int, int, int],
-    *,
-    layer: str | None = None,
-    units: Sequence[int] | None = None,
-    places: Sequence[int] | None = None,
-    data_name: str | None = None,
-) -> list[Picture]:
+    run: Run, config: Config, model: "nn.Module", in_dimensions: tuple[int, int, int], *,
+    layer: str | None = None, units: Sequence[int] | None = None,
+    places: Sequence[int] | None = None, data_name: str | None = None,
+) -> list[Picture]:  # fmt: skip
     """The pictures of a run and its trained model (on the CPU, in evaluation mode).
 
     layer: the name of the layer whose filters are shown; None: the first one. units: the numbers of
@@ -35,8 +29,8 @@ def run_pictures(
 
     Raises UserError (exit 2) for a layer, a unit or an image that doesn't exist.
     """
-    data = data_name or name_of_images(config.data.source)
-    title = f"{run.name}: {config.model.name}, {_sharing(config)}\n{data}, n = 1"
+    network = f"{config.model.name}, {config.model.storage or 'weights shared'}"
+    title = f"{run.name}: {network}\n{data_name or name_of_images(config.data.source)}, n = 1"
     layers = _layers(model, in_dimensions)
     chosen = _index_of([one.name for one in layers], layer)
     count = layers[chosen].weight.shape[2]
@@ -58,20 +52,14 @@ def run_pictures(
     return shown + figures.image_pictures(model, inputs, places, fields_of, images, title)
 
 
-def _sharing(config: Config) -> str:
-    return "weights shared" if config.model.layer == "conv" else f"{config.model.storage}"
-
-
 def _layers(model: "nn.Module", in_dimensions: tuple[int, int, int]) -> list[filters.Filters]:
     import torch
 
     layers = dict(filters.conv_layers(model))
     with torch.no_grad():
         seen = filters.layer_outputs(model, torch.zeros(1, *in_dimensions), layers)
-    return [
-        filters.read_filters(name, layers[name], (y.shape[2], y.shape[3]))
-        for name, y in seen.items()
-    ]
+    sizes = {name: (y.shape[2], y.shape[3]) for name, y in seen.items()}
+    return [filters.read_filters(name, layers[name], size) for name, size in sizes.items()]
 
 
 def _index_of(names: Sequence[str], layer: str | None) -> int:

@@ -31,11 +31,8 @@ class TestImages:
     def as_picture(self, place: int) -> "NDArray[np.uint8]":
         """An image as (H, W, 3); without three channels, the first one in grey."""
         pixels = self.pixels[place]
-        picture: NDArray[np.uint8] = (
-            (pixels if pixels.shape[0] == 3 else pixels[:1].expand(3, -1, -1))
-            .permute(1, 2, 0)
-            .numpy()
-        )
+        coloured = pixels if pixels.shape[0] == 3 else pixels[:1].expand(3, -1, -1)
+        picture: NDArray[np.uint8] = coloured.permute(1, 2, 0).numpy()
         return picture
 
 
@@ -47,17 +44,11 @@ def load_test_images(config: Config, fingerprint: str) -> TestImages:
     """
     from sfl.data.sources import load_dataset
 
-    data = config.data
-    dataset = load_dataset(
-        data.source,
-        root=Path(data.root).expanduser(),
-        resize=data.resize,
-        shapes=data.shapes.model_dump(),
-        fetch=False,
-    )
+    data, root = config.data, Path(config.data.root).expanduser()
+    shapes = data.shapes.model_dump()
+    dataset = load_dataset(data.source, root=root, resize=data.resize, shapes=shapes, fetch=False)
     if dataset.fingerprints["test"] != fingerprint:
         where = data.root if data.source == "folder" else data.source
-        raise UserError(
-            f"{where}: these are not the images that the runs were tested on", "", Exit.DATA
-        )
+        said = f"{where}: these are not the images that the runs were tested on"
+        raise UserError(said, exit_code=Exit.DATA)
     return TestImages(dataset.test.images, dataset.test.labels, dataset.classes)

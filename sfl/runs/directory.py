@@ -71,6 +71,11 @@ class Run:
             Epoch.check(found[-1], f"{self.path / METRICS}: line {number}")
         return found
 
+    @property
+    def logged(self) -> set[str]:
+        """The names of what it has logged, in some epoch."""
+        return set().union(*self.metrics)
+
     @cached_property
     def result(self) -> Result | None:
         """result.json; None before the run has finished. Raises UserError (exit 4)."""
@@ -143,9 +148,8 @@ class Run:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Size of its checkpoints."""
-        there = [self.path / name for name in (LAST, BEST) if (self.path / name).exists()]
-        return sum(path.stat().st_size for path in there)
+        there = (self.path / name for name in (LAST, BEST))
+        return sum(found.st_size for found in self._stats(there))
 
     @staticmethod
     def _stats(paths: Iterator[Path]) -> list[os.stat_result]:
@@ -161,9 +165,8 @@ class Run:
 
     def has_begun(self) -> bool:
         """Whether training has written metrics or a checkpoint."""
-        return (
-            bool(self._read(METRICS)) or (self.path / LAST).exists() or (self.path / BEST).exists()
-        )
+        checkpoints = ((self.path / name).exists() for name in (LAST, BEST))
+        return bool(self._read(METRICS)) or any(checkpoints)
 
     def is_locked(self) -> bool:
         """Whether a process is training this run."""
@@ -179,7 +182,6 @@ class Run:
             return False
 
     def write_metrics(self, metrics: list[dict[str, Any]]) -> None:
-        """Replaces metrics.jsonl."""
         write_text(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in metrics))
 
     def write_failure(self, error: Exception) -> None:
@@ -209,9 +211,8 @@ def lock(run: Run) -> Iterator[None]:
     try:
         taken.acquire(timeout=1)  # asking for the status locks a run for a moment
     except Timeout:
-        raise UserError(
-            f"{run.path}: another process is training it", "wait, or stop that one", Exit.RUN
-        ) from None
+        said = f"{run.path}: another process is training it"
+        raise UserError(said, "wait, or stop that one", Exit.RUN) from None
     except OSError as error:
         raise write_error(run.path / LOCK, error) from None
     try:

@@ -1,26 +1,55 @@
-"""A run in a few values, as `sfl runs` lists it. Reads text files only; needs no torch."""
+"""A run in a few values, as `sfl runs` lists it, and by which accuracy runs are judged.
+
+Reads text files only; needs no torch. Knows no models and no comparison.
+"""
 
 import time
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Literal
 
+from sfl.config.schema import Config
 from sfl.errors import UserError
-from sfl.runs.accuracy import best
 from sfl.runs.directory import Run
+
+Images = Literal["validation", "test"]
+
+
+def judged_on(*logged: Collection[str]) -> Images | None:
+    """The images whose accuracy all runs have; None where neither kind is in all of them.
+
+    logged: for each run the names of what it logs.
+    """
+    kinds: tuple[Images, ...] = ("validation", "test")
+    shared = (kind for kind in kinds if all(f"{kind}_accuracy" in each for each in logged))
+    return next(shared, None)
+
+
+def will_be_logged(config: Config) -> set[str]:
+    """Which accuracies a run of this config logs, beside that of training."""
+    asked = {"validation": config.data.validation, "test": config.train.test_every}
+    return {f"{images}_accuracy" for images, wanted in asked.items() if wanted}
+
+
+def best(run: Run) -> tuple[float, Images] | tuple[None, None]:
+    """The highest accuracy so far, and on which images.
+
+    A finished run without validation images has its final test accuracy: the accuracies that it
+    logged before chose nothing.
+    """
+    images = judged_on(run.logged)
+    if images != "validation" and run.result is not None:
+        return run.result.accuracy, "test"
+    if images is None:
+        return None, None
+    name = f"{images}_accuracy"
+    return max(line[name] for line in run.metrics if name in line), images
 
 
 def describe(run: Run) -> dict[str, Any]:
     """Status, progress, accuracy, age and size. Of a damaged run, the status says so."""
-    described = {
-        "run": run.name,
-        "status": run.status,
-        "failure": None,
-        "epochs_done": None,
-        "epochs": None,
-        "accuracy": None,
-        "accuracy_of": None,
-        "age_seconds": round(time.time() - run.modified),
-        "bytes": run.bytes,
-    }
+    unknown = dict.fromkeys(("failure", "epochs_done", "epochs", "accuracy", "accuracy_of"))
+    described: dict[str, Any] = {"run": run.name, "status": run.status, **unknown}
+    described |= {"age_seconds": round(time.time() - run.modified), "bytes": run.bytes}
     try:
         accuracy, images = best(run)
         return described | {

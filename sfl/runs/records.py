@@ -37,11 +37,9 @@ class Record(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             fields = dict.fromkeys(str(mistake["loc"][0]) for mistake in error.errors())
-            raise UserError(
-                f"{where}: missing or wrong: {', '.join(fields)}",
-                "perhaps another version of sfl wrote it; the run can be trained again",
-                Exit.RUN,
-            ) from None
+            said = f"{where}: missing or wrong: {', '.join(fields)}"
+            hint = "perhaps another version of sfl wrote it; the run can be trained again"
+            raise UserError(said, hint, Exit.RUN) from None
 
     def to_json(self) -> dict[str, Any]:
         """As plain values. Fields that were not given are left out; given None, they are null."""
@@ -69,11 +67,10 @@ class Epoch(Record):
         None, description="Memory peak of training, without PyTorch and images; null: unknown."
     )
     outside_share: dict[str, float] | None = Field(
-        None,
-        description="With dense storage, by layer: share of Σ‖w‖² outside the receptive fields.",
+        None, description="Dense storage, by layer: share of Σ‖w‖² outside the receptive fields."
     )
     validation_loss: float | None = Field(
-        None, description="With `data.validation`: mean cross entropy."
+        None, description="Cross entropy, with `data.validation`."
     )
     validation_accuracy: Fraction | None = Field(None, description="With `data.validation`.")
     test_accuracy: Fraction | None = Field(
@@ -92,12 +89,8 @@ class Result(Record):
     )
     loss: float = Field(description="Mean cross entropy over the test images.")
     n: Positive = Field(description="Number of test images.")
-    per_class: dict[str, Fraction | None] = Field(
-        description="Test accuracy of each class; null where no test image is of that class."
-    )
-    confusion: list[list[Count]] = Field(
-        description="Number of test images of true class [row] that were predicted as [column]."
-    )
+    per_class: dict[str, Fraction | None] = Field(description="Of each class; null: no test image.")
+    confusion: list[list[Count]] = Field(description="Images of class [row] predicted as [column].")
     data: Provenance = Field(description="Which images it was trained and tested on.")
     weights: Count = Field(description="Number of trainable weights that exist.")
     weight_bytes: Count = Field(description="Memory that they take.")

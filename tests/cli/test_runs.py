@@ -7,23 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
 
 from sfl.errors import UserError
 from sfl.runs.directory import Run
+from tests.conftest import call_sfl as sfl
+from tests.conftest import make_run
 
-MadeRun = Callable[..., Path]
-Sfl = Callable[..., "CompletedProcess[str]"]
 
-
-def test_why_a_run_failed_stands_below_the_table(
-    sfl: Sfl, runs_dir: Path, made_run: MadeRun
-) -> None:
-    path = made_run(runs_dir / "odd-s0")
+def test_why_a_run_failed_stands_below_the_table(runs_dir: Path) -> None:
+    path = make_run(runs_dir / "odd-s0")
     (path / "result.json").unlink()
     Run(path).write_failure(UserError("training diverged"))
     lines = sfl("runs", "--runs", runs_dir).stdout.splitlines()
@@ -32,8 +27,8 @@ def test_why_a_run_failed_stands_below_the_table(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such terminals")
-def test_watch_shows_what_changes_until_ctrl_c(runs_dir: Path, made_run: MadeRun) -> None:
-    made_run(runs_dir / "first-s0")
+def test_watch_shows_what_changes_until_ctrl_c(runs_dir: Path) -> None:
+    make_run(runs_dir / "first-s0")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "sfl", "runs", "--watch", "--runs", str(runs_dir)],
@@ -41,7 +36,7 @@ def test_watch_shows_what_changes_until_ctrl_c(runs_dir: Path, made_run: MadeRun
     )  # fmt: skip
     try:
         _wait_for(ours, "first-s0")
-        made_run(runs_dir / "second-s0")
+        make_run(runs_dir / "second-s0")
         _wait_for(ours, "second-s0")
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 0

@@ -1,6 +1,5 @@
 """Runs side by side: means, intervals and differences by hand, costs, targets, refusals."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ from sfl.config.load import from_text
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.runs.directory import Run
-
-MadeRun = Callable[..., Path]
+from tests.conftest import make_run
 
 
 def config(model: str = "{name: SimpleModel}") -> Config:
@@ -32,14 +30,14 @@ def log(path: Path, *lines: dict[str, Any]) -> Path:
     return path
 
 
-def test_means_and_what_is_taken_from_a_run(tmp_path: Path, made_run: MadeRun) -> None:
+def test_means_and_what_is_taken_from_a_run(tmp_path: Path) -> None:
     paths = [
-        made_run(tmp_path / f"a{i}", accuracy=a, loss=loss, seconds=s, peak_memory_bytes=peak)
+        make_run(tmp_path / f"a{i}", accuracy=a, loss=loss, seconds=s, peak_memory_bytes=peak)
         for i, (a, loss, s, peak) in enumerate(
             [(0.5, 1.0, 2.0, 7), (0.6, 2.0, 4.0, 9), (0.7, 3.0, 8.0, 8)]
         )
     ]
-    single = made_run(tmp_path / "b", accuracy=0.45, accuracy_interval=[0.35, 0.55])
+    single = make_run(tmp_path / "b", accuracy=0.45, accuracy_interval=[0.35, 0.55])
     found = compare([group("conv", paths), group("mine", [single], "{name: SpatialDenseNet}")])
     a, b = found.models
     assert (a.name, a.model, a.n, a.runs, a.seeds) == (
@@ -66,22 +64,20 @@ def test_means_and_what_is_taken_from_a_run(tmp_path: Path, made_run: MadeRun) -
     assert difference.welch is None and difference.mcnemar is None
 
 
-def test_an_interval_of_accuracies_stays_between_0_and_1(tmp_path: Path, made_run: MadeRun) -> None:
+def test_an_interval_of_accuracies_stays_between_0_and_1(tmp_path: Path) -> None:
     """n 2, s 0.0636: half is 12.706 · 0.0636 / √2 = 0.57, more than either accuracy."""
-    low_runs = [made_run(tmp_path / str(a), accuracy=a) for a in (0.01, 0.1)]
-    high_runs = [made_run(tmp_path / str(a), accuracy=a) for a in (0.9, 0.99)]
+    low_runs = [make_run(tmp_path / str(a), accuracy=a) for a in (0.01, 0.1)]
+    high_runs = [make_run(tmp_path / str(a), accuracy=a) for a in (0.9, 0.99)]
     low, high = compare([group("low", low_runs), group("high", high_runs)]).models
     assert low.accuracy_interval == [0.0, pytest.approx(0.6268, abs=1e-4)]
     assert high.accuracy_interval == [pytest.approx(0.3732, abs=1e-4), 1.0]
 
 
-def test_two_single_runs_have_mcnemars_test_and_the_images_of_each(
-    tmp_path: Path, made_run: MadeRun
-) -> None:
+def test_two_single_runs_have_mcnemars_test_and_the_images_of_each(tmp_path: Path) -> None:
     """Only a: place 0; only b: places 4 to 8; p = 2 · (1 + 6) / 64."""
     both = [True, True, True]
-    a = made_run(tmp_path / "a", right=[True, *both, False, False, False, False, False, False])
-    b = made_run(tmp_path / "b", right=[False, *both, True, True, True, True, True, False])
+    a = make_run(tmp_path / "a", right=[True, *both, False, False, False, False, False, False])
+    b = make_run(tmp_path / "b", right=[False, *both, True, True, True, True, True, False])
     (difference,) = compare([group("a", [a]), group("b", [b])]).differences
     assert difference.only_first == [0] and difference.only_second == [4, 5, 6, 7, 8]
     assert difference.mcnemar is not None and difference.mcnemar.p == pytest.approx(14 / 64)
@@ -91,13 +87,11 @@ def test_two_single_runs_have_mcnemars_test_and_the_images_of_each(
     assert difference.interval == [low, high]
 
 
-def test_images_that_only_one_gets_are_counted_over_pairs_of_runs(
-    tmp_path: Path, made_run: MadeRun
-) -> None:
+def test_images_that_only_one_gets_are_counted_over_pairs_of_runs(tmp_path: Path) -> None:
     """By hand, image by image, a's runs right of 3 and b's of 2: 2 and 0, 2 and 1, 0 and 2."""
     answers = ([True, True, False], [True, False, False], [False, True, False])
-    a = [made_run(tmp_path / f"a{i}", right=right) for i, right in enumerate(answers)]
-    b = [made_run(tmp_path / f"b{i}", right=[False, bool(i), True]) for i in range(2)]
+    a = [make_run(tmp_path / f"a{i}", right=right) for i, right in enumerate(answers)]
+    b = [make_run(tmp_path / f"b{i}", right=[False, bool(i), True]) for i in range(2)]
     (difference,) = compare([group("a", a), group("b", b)]).differences
     assert difference.only_first_count == pytest.approx(2 / 3 + 2 / 3 / 2)
     assert difference.only_second_count == pytest.approx(1 / 3 / 2 + 1)
@@ -136,17 +130,15 @@ SEED = "the interval of a model with one run covers the test images only"
     ],
 )
 def test_what_differs_besides_sharing_is_said(
-    tmp_path: Path, made_run: MadeRun, one: str, other: str, expected: list[str]
+    tmp_path: Path, one: str, other: str, expected: list[str]
 ) -> None:
-    run = made_run(tmp_path / "a")
+    run = make_run(tmp_path / "a")
     remarks = compare([group("a", [run], one), group("b", [run], other)]).remarks
     assert sorted(remarks[:-1]) == sorted(expected) and remarks[-1].startswith(SEED)
 
 
-def test_with_several_seeds_it_says_which_interval_covers_them(
-    tmp_path: Path, made_run: MadeRun
-) -> None:
-    found = [made_run(tmp_path / str(a), accuracy=a) for a in (0.5, 0.6)]
+def test_with_several_seeds_it_says_which_interval_covers_them(tmp_path: Path) -> None:
+    found = [make_run(tmp_path / str(a), accuracy=a) for a in (0.5, 0.6)]
     twin = "{name: SimpleModel, layer: conv}"
     (remark,) = compare([group("a", found), group("b", found, twin)]).remarks
     assert "Welch's interval covers the seeds" in remark
@@ -154,8 +146,8 @@ def test_with_several_seeds_it_says_which_interval_covers_them(
     assert [remark.partition(":")[0] for remark in mixed] == [SEED]  # no Welch there
 
 
-def test_runs_that_do_not_differ_have_no_interval(tmp_path: Path, made_run: MadeRun) -> None:
-    same = [made_run(tmp_path / f"a{i}", accuracy=0.5) for i in range(3)]
+def test_runs_that_do_not_differ_have_no_interval(tmp_path: Path) -> None:
+    same = [make_run(tmp_path / f"a{i}", accuracy=0.5) for i in range(3)]
     found = compare([group("a", same), group("b", same, "{name: SimpleModel, layer: conv}")])
     assert found.models[0].accuracy_interval is None
     assert found.remarks == [
@@ -163,8 +155,8 @@ def test_runs_that_do_not_differ_have_no_interval(tmp_path: Path, made_run: Made
     ]
 
 
-def test_of_several_models_it_says_which_are_no_twins(tmp_path: Path, made_run: MadeRun) -> None:
-    run = [made_run(tmp_path / "a")]
+def test_of_several_models_it_says_which_are_no_twins(tmp_path: Path) -> None:
+    run = [make_run(tmp_path / "a")]
     twin, other = "{name: SimpleModel, layer: conv}", "{name: SpatialDenseNet}"
     remarks = compare([group("a", run), group("b", run, twin), group("c", run, other)]).remarks
     assert remarks[0] == "a and c: not twins: their graphs differ"
@@ -172,17 +164,17 @@ def test_of_several_models_it_says_which_are_no_twins(tmp_path: Path, made_run: 
     assert "p-values are not corrected for multiple comparisons" in remarks
 
 
-def test_times_that_vary_are_remarked(tmp_path: Path, made_run: MadeRun) -> None:
-    runs = [made_run(tmp_path / str(s), accuracy=a, seconds=s) for a, s in ((0.5, 2.0), (0.6, 2.3))]
+def test_times_that_vary_are_remarked(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / str(s), accuracy=a, seconds=s) for a, s in ((0.5, 2.0), (0.6, 2.3))]
     twin = "{name: SimpleModel, layer: conv}"
     found = compare([group("a", runs), group("b", runs, twin)])
     assert found.models[0].seconds_each == [2.0, 2.3]
     assert found.remarks[-1] == "training times of one model's runs differ by more than 10 %"
 
 
-def test_other_machines_are_remarked(tmp_path: Path, made_run: MadeRun) -> None:
-    one = made_run(tmp_path / "one", environment={"device": "A", "precision": "bfloat16"})
-    other = made_run(tmp_path / "other", environment={"device": "B"})
+def test_other_machines_are_remarked(tmp_path: Path) -> None:
+    one = make_run(tmp_path / "one", environment={"device": "A", "precision": "bfloat16"})
+    other = make_run(tmp_path / "other", environment={"device": "B"})
     remarks = compare([group("a", [one]), group("b", [other])]).remarks
     assert remarks[-2:] == [
         "not the same device: A, B",
@@ -205,15 +197,10 @@ CONV, DENSE = "{name: SimpleModel, layer: conv}", "{name: SimpleModel, storage: 
     ],
 )
 def test_local_layers_in_float32_beside_convolutions_in_bfloat16_are_remarked(
-    tmp_path: Path,
-    made_run: MadeRun,
-    precision: str,
-    compiled: bool | None,
-    other: str,
-    said: bool,
+    tmp_path: Path, precision: str, compiled: bool | None, other: str, said: bool
 ) -> None:
     environment = {"precision": precision, "engine": "compiled" if compiled else "reference"}
-    local, conv = (made_run(tmp_path / name, environment=environment) for name in ("a", "b"))
+    local, conv = (make_run(tmp_path / name, environment=environment) for name in ("a", "b"))
     for models in (
         [group("mine", [local]), group("its", [conv], other)],
         [group("its", [conv], other), group("mine", [local])],
@@ -228,12 +215,12 @@ def test_local_layers_in_float32_beside_convolutions_in_bfloat16_are_remarked(
 # --- in plain words
 
 
-def conclusions(tmp_path: Path, made_run: MadeRun, *accuracies: list[float]) -> list[str]:
+def conclusions(tmp_path: Path, *accuracies: list[float]) -> list[str]:
     groups = []
     for place, each in enumerate(accuracies):
         name = "abc"[place]
         paths = [
-            made_run(
+            make_run(
                 tmp_path / f"{name}{i}", accuracy=a, weights=1000 * 10**place,
                 seconds=2.0 * (place + 1), training_flops_per_image=5000,
             )
@@ -243,9 +230,9 @@ def conclusions(tmp_path: Path, made_run: MadeRun, *accuracies: list[float]) -> 
     return compare(groups).conclusion
 
 
-def test_one_seed_each(tmp_path: Path, made_run: MadeRun) -> None:
+def test_one_seed_each(tmp_path: Path) -> None:
     """Only the first gets 30 of 100 images: McNemar 2 / 2^30."""
-    (said,) = conclusions(tmp_path, made_run, [0.8], [0.5])
+    (said,) = conclusions(tmp_path, [0.8], [0.5])
     assert said.startswith(
         "a is ahead of b by 30.00 points (80.00 % against 50.00 %), more than the chance of these "
         "test images: 95 % interval of the lead +21.00 to +39.00, p < 0.0001 (McNemar); of other "
@@ -257,8 +244,8 @@ def test_one_seed_each(tmp_path: Path, made_run: MadeRun) -> None:
     )
 
 
-def test_several_seeds_sure_and_not_sure(tmp_path: Path, made_run: MadeRun) -> None:
-    sure, unsure = conclusions(tmp_path, made_run, [0.5, 0.51], [0.8, 0.81], [0.49, 0.56])
+def test_several_seeds_sure_and_not_sure(tmp_path: Path) -> None:
+    sure, unsure = conclusions(tmp_path, [0.5, 0.51], [0.8, 0.81], [0.49, 0.56])
     assert sure.startswith(
         "b is ahead of a by 30.00 points (80.50 % against 50.50 %), more than chance: 95 % "
         "interval of the lead +26.96 to +33.04, p = 0.0006 (Welch, 2 and 2 seeds). "
@@ -266,20 +253,20 @@ def test_several_seeds_sure_and_not_sure(tmp_path: Path, made_run: MadeRun) -> N
     assert unsure.startswith("c is ahead of a by 2.00 points (52.50 % against 50.50 %), which may ")
 
 
-def test_a_few_images_are_not_beyond_chance(tmp_path: Path, made_run: MadeRun) -> None:
+def test_a_few_images_are_not_beyond_chance(tmp_path: Path) -> None:
     """Only a gets 5, none only b: 2 / 32; though no bootstrap draw has b ahead. Six are: 2 / 64."""
     for count, beyond in ((5, False), (6, True)):
         right = [place >= count for place in range(50)]
-        a = group("a", [made_run(tmp_path / f"a{count}", right=[True] * 50)])
-        b = group("b", [made_run(tmp_path / f"b{count}", right=right)])
+        a = group("a", [make_run(tmp_path / f"a{count}", right=[True] * 50)])
+        b = group("b", [make_run(tmp_path / f"b{count}", right=right)])
         found = compare([a, b])
         assert found.differences[0].bootstrap.interval[1] < 0
         assert found.differences[0].is_worse is beyond
         assert (", which may be the chance of these test images: " in found.conclusion[0]) != beyond
 
 
-def test_level(tmp_path: Path, made_run: MadeRun) -> None:
-    (said,) = conclusions(tmp_path, made_run, [0.5], [0.5])
+def test_level(tmp_path: Path) -> None:
+    (said,) = conclusions(tmp_path, [0.5], [0.5])
     assert said.startswith(
         "a and b are level at 50.00 %: 95 % interval of the lead 0.00 to 0.00, p = 1"
     )
@@ -288,16 +275,14 @@ def test_level(tmp_path: Path, made_run: MadeRun) -> None:
 # --- a target
 
 
-def test_a_target_is_looked_for_on_validation_images_first(
-    tmp_path: Path, made_run: MadeRun
-) -> None:
+def test_a_target_is_looked_for_on_validation_images_first(tmp_path: Path) -> None:
     a = log(
-        made_run(tmp_path / "a"),
+        make_run(tmp_path / "a"),
         {"validation_accuracy": 0.4, "test_accuracy": 0.9},
         {"validation_accuracy": 0.5, "test_accuracy": 0.9},
         {"validation_accuracy": 0.6, "test_accuracy": 0.9},
     )
-    b = log(made_run(tmp_path / "b"), {"validation_accuracy": 0.4}, {"validation_accuracy": 0.45})
+    b = log(make_run(tmp_path / "b"), {"validation_accuracy": 0.4}, {"validation_accuracy": 0.45})
     one, other = (m.target for m in compare([group("a", [a]), group("b", [b])], 0.5).models)
     assert one is not None and other is not None
     assert (one.measured_on, one.reached, one.epoch, one.seconds) == ("validation", 1, 2.0, 4.0)
@@ -305,12 +290,10 @@ def test_a_target_is_looked_for_on_validation_images_first(
     assert (other.reached, other.epoch, other.seconds) == (0, None, None)
 
 
-def test_else_on_logged_test_accuracy_mean_over_the_runs_that_reached_it(
-    tmp_path: Path, made_run: MadeRun
-) -> None:
+def test_else_on_logged_test_accuracy_mean_over_the_runs_that_reached_it(tmp_path: Path) -> None:
     logged = ([0.4, 0.5, 0.6], [0.5, 0.4, 0.5], [0.1, 0.2, 0.3])
     runs = [
-        log(made_run(tmp_path / f"a{i}"), *({"test_accuracy": a} for a in each))
+        log(make_run(tmp_path / f"a{i}"), *({"test_accuracy": a} for a in each))
         for i, each in enumerate(logged)
     ]
     target = compare([group("a", runs), group("b", runs[:1])], 0.5).models[0].target
@@ -318,9 +301,9 @@ def test_else_on_logged_test_accuracy_mean_over_the_runs_that_reached_it(
     assert (target.measured_on, target.reached, target.epoch) == ("test", 2, 1.5)
 
 
-def test_a_target_without_anything_logged_is_refused(tmp_path: Path, made_run: MadeRun) -> None:
-    a = log(made_run(tmp_path / "a"), {"test_accuracy": 0.9})
-    b = log(made_run(tmp_path / "b"), {})
+def test_a_target_without_anything_logged_is_refused(tmp_path: Path) -> None:
+    a = log(make_run(tmp_path / "a"), {"test_accuracy": 0.9})
+    b = log(make_run(tmp_path / "b"), {})
     with pytest.raises(UserError) as caught:
         compare([group("a", [a]), group("b", [b])], 0.5)
     assert caught.value.exit_code is Exit.RUN
@@ -335,12 +318,10 @@ def test_a_target_without_anything_logged_is_refused(tmp_path: Path, made_run: M
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("same_group", [True, False])
-def test_runs_on_other_images_are_refused(
-    tmp_path: Path, made_run: MadeRun, split: str, same_group: bool
-) -> None:
+def test_runs_on_other_images_are_refused(tmp_path: Path, split: str, same_group: bool) -> None:
     data = {"source": "folder", "train": "aa", "test": "bb"}
-    one = made_run(tmp_path / "one", data=data)
-    two = made_run(tmp_path / "two", data=data | {split: "cc"})
+    one = make_run(tmp_path / "one", data=data)
+    two = make_run(tmp_path / "two", data=data | {split: "cc"})
     groups = [[one, two], [one]] if same_group else [[one], [two]]
     with pytest.raises(UserError) as caught:
         compare([group("a", groups[0]), group("b", groups[1])])
@@ -351,10 +332,10 @@ def test_runs_on_other_images_are_refused(
     )
 
 
-def test_labels_of_other_images_are_refused(tmp_path: Path, made_run: MadeRun) -> None:
+def test_labels_of_other_images_are_refused(tmp_path: Path) -> None:
     import numpy as np
 
-    one, two = (made_run(tmp_path / name, right=[True, False]) for name in ("one", "two"))
+    one, two = (make_run(tmp_path / name, right=[True, False]) for name in ("one", "two"))
     np.save(two / "labels.npy", np.array([1, 0]))
     np.save(two / "predictions.npy", np.array([1, 1]))
     with pytest.raises(UserError, match=r"labels\.npy: damaged"):

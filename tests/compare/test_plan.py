@@ -17,7 +17,7 @@ from sfl.errors import Exit, UserError
 from sfl.runs import store
 from sfl.runs.directory import Run, lock
 from tests.conftest import ENVIRONMENT
-from tests.stand_ins import Images, MadeRun, configs, images, made, trained
+from tests.stand_ins import Images, configs, images, planted, trained
 
 
 def finished_names(found: list[ComparedModel]) -> list[list[str]]:
@@ -31,42 +31,40 @@ def missing_seeds(found: list[ComparedModel]) -> list[list[int]]:
 
 
 def test_without_seeds_all_finished_runs_of_that_config_count(
-    configs: Path, runs_dir: Path, made_run: MadeRun
+    configs: Path, runs_dir: Path
 ) -> None:
-    made(made_run, runs_dir / "other", "one", "train.epochs=3")
-    made(made_run, runs_dir / "b", "one", "train.seed=5", "train.device=auto")
-    made(made_run, runs_dir / "a", "one", "train.seed=1", "train.keep=weights")
-    made(made_run, runs_dir / "half", "one", "train.seed=9", finished=False)
+    planted(runs_dir / "other", "one", "train.epochs=3")
+    planted(runs_dir / "b", "one", "train.seed=5", "train.device=auto")
+    planted(runs_dir / "a", "one", "train.seed=1", "train.keep=weights")
+    planted(runs_dir / "half", "one", "train.seed=9", finished=False)
     found = plan(["one", "two"], [], None, runs_dir)
     assert finished_names(found) == [["a", "b"], []]  # in the order of the seeds
     assert missing_seeds(found) == [[], [0]]
 
 
-def test_seeds_are_the_configs_own_and_those_after_it(
-    configs: Path, runs_dir: Path, made_run: MadeRun
-) -> None:
+def test_seeds_are_the_configs_own_and_those_after_it(configs: Path, runs_dir: Path) -> None:
     for seed in (1, 3, 7):
-        made(made_run, runs_dir / f"s{seed}", "one", f"train.seed={seed}")
+        planted(runs_dir / f"s{seed}", "one", f"train.seed={seed}")
     found = plan(["one", "two"], ["train.seed=2"], 3, runs_dir)
     assert finished_names(found) == [["s3"], []]
     assert missing_seeds(found) == [[2, 4], [2, 3, 4]]
 
 
 def test_of_two_runs_of_one_seed_the_newer_counts(
-    configs: Path, runs_dir: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
+    configs: Path, runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = made(made_run, runs_dir / "z", "one")
-    new = made(made_run, runs_dir / "a", "one")
-    made(made_run, runs_dir / "b", "one", finished=False)
+    old = planted(runs_dir / "z", "one")
+    new = planted(runs_dir / "a", "one")
+    planted(runs_dir / "b", "one", finished=False)
     monkeypatch.setattr(store, "list_runs", lambda root: [old, new])
     assert finished_names(plan(["one", "two"], [], None, runs_dir))[0] == ["a"]
 
 
 def test_a_folder_makes_another_experiment_if_it_holds_other_images(
-    configs: Path, runs_dir: Path, made_run: MadeRun, images: Images
+    configs: Path, runs_dir: Path, images: Images
 ) -> None:
     """Its name says nothing: a run on some images must never pass for one on others."""
-    run = made(made_run, runs_dir / "a", "one", "data.source=folder", "data.root=elsewhere")
+    run = planted(runs_dir / "a", "one", "data.source=folder", "data.root=elsewhere")
     overrides = ["data.source=folder", "data.root=here"]
     finished = json.loads((run.path / "result.json").read_text())
     for train, expected in (("here", ["a"]), ("there", [])):
@@ -77,28 +75,18 @@ def test_a_folder_makes_another_experiment_if_it_holds_other_images(
     assert images.read == ["here", "here"]  # once in each comparison, for both models
 
 
-def test_without_training_no_images_are_read(
-    configs: Path, runs_dir: Path, made_run: MadeRun, images: Images
-) -> None:
+def test_without_training_no_images_are_read(configs: Path, runs_dir: Path, images: Images) -> None:
     """They need not be there any more."""
-    made(made_run, runs_dir / "a", "one", "data.source=folder")
+    planted(runs_dir / "a", "one", "data.source=folder")
     found = plan(["one", "two"], ["data.source=folder"], None, runs_dir, training=False)
     assert finished_names(found) == [["a"], []]
     assert images.read == []
 
 
-def test_a_run_of_another_version_is_passed_over(
-    configs: Path, runs_dir: Path, made_run: MadeRun
-) -> None:
-    run = made(made_run, runs_dir / "a", "one")
+def test_a_run_of_another_version_is_passed_over(configs: Path, runs_dir: Path) -> None:
+    run = planted(runs_dir / "a", "one")
     (run.path / "config.yaml").write_text(run.config_text + "future: 1\n")
     assert finished_names(plan(["one", "two"], [], None, runs_dir)) == [[], []]
-
-
-def test_a_config_named_twice_is_refused(configs: Path, runs_dir: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        plan(["one", "two", "one"], [], None, runs_dir)
-    assert str(caught.value) == "one is named twice (give each experiment once)"
 
 
 def test_a_storage_is_passed_over_by_a_conv_layer(
@@ -122,11 +110,10 @@ def test_a_storage_counts_where_the_layer_is_set_too(configs: Path, runs_dir: Pa
 def test_what_is_missing_is_trained_after_saying_so(
     configs: Path,
     runs_dir: Path,
-    made_run: MadeRun,
     trained: list[tuple[str, Config]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    made(made_run, runs_dir / "mine", "one")
+    planted(runs_dir / "mine", "one")
     found = plan(["one", "two"], [], 2, runs_dir)
     train_missing(found, runs_dir)
     assert [name for name, _ in trained] == ["one-s1", "two-s0", "two-s1"]
@@ -140,10 +127,10 @@ def test_what_is_missing_is_trained_after_saying_so(
 
 
 def test_nothing_is_said_where_nothing_is_missing(
-    configs: Path, runs_dir: Path, made_run: MadeRun, capsys: pytest.CaptureFixture[str]
+    configs: Path, runs_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("one", "two"):
-        made(made_run, runs_dir / name, name)
+        planted(runs_dir / name, name)
     train_missing(plan(["one", "two"], [], None, runs_dir), runs_dir, training=False)
     assert capsys.readouterr().err == ""
 
@@ -162,10 +149,10 @@ def test_without_training_what_is_missing_is_refused(
 
 
 def test_the_nearest_run_is_named_with_the_settings_in_which_it_differs(
-    configs: Path, runs_dir: Path, made_run: MadeRun
+    configs: Path, runs_dir: Path
 ) -> None:
-    made(made_run, runs_dir / "one-s0", "one")
-    made(made_run, runs_dir / "near", "two", "train.epochs=9")
+    planted(runs_dir / "one-s0", "one")
+    planted(runs_dir / "near", "two", "train.epochs=9")
     with pytest.raises(UserError) as caught:
         train_missing(plan(["one", "two"], [], 2, runs_dir), runs_dir, training=False)
     assert "of one-s1, two-s0, two-s1 with these settings (one-s0 differs in" not in str(
@@ -175,10 +162,10 @@ def test_the_nearest_run_is_named_with_the_settings_in_which_it_differs(
 
 
 def test_an_interrupted_run_is_gone_on_with_on_this_machines_terms(
-    configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
+    configs: Path, runs_dir: Path, trained: list[tuple[str, Config]]
 ) -> None:
     """Its name, but the device and the data root of now; whatever characters that has."""
-    run = made(made_run, runs_dir / "begun", "one", "data.source=folder", finished=False)
+    run = planted(runs_dir / "begun", "one", "data.source=folder", finished=False)
     data = {"source": "folder", "train": "a: #b", "test": "t"}
     run.write_json("environment.json", {**ENVIRONMENT, "data": data})
     overrides = ["data.source=folder", "data.root='a: #b'", "train.keep=weights"]
@@ -191,9 +178,9 @@ def test_an_interrupted_run_is_gone_on_with_on_this_machines_terms(
 
 
 def test_a_run_that_is_being_trained_is_refused_before_anything_is_trained(
-    configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
+    configs: Path, runs_dir: Path, trained: list[tuple[str, Config]]
 ) -> None:
-    run = made(made_run, runs_dir / "busy", "two", finished=False)
+    run = planted(runs_dir / "busy", "two", finished=False)
     found = plan(["one", "two"], [], None, runs_dir)
     with lock(run), pytest.raises(UserError) as caught:
         train_missing(found, runs_dir)
@@ -238,13 +225,11 @@ def test_two_names_of_one_experiment_are_refused(configs: Path, runs_dir: Path) 
     assert str(caught.value) == ("copy is the same experiment as one (give each experiment once)")
 
 
-def test_runs_and_configs_mixed_are_grouped_by_experiment(
-    configs: Path, runs_dir: Path, made_run: MadeRun
-) -> None:
+def test_runs_and_configs_mixed_are_grouped_by_experiment(configs: Path, runs_dir: Path) -> None:
     for seed in (0, 1):
-        made(made_run, runs_dir / f"one-s{seed}", "one", f"train.seed={seed}")
-        made(made_run, runs_dir / f"three-s{seed}", "one", "train.epochs=9", f"train.seed={seed}")
-    elsewhere = made(made_run, configs / "there" / "two-s4", "two", "train.seed=4").path
+        planted(runs_dir / f"one-s{seed}", "one", f"train.seed={seed}")
+        planted(runs_dir / f"three-s{seed}", "one", "train.epochs=9", f"train.seed={seed}")
+    elsewhere = planted(configs / "there" / "two-s4", "two", "train.seed=4").path
     names = ["three-s1", str(elsewhere), "one", str(runs_dir / "three-s0")]
     found = plan(names, [], None, runs_dir)
     assert [model.name for model in found] == ["three", "two", "one"]
@@ -255,29 +240,25 @@ def test_runs_and_configs_mixed_are_grouped_by_experiment(
 
 
 def test_a_run_of_a_config_that_is_named_too_is_one_of_its_runs(
-    configs: Path, runs_dir: Path, made_run: MadeRun
+    configs: Path, runs_dir: Path
 ) -> None:
-    made(made_run, runs_dir / "one-s0", "one")
-    odd = made(made_run, configs / "odd", "one", "train.seed=7").path
-    made(made_run, runs_dir / "two-s0", "two")
+    planted(runs_dir / "one-s0", "one")
+    odd = planted(configs / "odd", "one", "train.seed=7").path
+    planted(runs_dir / "two-s0", "two")
     for names in (["one", str(odd), "two"], [str(odd), "one", "two"]):
         found = plan(names, [], None, runs_dir)
         assert [model.name for model in found] == ["one", "two"]
         assert sorted(finished_names(found)[0]) == ["odd", "one-s0"]
 
 
-def test_a_config_goes_before_a_run_of_its_name(
-    configs: Path, runs_dir: Path, made_run: MadeRun
-) -> None:
-    made(made_run, runs_dir / "one", "one", "train.epochs=9")
+def test_a_config_goes_before_a_run_of_its_name(configs: Path, runs_dir: Path) -> None:
+    planted(runs_dir / "one", "one", "train.epochs=9")
     assert missing_seeds(plan(["one", "two"], [], None, runs_dir)) == [[0], [0]]
 
 
-def test_runs_of_one_experiment_alone_are_no_comparison(
-    configs: Path, runs_dir: Path, made_run: MadeRun
-) -> None:
+def test_runs_of_one_experiment_alone_are_no_comparison(configs: Path, runs_dir: Path) -> None:
     for seed in (0, 1):
-        made(made_run, runs_dir / f"one-s{seed}", "one", f"train.seed={seed}")
+        planted(runs_dir / f"one-s{seed}", "one", f"train.seed={seed}")
     with pytest.raises(UserError) as caught:
         plan(["one-s0", "one-s1"], [], None, runs_dir)
     assert caught.value.exit_code is Exit.USAGE
@@ -285,10 +266,10 @@ def test_runs_of_one_experiment_alone_are_no_comparison(
 
 
 def test_settings_of_a_run_stay_but_where_its_images_are_can_be_said(
-    configs: Path, runs_dir: Path, made_run: MadeRun, capsys: pytest.CaptureFixture[str]
+    configs: Path, runs_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made(made_run, runs_dir / "one-s0", "one")
-    made(made_run, runs_dir / "two-s0", "two")
+    planted(runs_dir / "one-s0", "one")
+    planted(runs_dir / "two-s0", "two")
     overrides = ["data.root=/there", "train.epochs=7"]
     found = plan(["one-s0", "two-s0"], overrides, None, runs_dir)
     assert {model.config.data.root for model in found} == {"/there"}
@@ -298,11 +279,11 @@ def test_settings_of_a_run_stay_but_where_its_images_are_can_be_said(
 
 
 def test_unfinished_runs_are_named_and_left_out(
-    configs: Path, runs_dir: Path, made_run: MadeRun, capsys: pytest.CaptureFixture[str]
+    configs: Path, runs_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in (0, 1):
-        made(made_run, runs_dir / f"one-s{seed}", "one", f"train.seed={seed}", finished=not seed)
-    made(made_run, runs_dir / "two-s0", "two")
+        planted(runs_dir / f"one-s{seed}", "one", f"train.seed={seed}", finished=not seed)
+    planted(runs_dir / "two-s0", "two")
     for names in (["one", "two"], ["one-s0", "one-s1", "two-s0"]):
         found = plan(names, [], None, runs_dir)
         read_results(found)
@@ -313,25 +294,15 @@ def test_unfinished_runs_are_named_and_left_out(
         )
 
 
-def test_a_model_whose_runs_have_all_not_finished_is_refused(
-    configs: Path, runs_dir: Path, made_run: MadeRun
-) -> None:
-    made(made_run, runs_dir / "one-s0", "one", finished=False)
-    made(made_run, runs_dir / "two-s0", "two")
-    with pytest.raises(UserError, match=r"^one: no run has finished \(go on with it: ") as caught:
-        read_results(plan(["one-s0", "two"], [], None, runs_dir))
-    assert caught.value.exit_code is Exit.RUN
-
-
 def test_two_runs_of_one_seed_are_no_two_draws(
-    configs: Path, runs_dir: Path, made_run: MadeRun, capsys: pytest.CaptureFixture[str]
+    configs: Path, runs_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = made(made_run, runs_dir / "one-s0", "one").path
+    first = planted(runs_dir / "one-s0", "one").path
     os.utime(first / "result.json", (1, 1))
     for file in first.iterdir():
         os.utime(file, (1, 1))
-    made(made_run, runs_dir / "one-s0-2", "one")
-    made(made_run, runs_dir / "two-s0", "two")
+    planted(runs_dir / "one-s0-2", "one")
+    planted(runs_dir / "two-s0", "two")
     for names in (["one-s0", "one-s0-2", "two"], ["one-s0-2", "one-s0", "two"]):
         found = plan(names, [], None, runs_dir)
         assert finished_names(found) == [["one-s0-2"], ["two-s0"]]
@@ -343,22 +314,20 @@ def test_two_runs_of_one_seed_are_no_two_draws(
 
 
 def test_a_named_run_is_that_seed_of_its_config(
-    configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
+    configs: Path, runs_dir: Path, trained: list[tuple[str, Config]]
 ) -> None:
-    elsewhere = made(made_run, configs / "there" / "odd", "one").path
-    made(made_run, runs_dir / "two-s0", "two")
+    elsewhere = planted(configs / "there" / "odd", "one").path
+    planted(runs_dir / "two-s0", "two")
     for names in ([str(elsewhere), "one", "two"], ["one", str(elsewhere), "two"]):
         found = plan(names, [], 2, runs_dir)
         assert finished_names(found)[0] == ["odd"]
         assert missing_seeds(found) == [[1], [1]]
 
 
-def test_a_named_run_goes_before_another_of_its_seed(
-    configs: Path, runs_dir: Path, made_run: MadeRun
-) -> None:
-    elsewhere = made(made_run, configs / "there" / "odd", "one").path
-    made(made_run, runs_dir / "one-s0", "one")
-    made(made_run, runs_dir / "two-s0", "two")
+def test_a_named_run_goes_before_another_of_its_seed(configs: Path, runs_dir: Path) -> None:
+    elsewhere = planted(configs / "there" / "odd", "one").path
+    planted(runs_dir / "one-s0", "one")
+    planted(runs_dir / "two-s0", "two")
     found = plan(["one", str(elsewhere), "two"], [], None, runs_dir)
     assert finished_names(found) == [["odd"], ["two-s0"]]
 
@@ -366,12 +335,11 @@ def test_a_named_run_goes_before_another_of_its_seed(
 def test_a_named_run_that_was_stopped_is_gone_on_with_where_its_config_is_named_too(
     configs: Path,
     runs_dir: Path,
-    made_run: MadeRun,
     trained: list[tuple[str, Config]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    elsewhere = made(made_run, configs / "there" / "odd", "one", finished=False).path
-    made(made_run, runs_dir / "two-s0", "two")
+    elsewhere = planted(configs / "there" / "odd", "one", finished=False).path
+    planted(runs_dir / "two-s0", "two")
     found = plan([str(elsewhere), "one", "two"], [], None, runs_dir)
     train_missing(found, runs_dir)
     assert [name for name, _ in trained] == ["odd"]
@@ -380,10 +348,10 @@ def test_a_named_run_that_was_stopped_is_gone_on_with_where_its_config_is_named_
     assert "left out" not in capsys.readouterr().err
 
 
-def test_models_have_names_of_their_own(configs: Path, runs_dir: Path, made_run: MadeRun) -> None:
-    made(made_run, runs_dir / "one-s0", "one")
-    made(made_run, runs_dir / "one-s0-2", "one", "train.epochs=7")
-    other = made(made_run, configs / "old" / "one-s0-2", "one", "train.epochs=8").path
+def test_models_have_names_of_their_own(configs: Path, runs_dir: Path) -> None:
+    planted(runs_dir / "one-s0", "one")
+    planted(runs_dir / "one-s0-2", "one", "train.epochs=7")
+    other = planted(configs / "old" / "one-s0-2", "one", "train.epochs=8").path
     names = ["one-s0", "one-s0-2", str(other)]
     assert [e.name for e in plan(names, [], None, runs_dir)] == ["one", "one-s0-2", str(other)]
     assert [e.name for e in plan(["one-s0-2", "one"], [], None, runs_dir)] == ["one-s0-2", "one"]

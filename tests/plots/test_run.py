@@ -2,15 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
 from PIL import Image
 
-Sfl = Callable[..., "CompletedProcess[str]"]
+from tests.conftest import call_sfl as sfl
+
 ALL = {"curves", "filters", "similarity-map", "similarity", "receptive-fields", "activations"}
 
 
@@ -20,7 +19,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs" / "tiny-s0"
 
 
-def test_all_pictures_of_a_run(sfl: Sfl, run: Path) -> None:
+def test_all_pictures_of_a_run(run: Path) -> None:
     done = sfl("plot", "tiny-s0", "--runs", run.parent)
     assert done.returncode == 0, done.stderr
     folder = run / "plots"
@@ -36,7 +35,7 @@ def test_all_pictures_of_a_run(sfl: Sfl, run: Path) -> None:
     assert [row["run"] for row in listed] == ["tiny-s0"]  # the folder of pictures is no run
 
 
-def test_what_is_shown_can_be_chosen(sfl: Sfl, run: Path, tmp_path: Path) -> None:
+def test_what_is_shown_can_be_chosen(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     chosen = ("--layer", "features.0", "--units", "1,4", "--images", "0, 31")
     done = sfl("plot", str(run), "--out", out, *chosen, "--json")
@@ -47,7 +46,7 @@ def test_what_is_shown_can_be_chosen(sfl: Sfl, run: Path, tmp_path: Path) -> Non
     assert not (run / "plots").exists()
 
 
-def test_shared_filters_and_the_leak_of_dense_storage(sfl: Sfl, tmp_path: Path, tiny: Path) -> None:
+def test_shared_filters_and_the_leak_of_dense_storage(tmp_path: Path, tiny: Path) -> None:
     for name, setting in (("conv", "model.layer=conv"), ("dense", "model.storage=dense")):
         done = sfl(
             "train", "--config", tiny, "--name", name, "--set", setting, "--runs", tmp_path,
@@ -59,7 +58,7 @@ def test_shared_filters_and_the_leak_of_dense_storage(sfl: Sfl, tmp_path: Path, 
     assert conv == ALL and dense == ALL | {"leak"}
 
 
-def test_without_the_images_the_rest_is_drawn(sfl: Sfl, tmp_path: Path) -> None:
+def test_without_the_images_the_rest_is_drawn(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for number, name in enumerate(("cat", "dog")):
             path = tmp_path / "images" / split / name / "1.png"
@@ -96,7 +95,7 @@ def test_without_the_images_the_rest_is_drawn(sfl: Sfl, tmp_path: Path) -> None:
     ],
 )
 def test_bad_input(
-    sfl: Sfl, run: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], code: int, words: str
+    run: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], code: int, words: str
 ) -> None:
     monkeypatch.chdir(run)
     done = sfl("plot", str(run), *more)
@@ -105,7 +104,7 @@ def test_bad_input(
     assert not (run / "plots").exists()
 
 
-def test_runs_that_are_not_there_or_have_no_weights(sfl: Sfl, run: Path) -> None:
+def test_runs_that_are_not_there_or_have_no_weights(run: Path) -> None:
     done = sfl("plot", "other", "--runs", run.parent)
     assert done.returncode == 4 and "other: no such run" in done.stderr
     (run / "best.safetensors").unlink()
@@ -114,7 +113,7 @@ def test_runs_that_are_not_there_or_have_no_weights(sfl: Sfl, run: Path) -> None
 
 
 def test_without_matplotlib_it_says_how_to_install_it(
-    sfl: Sfl, run: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sfl.pictures.find_spec", lambda name: None)
     done = sfl("plot", "tiny-s0", "--runs", run.parent)

@@ -15,8 +15,7 @@ import pytest
 from sfl.errors import Exit, UserError
 from sfl.runs import store
 from sfl.runs.directory import Run, lock
-
-MadeRun = Callable[..., Path]
+from tests.conftest import make_run
 
 
 def failure(call: Callable[..., object], *arguments: object, **keywords: object) -> str:
@@ -107,8 +106,8 @@ def test_runs_that_cannot_be_written(
     assert f"{runs_dir / 'a'}: {words}" in str(caught.value)
 
 
-def test_a_run_is_trained_by_one_process_at_a_time(runs_dir: Path, made_run: MadeRun) -> None:
-    path = made_run(runs_dir / "a")
+def test_a_run_is_trained_by_one_process_at_a_time(runs_dir: Path) -> None:
+    path = make_run(runs_dir / "a")
     (path / "result.json").unlink()
     run = Run(path)
     assert Run(path).status == "interrupted"
@@ -125,8 +124,8 @@ def test_a_run_is_trained_by_one_process_at_a_time(runs_dir: Path, made_run: Mad
         assert Run(path).status == "running"  # seen by this process as well
 
 
-def test_the_lock_of_a_process_that_died_does_not_hold(runs_dir: Path, made_run: MadeRun) -> None:
-    path = made_run(runs_dir / "a")
+def test_the_lock_of_a_process_that_died_does_not_hold(runs_dir: Path) -> None:
+    path = make_run(runs_dir / "a")
     (path / "result.json").unlink()
     code = (
         "import os, sys; from pathlib import Path\n"
@@ -141,8 +140,8 @@ def test_the_lock_of_a_process_that_died_does_not_hold(runs_dir: Path, made_run:
         pass
 
 
-def test_the_lock_goes_when_the_run_has_finished(runs_dir: Path, made_run: MadeRun) -> None:
-    path = made_run(runs_dir / "a")
+def test_the_lock_goes_when_the_run_has_finished(runs_dir: Path) -> None:
+    path = make_run(runs_dir / "a")
     with lock(Run(path)):
         assert (path / ".lock").exists()
     assert not (path / ".lock").exists()
@@ -150,9 +149,9 @@ def test_the_lock_goes_when_the_run_has_finished(runs_dir: Path, made_run: MadeR
 
 
 def test_a_lock_that_cannot_be_written_is_one_line(
-    runs_dir: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = made_run(runs_dir / "a")
+    path = make_run(runs_dir / "a")
 
     def acquire(*arguments: object, **keywords: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -163,12 +162,10 @@ def test_a_lock_that_cannot_be_written_is_one_line(
     assert f"{path / '.lock'}: can't be written: Permission denied" in str(caught.value)
 
 
-def test_runs_are_listed_oldest_first_and_nothing_else_is(
-    runs_dir: Path, made_run: MadeRun
-) -> None:
+def test_runs_are_listed_oldest_first_and_nothing_else_is(runs_dir: Path) -> None:
     assert store.list_runs(runs_dir) == []
     for name in ("b", "a", "c"):
-        made_run(runs_dir / name)
+        make_run(runs_dir / name)
         time.sleep(0.05)  # more than a file system's clock ticks
     (runs_dir / ".gitignore").touch()
     (runs_dir / "empty").mkdir()
@@ -189,10 +186,8 @@ def test_runs_that_cannot_be_listed_are_one_line(
     assert failure(store.list_runs, runs_dir) == f"{runs_dir}: can't be read: Permission denied"
 
 
-def test_a_run_is_found_by_name_or_path(
-    runs_dir: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = made_run(runs_dir / "a-s0")
+def test_a_run_is_found_by_name_or_path(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_run(runs_dir / "a-s0")
     assert store.find(runs_dir, "a-s0").path == path
     assert store.find(Path("elsewhere"), str(path)).path == path
     assert store.search(runs_dir, "b") is None
@@ -202,33 +197,31 @@ def test_a_run_is_found_by_name_or_path(
     assert store.find(runs_dir, ".").path == Path()
 
 
-def test_the_newest_finished_run_is_the_one_whose_result_is_newest(
-    runs_dir: Path, made_run: MadeRun
-) -> None:
+def test_the_newest_finished_run_is_the_one_whose_result_is_newest(runs_dir: Path) -> None:
     assert failure(store.newest_finished, runs_dir) == (
         f"{runs_dir}: no finished run (train one: sfl train --config configs/quickstart.yaml)"
     )
     for name, age in (("a", 100), ("b", 200), ("c", 300)):
-        os.utime(made_run(runs_dir / name) / "result.json", (1e9 - age, 1e9 - age))
-    (made_run(runs_dir / "d") / "result.json").unlink()
+        os.utime(make_run(runs_dir / name) / "result.json", (1e9 - age, 1e9 - age))
+    (make_run(runs_dir / "d") / "result.json").unlink()
     assert store.newest_finished(runs_dir).name == "a"
 
 
-def test_trained_weights_of_a_run_or_a_file(runs_dir: Path, made_run: MadeRun) -> None:
-    path = made_run(runs_dir / "a")
+def test_trained_weights_of_a_run_or_a_file(runs_dir: Path) -> None:
+    path = make_run(runs_dir / "a")
     line = failure(store.find_weights, runs_dir, "a")
     assert line == f"{path}: has no trained weights (best.safetensors was not kept)"
     (path / "best.safetensors").touch()
     assert store.find_weights(runs_dir, "a") == path / "best.safetensors"
     assert store.find_weights(runs_dir, None) == path / "best.safetensors"
     assert store.find_weights(Path("x"), str(path / "result.json")) == path / "result.json"
-    (made_run(runs_dir / "b") / "result.json").unlink()
+    (make_run(runs_dir / "b") / "result.json").unlink()
     line = failure(store.find_weights, runs_dir, "b")
     assert f"(go on with it: sfl train --resume {runs_dir / 'b'})" in line
 
 
-def test_a_damaged_file_is_named(runs_dir: Path, made_run: MadeRun) -> None:
-    path = made_run(runs_dir / "a")
+def test_a_damaged_file_is_named(runs_dir: Path) -> None:
+    path = make_run(runs_dir / "a")
     for name in ("result.json", "metrics.jsonl"):
         (path / name).write_text("{\n")
     run = Run(path)
@@ -240,9 +233,9 @@ def test_a_damaged_file_is_named(runs_dir: Path, made_run: MadeRun) -> None:
 
 
 def test_files_that_go_while_a_running_run_is_looked_at(
-    runs_dir: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = made_run(runs_dir / "a")
+    path = make_run(runs_dir / "a")
     real = Path.iterdir
 
     def iterdir(folder: Path) -> Iterator[Path]:
@@ -255,8 +248,8 @@ def test_files_that_go_while_a_running_run_is_looked_at(
     assert Run(path).modified > 0
 
 
-def test_what_is_written_is_json_in_lines(runs_dir: Path, made_run: MadeRun) -> None:
-    run = Run(made_run(runs_dir / "a"))
+def test_what_is_written_is_json_in_lines(runs_dir: Path) -> None:
+    run = Run(make_run(runs_dir / "a"))
     run.write_metrics([{"epoch": 1}, {"epoch": 2}])
     assert (run.path / "metrics.jsonl").read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
     run.write_json("result.json", {"class": "größer"})
@@ -265,10 +258,10 @@ def test_what_is_written_is_json_in_lines(runs_dir: Path, made_run: MadeRun) -> 
 
 
 def test_removing_deletes_all_of_a_run_and_says_why_it_cannot(
-    runs_dir: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made_run(runs_dir / "kept")
-    path = made_run(runs_dir / "gone")
+    make_run(runs_dir / "kept")
+    path = make_run(runs_dir / "gone")
     (path / "sub").mkdir()
     store.remove(Run(path))
     assert [run.name for run in store.list_runs(runs_dir)] == ["kept"]
@@ -283,8 +276,8 @@ def test_removing_deletes_all_of_a_run_and_says_why_it_cannot(
     assert line == f"{kept}: can't be deleted: {kept}: Permission denied"
 
 
-def test_whether_training_has_made_anything(runs_dir: Path, made_run: MadeRun) -> None:
-    path = made_run(runs_dir / "a")
+def test_whether_training_has_made_anything(runs_dir: Path) -> None:
+    path = make_run(runs_dir / "a")
     assert Run(path).has_begun()
     Run(path).write_metrics([])
     assert not Run(path).has_begun()
@@ -292,10 +285,8 @@ def test_whether_training_has_made_anything(runs_dir: Path, made_run: MadeRun) -
     assert Run(path).has_begun()
 
 
-def test_pictures_of_a_run_count_as_bytes_but_do_not_make_it_newer(
-    runs_dir: Path, made_run: Callable[..., Path]
-) -> None:
-    run = Run(made_run(runs_dir / "a"))
+def test_pictures_of_a_run_count_as_bytes_but_do_not_make_it_newer(runs_dir: Path) -> None:
+    run = Run(make_run(runs_dir / "a"))
     size, modified = run.bytes, run.modified
     (run.path / "plots").mkdir()
     (run.path / "plots" / "a.png").write_bytes(b"12345")
