@@ -66,10 +66,7 @@ def evaluate(
 
 @torch.no_grad()
 def predict(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    device: torch.device,
-    precision: str,
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, precision: str
 ) -> tuple[Tensor, Tensor]:
     """Predicted classes (N,) int64 and the sum of the cross entropies (), both on the device.
 

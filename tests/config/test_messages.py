@@ -138,10 +138,7 @@ MISTAKES = [
         MODEL + "optimizer: {name: sgd, betas: [0.8, 0.9]}",
         "c.yaml:2: optimizer.betas: a setting of adam and adamw alone; sgd has momentum",
     ),
-    (
-        MODEL + "train: {warmup: 9}",
-        "c.yaml:2: train.warmup: 9 epochs, but there are only 5",
-    ),
+    (MODEL + "train: {warmup: 9}", "c.yaml:2: train.warmup: 9 epochs, but there are only 5"),
     (
         MODEL + "train: {schedule: onecycle, warmup: 1}",
         "c.yaml:2: train.warmup: for schedule constant and cosine; onecycle has its own",

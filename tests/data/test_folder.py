@@ -159,14 +159,8 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "root is a file": (make_a_file, "{root} is not a folder"),
     "no train": (lambda root: remove(root / "train"), "{root}/train does not exist"),
     "no test": (lambda root: remove(root / "test"), "{root}/test does not exist"),
-    "no classes": (
-        remove_the_classes,
-        "{root}/train has no class folders",
-    ),
-    "a class without images": (
-        leave_only_text,
-        "{root}/test/dog has no images in it",
-    ),
+    "no classes": (remove_the_classes, "{root}/train has no class folders"),
+    "a class without images": (leave_only_text, "{root}/test/dog has no images in it"),
     "a class only in train": (
         lambda root: save(root / "train/eel/a.png"),
         "{root}: train and test have different classes; only in train: eel (",
