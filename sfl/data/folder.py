@@ -82,7 +82,8 @@ def _list_images(root: Path) -> Listing:
             labels += [label] * len(found)
         counts.append(len(paths))
     if passed_over:
-        _say_passed_over(passed_over)
+        others = f" and {len(passed_over) - 1} more" if len(passed_over) > 1 else ""
+        say(f"passed over, being no image by its suffix: {passed_over[0]}{others}")
     return Listing(root, classes, paths, labels, counts[0])
 
 
@@ -98,11 +99,8 @@ def _class_folders(root: Path, split: str) -> list[Path]:
 
 
 def _common_classes(root: Path, train: tuple[str, ...], test: tuple[str, ...]) -> tuple[str, ...]:
-    differences = [
-        f"only in {name}: {', '.join(sorted(set(mine) - set(other)))}"
-        for name, mine, other in (("train", train, test), ("test", test, train))
-        if set(mine) - set(other)
-    ]
+    alone = {"train": set(train) - set(test), "test": set(test) - set(train)}
+    differences = [f"only in {name}: {', '.join(sorted(c))}" for name, c in alone.items() if c]
     if differences:
         raise UserError(
             f"{root}: train and test have different classes; {'; '.join(differences)}",
@@ -125,11 +123,6 @@ def _images_in(folder: Path, suffixes: set[str], passed_over: list[Path]) -> lis
     if not found:
         raise UserError(f"{folder} has no images in it", "add some, or remove it", Exit.DATA)
     return found
-
-
-def _say_passed_over(paths: list[Path]) -> None:
-    others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    say(f"passed over, being no image by its suffix: {paths[0]}{others}")
 
 
 def _visible(folder: Path) -> list[Path]:

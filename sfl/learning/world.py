@@ -1,7 +1,7 @@
 """Several workers that train one model: sums over all of them, agreeing, one model for all.
 
-PyTorch's DistributedDataParallel averages their gradients; here is what it leaves open. A worker
-that is alone waits for nobody. All workers must call collective functions, in the same order.
+PyTorch's DistributedDataParallel averages their gradients; here is the rest. A single worker sends
+and waits for nothing. All workers must call the collective functions, in the same order.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this one writes what all have made."""
+        """Whether this is rank 0, which writes the files."""
         return self.rank == 0
 
     def mine(self) -> slice:
@@ -55,18 +55,18 @@ class World:
         return [int(number) for number in told]
 
     def wait(self) -> None:
-        """Until all have come here. Collective."""
+        """Until all workers have called it. Collective."""
         self.largest(0)
 
     def all_of(self, mine: dict[str, Any]) -> list[dict[str, Any]]:
-        """What each worker gave, plain values. Collective."""
+        """Every worker's plain values, by rank. Collective."""
         told = [mine] * self.size
         if self.size > 1:
             dist.all_gather_object(told, mine)
         return told
 
     def from_first(self, make: Callable[[], str]) -> str:
-        """What the first worker made; where it can't, all leave. Collective."""
+        """Rank 0's value, sent to all; if rank 0 fails, every rank exits. Collective."""
         if self.size == 1:
             return make()
         told = [""]
@@ -75,11 +75,11 @@ class World:
         finally:
             dist.broadcast_object_list(told, device=torch.device("cpu"))
         if not told[0]:
-            raise SystemExit(Exit.RUN)  # the first one says why
+            raise SystemExit(Exit.RUN)  # rank 0 prints the reason
         return told[0]
 
     def copy_first(self, model: nn.Module) -> None:
-        """Gives all the weights and statistics of the first. Collective."""
+        """Copies rank 0's weights and statistics into the model of every rank. Collective."""
         if self.size > 1:
             for tensor in model.state_dict().values():
                 told = tensor.contiguous()  # NCCL takes no other order in memory

@@ -1,8 +1,6 @@
-"""Several workers that train one model, started by torchrun: what they do together.
+"""The process group of several workers, started by torchrun: opened and closed.
 
-PyTorch's DistributedDataParallel averages their gradients; here is what it leaves open: sums over
-all workers, agreeing when to stop, and a model that all have as the first has it. A worker that is
-alone waits for nobody. Collective functions must be called by all workers, in the same order.
+What the workers do together stands in sfl.learning.world.
 """
 
 import contextlib
@@ -21,14 +19,15 @@ from sfl.learning.world import World
 from sfl.training.stopping import Stopped
 
 PATIENCE = timedelta(hours=2)  # the first worker of a machine may read images for long
+LOST = ("gloo", "NCCL", "Connection closed", "Connection reset")  # in errors of a lost connection
 
 
 @contextlib.contextmanager
 def open_world(device: torch.device) -> Iterator[World]:
-    """The workers that torchrun has started, for as long as it is open.
+    """The workers that torchrun has started.
 
-    Messages about the training's course go over the CPU, so that no GPU is waited for. Raises
-    UserError: (exit 2) where the device can't be one of several, (exit 4) where others have gone.
+    Numbers on the CPU go over gloo, so that sending them waits for no GPU. Raises UserError: (exit
+    2) for a device that can't be one of several, (exit 4) if the connection to the others is lost.
     """
     world = World(torchrun.count(), torchrun.rank())
     if world.size == 1:
@@ -38,25 +37,21 @@ def open_world(device: torch.device) -> Iterator[World]:
         raise UserError(f"train.device: {device.type}: torchrun needs cuda or cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", None, PATIENCE
-    )
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, None, PATIENCE)
     try:
         yield world
     except (UserError, SystemExit) as leaving:
-        # On a GPU closing waits for the others, who leave, too, after Stopped alone.
+        # On a GPU, closing waits for the other workers, and only after Stopped do they close too.
         if device.type == "cpu" or isinstance(leaving, Stopped):
             traceback.clear_frames(leaving.__traceback__)
             _close()
         raise
     except RuntimeError as error:
-        text = str(error)
-        if not any(
-            part in text for part in ("gloo", "NCCL", "Connection closed", "Connection reset")
-        ):
+        if not any(part in str(error) for part in LOST):
             raise
         raise UserError(
-            f"worker {world.rank} lost the others: {textwrap.shorten(text, 120)}",
+            f"worker {world.rank} lost the others: {textwrap.shorten(str(error), 120)}",
             "they say why; a run that was under way can be gone on with",
             Exit.RUN,
         ) from error
@@ -64,6 +59,7 @@ def open_world(device: torch.device) -> Iterator[World]:
 
 
 def _close() -> None:
-    # DistributedDataParallel holds itself, and so the group; one that outlives Python aborts it.
+    # DistributedDataParallel is in a reference cycle and holds the group; a group that still exists
+    # when Python ends aborts the process.
     gc.collect()
     dist.destroy_process_group()
