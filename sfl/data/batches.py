@@ -7,7 +7,6 @@ All draws are made once an epoch, on the CPU, from generators that the caller gi
 moved; a batch itself takes no random number and never waits for the device.
 
 Shapes: N images in the split, B in the batch, C channels, H x W pixels, p pixels of padding.
-Knows nothing of where the images came from, nor of what learns from them.
 """
 
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ MD5 was found to be the published one, and they are those very bytes: a file is 
 archive is never unpacked to the disk. torchvision knows the address, the names and the checksums;
 its own reader is not used, because it opens by name what it has checked by name a moment before,
 takes a damaged archive for a missing one, and leaves half a file behind when a download stops.
-
-Knows nothing of batches or models.
 """
 
 import errno

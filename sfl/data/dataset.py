@@ -1,7 +1,4 @@
-"""What a data set is: two splits of uint8 images with labels, class names, a fingerprint.
-
-Knows nothing of where images come from, of batches or models.
-"""
+"""What a data set is: two splits of uint8 images with labels, class names, a fingerprint."""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The layer without weight sharing: a convolution whose filters do not move.
 
-Holds the SpatialFeatureLayer, over the functional forms; knows no model, no data.
-
 Shapes: B batch, C channels in, O channels out, H×W input, OH×OW output, kh×kw kernel, G groups.
 
 Two storages, never to be mixed up:

@@ -1,7 +1,4 @@
-"""What a model holds and costs, layer by layer, found by one forward pass without memory or data.
-
-Knows no config and prints nothing.
-"""
+"""What a model holds and costs, layer by layer, found by one forward pass without memory or data."""
 
 import copy
 import math
