@@ -1,4 +1,4 @@
-"""SFL: vision networks without weight sharing and without weight transport.
+"""SFL: vision networks without weight sharing.
 
 The public names are loaded when they are first used, so that `import sfl` needs no torch.
 """

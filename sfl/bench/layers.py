@@ -1,4 +1,4 @@
-"""Forward and backward of single layers, ours and the reference forms, in one run."""
+"""Forward and backward of single layers: ours against other forms, and how the cost grows."""
 
 import contextlib
 import math
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfl.bench import references
-from sfl.bench.timing import Timing, interleaved, timed
+from sfl.bench.timing import Timing, added, interleaved, timed
 from sfl.host_memory import available_bytes
-from sfl.learning.precision import autocast
+from sfl.learning.learner import autocast
 from sfl.nn.engine import reference_engine
 from sfl.nn.engine.choice import choose
 from sfl.nn.engine.cpu import kernel
@@ -70,6 +70,13 @@ NETWORKS = {
     ),
 }
 
+# What is varied, one at a time, of a layer of 32 channels in and out and a kernel of 3.
+AXES: dict[str, tuple[int, ...]] = {
+    "batch": (16, 32, 64, 128, 256),
+    "channels in": (8, 16, 32, 64, 128),
+    "positions": (6, 10, 16, 24, 34),  # side of the input; there are (side - 2)² positions
+}
+
 Form = Callable[..., Tensor]  # (x, weight, padding=…) → y
 
 
@@ -79,30 +86,32 @@ def measure(batch: int, precision: str, repetitions: int) -> list[dict[str, Any]
     for name, layers in NETWORKS.items():
         timings = [_timings(layer, batch, precision, repetitions) for layer in layers]
         forms = [form for form in timings[0] if all(form in timing for timing in timings)]
-        found.append(
-            {
-                "layers": name,
-                "batch": batch,
-                "precision": precision,
-                "flops": sum(layer.flops(batch) for layer in layers),
-                "forms": {form: added([timing[form] for timing in timings]) for form in forms},
-            }
-        )
+        entry = {"layers": name, "batch": batch, "precision": precision}
+        flops = sum(layer.flops(batch) for layer in layers)
+        seconds = {form: added([timing[form] for timing in timings]) for form in forms}
+        found.append({**entry, "flops": flops, "forms": seconds})
     return found
 
 
-def added(timings: list[Timing]) -> dict[str, float]:
-    """Sums of the medians, the smallest and the largest seconds."""
-    return {
-        "seconds": sum(timing.median for timing in timings),
-        "smallest": sum(timing.smallest for timing in timings),
-        "largest": sum(timing.largest for timing in timings),
-        "n": min(timing.n for timing in timings),
-    }
+def measure_growth(repetitions: int) -> list[dict[str, Any]]:
+    """For each axis its values, and the seconds of forward + backward at each of them."""
+    found = []
+    for axis, values in AXES.items():
+        calls: dict[int, Callable[[], float]] = {}
+        for value in values:
+            sizes = {"batch": 64, "channels in": 32, "positions": 16, axis: value}
+            side = sizes["positions"]
+            layer = Layer((sizes["channels in"], side, side), 32, 3)
+            calls[(side - 2) ** 2 if axis == "positions" else value] = timed(
+                _call_ours(layer, sizes["batch"])
+            )
+        seconds = [timing.median for timing in interleaved(calls, repetitions).values()]
+        found.append({"axis": axis, "values": list(calls), "seconds": seconds})
+    return found
 
 
-def call_ours(layer: Layer, batch: int) -> Callable[[], None]:
-    """Forward and backward of our layer, in float32, in the form that runs here."""
+def _call_ours(layer: Layer, batch: int) -> Callable[[], None]:
+    """Forward and backward of our layer, in float32, with the engine that is chosen here."""
     x, dy, local = _tensors(layer, batch)
     return _call(spatial_conv2d, batch_innermost(x), local, dy, layer, "float32", plainly=False)
 

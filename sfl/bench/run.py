@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sfl.bench import layers, scaling, step_times, steps
+from sfl.bench import layers, steps
 from sfl.bench.timing import interleaved, timed
 from sfl.data.batches import train_batches
 from sfl.data.dataset import Split
@@ -31,8 +31,8 @@ def run(*, quick: bool = False) -> dict[str, Any]:
         peak = found["machine"]["mm_flops"][entry["precision"]]
         for form in entry["forms"].values():
             form["share_of_mm"] = entry["flops"] / form["seconds"] / peak
-    found["scaling"] = scaling.measure(repetitions)
-    found["steps"] = step_times.measure(repetitions)
+    found["scaling"] = layers.measure_growth(repetitions)
+    found["steps"] = steps.measure(repetitions)
     found["data"] = data_share(found["steps"])
     return found
 

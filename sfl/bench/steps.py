@@ -1,20 +1,30 @@
-"""Whole training steps, optimizer and all: ours, and as the notebook wrote them.
+"""Seconds and peak memory of whole training steps, optimizer and all: ours and the notebook's.
 
-Each in a process of its own, see sfl.bench.worker.
+Each step runs in a process of its own (sfl.bench.worker): ours as `sfl train` takes it, the
+notebook's in a plain Python. So each has its own peak of memory, which in one process never falls.
 """
 
+import os
+import statistics
+import subprocess
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfl.bench.references import notebook_model
+from sfl.bench.timing import added, interleaved
 from sfl.config.load import load
 from sfl.data.dataset import Dataset, Split
+from sfl.host_memory import HUGE_PAGES
+from sfl.progress import track
 from sfl.training.setup import build_learner, set_up
 
 BATCH = 64  # the notebook's
+TURN_SECONDS = 0.1
 
 # What is measured: a name, the config that it comes from and what is set beside it.
 OURS = {
@@ -24,6 +34,55 @@ OURS = {
     "RegularConvNet": ("conv", ()),
 }
 NOTEBOOK = ("SimpleModel", "SpatialDenseNet", "RegularConvNet")
+
+
+class Worker:
+    """The step of that name in another process."""
+
+    def __init__(self, name: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "sfl.bench.worker", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={name: value for name, value in os.environ.items() if name != HUGE_PAGES},
+        )
+
+    def seconds(self) -> float:
+        """The median of the steps of a tenth of a second, at least two.
+
+        The first is not counted: it brings its data into the caches.
+        """
+        taken = [self._step(), self._step()]
+        while sum(taken) < TURN_SECONDS:
+            taken.append(self._step())
+        return statistics.median(taken[1:])
+
+    def peak_bytes(self) -> int:
+        """Ends it; the peak of its memory above torch's own."""
+        left, _ = self._process.communicate()
+        return int(left)
+
+    def _step(self) -> float:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+
+def measure(repetitions: int) -> list[dict[str, Any]]:
+    """One entry a network of the notebook: seconds and peak memory, ours and the notebook's."""
+    found = []
+    for network in track(NOTEBOOK, "Measuring steps", len(NOTEBOOK)):
+        names = [f"{network}, notebook", *(name for name in OURS if name.startswith(network))]
+        workers = {name: Worker(name) for name in names}
+        timings = interleaved({n: w.seconds for n, w in workers.items()}, repetitions)
+        steps = {
+            name: {**added([timings[name]]), "peak_bytes": worker.peak_bytes()}
+            for name, worker in workers.items()
+        }
+        found.append({"network": network, "batch": BATCH, "steps": steps})
+    return found
 
 
 def our_step(name: str) -> Callable[[], object]:

@@ -4,9 +4,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
+Name = TypeVar("Name", str, int)
 MAX_SECONDS = 20.0  # for one function in total: slow functions are repeated less often
 
 
@@ -20,18 +22,25 @@ class Timing:
     n: int
 
 
+def added(timings: list[Timing]) -> dict[str, float]:
+    """The sums of the medians, the smallest and the largest seconds, as plain values."""
+    return {
+        "seconds": sum(timing.median for timing in timings),
+        "smallest": sum(timing.smallest for timing in timings),
+        "largest": sum(timing.largest for timing in timings),
+        "n": min(timing.n for timing in timings),
+    }
+
+
 def interleaved(
-    functions: Mapping[str, Callable[[], float]], repetitions: int
-) -> dict[str, Timing]:
+    functions: Mapping[Name, Callable[[], float]], repetitions: int
+) -> dict[Name, Timing]:
     """Calls each function once to warm up, then all of them in turn, `repetitions` times.
 
     Each function must return the seconds that it took; `timed` makes one from any function.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    slow: set[str] = set()
-    for name, function in functions.items():
-        if function() * repetitions > MAX_SECONDS:
-            slow.add(name)
+    seconds: dict[Name, list[float]] = {name: [] for name in functions}
+    slow = {name for name, call in functions.items() if call() * repetitions > MAX_SECONDS}
     for repetition in range(repetitions):
         for name, function in functions.items():
             if name not in slow or sum(seconds[name]) < MAX_SECONDS or repetition < 3:

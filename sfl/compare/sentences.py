@@ -52,14 +52,14 @@ def remarks(
 def _local_layers_in_float32(compared: Sequence[ComparedModel]) -> list[str]:
     """Whether local layers computed in float32 while the convolutions of others did in bfloat16.
 
-    They do so with the compiled engine, which is for CPUs. Elsewhere both follow autocast.
+    They do so on CPUs. Elsewhere both follow autocast.
     """
     local, conv = list[str](), list[str]()
     for model in compared:
         environments = [one.run.environment for one in model.results]
         halved = [e for e in environments if e and e.precision == "bfloat16"]
         storage = model.config.model.storage
-        if storage == "local" and any(each.has_compiled_engine for each in halved):
+        if storage == "local" and any(each.has_local_layers_in_float32 for each in halved):
             local.append(model.name)
         elif storage is None and halved:
             conv.append(model.name)

@@ -4,8 +4,9 @@
 settings are in `schema`, reading YAML with line numbers in `yamlfile`, the messages in `messages`.
 """
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -56,23 +57,23 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def from_text(text: str, name: str) -> Config:
     """A config from the YAML text in a checkpoint; `name` is for messages. UserError: exit 4."""
-    try:
-        tree = parse(text, name)
-    except UserError as error:
-        raise _not_ours(error) from None
-    return from_tree(tree)
+    with _written_by_sfl():
+        return _validated(parse(text, name))
 
 
 def from_tree(tree: YamlTree) -> Config:
     """A config from a run directory's config.yaml. UserError: exit 4."""
-    try:
+    with _written_by_sfl():
         return _validated(tree)
+
+
+@contextlib.contextmanager
+def _written_by_sfl() -> Iterator[None]:
+    try:
+        yield
     except UserError as error:
-        raise _not_ours(error) from None
-
-
-def _not_ours(error: UserError) -> UserError:
-    return UserError(error.message, "written by another version of sfl, or by hand?", Exit.RUN)
+        hint = "written by another version of sfl, or by hand?"
+        raise UserError(error.message, hint, Exit.RUN) from None
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:

@@ -5,8 +5,8 @@ A line gives the place, the key, the value given and the allowed values. Knows n
 
 import difflib
 import json
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Iterable
+from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -19,21 +19,21 @@ MAX_SHOWN = 60  # characters of a value in a message
 Loc = tuple[Key, ...]
 
 # The part of a message between the key and the value given, from pydantic's context of the error.
-_RANGES: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "greater_than": lambda context: f"must be above {_plain(context['gt'])}",
-    "greater_than_equal": lambda context: f"must be at least {_plain(context['ge'])}",
-    "less_than": lambda context: f"must be below {_plain(context['lt'])}",
-    "less_than_equal": lambda context: f"must be at most {_plain(context['le'])}",
-    "finite_number": lambda context: "must be a finite number",
-    "int_type": lambda context: "expected a whole number",
-    "int_from_float": lambda context: "expected a whole number",
-    "float_type": lambda context: "expected a number",
-    "bool_type": lambda context: "expected true or false",
-    "list_type": lambda context: "expected a list",
-    "string_type": lambda context: "expected text (a number in quotes is text)",
-    "model_type": lambda context: "expected keys and values",
-    "too_short": lambda context: f"expected at least {context['min_length']} values",
-    "too_long": lambda context: f"expected at most {context['max_length']} values",
+_RANGES = {
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "finite_number": "must be a finite number",
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "bool_type": "expected true or false",
+    "list_type": "expected a list",
+    "string_type": "expected text (a number in quotes is text)",
+    "model_type": "expected keys and values",
+    "too_short": "expected at least {min_length} values",
+    "too_long": "expected at most {max_length} values",
 }
 
 
@@ -77,7 +77,12 @@ def _explain(mistake: ErrorDetails, settings: type[BaseModel]) -> tuple[Loc, str
         description = str(_field(loc, settings).description).rstrip(".")
         return loc, f"{key}: expected {description}, not {given}"
     if kind in _RANGES:
-        return loc, f"{key or 'the file'}: {_RANGES[kind](context)}, not {given}"
+        bounds = {
+            name: int(n) if n == int(n) else n
+            for name, n in context.items()
+            if isinstance(n, int | float)
+        }
+        return loc, f"{key or 'the file'}: {_RANGES[kind].format(**bounds)}, not {given}"
     return loc, f"{key}: {mistake['msg']}, not {given}"
 
 
@@ -124,11 +129,6 @@ def _dotted(loc: Loc) -> str:
     return "".join(
         f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc
     ).removeprefix(".")
-
-
-def _plain(bound: float) -> float:
-    """1.0 → 1."""
-    return int(bound) if bound == int(bound) else bound
 
 
 def _shown(value: object) -> str:

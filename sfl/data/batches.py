@@ -7,7 +7,6 @@ All random numbers of an epoch are drawn at its start, on the CPU, from the call
 then copied to the device. Making a batch draws nothing and never waits for the device.
 
 Shapes: N images in the split, B in the batch, C channels, H x W pixels, p pixels of padding.
-Knows nothing of where the images came from, nor of what learns from them.
 """
 
 from collections.abc import Iterator

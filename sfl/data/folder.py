@@ -101,11 +101,8 @@ def _class_folders(root: Path, split: str) -> list[Path]:
 
 
 def _common_classes(root: Path, train: tuple[str, ...], test: tuple[str, ...]) -> tuple[str, ...]:
-    differences = [
-        f"only in {name}: {', '.join(sorted(set(mine) - set(other)))}"
-        for name, mine, other in (("train", train, test), ("test", test, train))
-        if set(mine) - set(other)
-    ]
+    alone = {"train": set(train) - set(test), "test": set(test) - set(train)}
+    differences = [f"only in {name}: {', '.join(sorted(c))}" for name, c in alone.items() if c]
     if differences:
         raise UserError(
             f"{root}: train and test have different classes; {'; '.join(differences)}",

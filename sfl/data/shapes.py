@@ -77,17 +77,9 @@ def _crescent(x: Tensor, y: Tensor) -> Tensor:
 
 
 OBJECTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "disk": _disk,
-    "ring": _ring,
-    "square": _square,
-    "frame": _frame,
-    "triangle": _triangle,
-    "plus": _plus,
-    "cross": _cross,
-    "stripes": _stripes,
-    "star": _star,
-    "crescent": _crescent,
-}
+    "disk": _disk, "ring": _ring, "square": _square, "frame": _frame, "triangle": _triangle,
+    "plus": _plus, "cross": _cross, "stripes": _stripes, "star": _star, "crescent": _crescent,
+}  # fmt: skip
 
 
 def draw_shapes(

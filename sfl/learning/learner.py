@@ -3,16 +3,24 @@
 Knows no config, no images and no files. Its state is tensors by name.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
 from sfl.learning.divergence import Guard
-from sfl.learning.precision import autocast
 from sfl.learning.world import ALONE, World
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Products in bfloat16, weights and sums in float32; nothing where precision is float32."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 class Learner:

@@ -1,7 +1,5 @@
 """The layer without weight sharing: a convolution whose filters do not move.
 
-Holds the SpatialFeatureLayer, over the functional forms; knows no model, no data.
-
 Shapes: B batch, C channels in, O channels out, H×W input, OH×OW output, kh×kw kernel, G groups.
 
 Two storages, never to be mixed up:
@@ -12,7 +10,7 @@ Two storages, never to be mixed up:
 
 import copy
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -109,12 +107,10 @@ class SpatialFeatureLayer(nn.Module):
         # Drawn as (OH, OW, O, C/G, kh, kw), so that a seed gives the weights that it always gave.
         filters = self.weight.new_empty(*positions, out_channels, channels, *self.kernel_size)
         filters.uniform_(-1, 1).mul_((6 / fan_in).sqrt()).mul_(exists)
-        local = filters.movedim(3, -1)
-        self.weight.copy_(
-            local
-            if self.storage == "local"
-            else local_to_dense(local, self.in_dimensions, self.window, self.groups)
-        )
+        weight = filters.movedim(3, -1)
+        if self.storage == "dense":
+            weight = local_to_dense(weight, self.in_dimensions, self.window, self.groups)
+        self.weight.copy_(weight)
         if self.bias is not None:
             # kaiming_uniform_(a=√5) of an (O, OH, OW) tensor is U(±1/√(OH·OW)).
             bound = 1 / math.sqrt(math.prod(positions)) if self.init == "notebook" else 0.0
@@ -165,18 +161,10 @@ class SpatialFeatureLayer(nn.Module):
         if conv.in_channels != in_dimensions[0]:
             given = f"in_dimensions has {in_dimensions[0]} channels"
             raise ValueError(f"{given}, the convolution expects {conv.in_channels}")
-        layer = cls(
-            in_dimensions,
-            conv.out_channels,
-            pair(conv.kernel_size),  # type: ignore[arg-type]
-            "position" if conv.bias is not None else False,
-            stride=pair(conv.stride),  # type: ignore[arg-type]
-            padding=conv.padding,  # type: ignore[arg-type]
-            dilation=pair(conv.dilation),  # type: ignore[arg-type]
-            groups=conv.groups,
-            device=conv.weight.device,
-            dtype=conv.weight.dtype,
-        )
+        names = ("kernel_size", "stride", "padding", "dilation", "groups")
+        settings: dict[str, Any] = {name: getattr(conv, name) for name in names}
+        settings |= {"device": conv.weight.device, "dtype": conv.weight.dtype}
+        layer = cls(in_dimensions, conv.out_channels, bias=conv.bias is not None, **settings)
         with torch.no_grad():
             exists = layer.field_mask().to(conv.weight.device)[:, :, None, None]
             layer.weight.copy_((conv.weight * exists).movedim(3, -1))
@@ -262,15 +250,9 @@ class SpatialFeatureLayer(nn.Module):
         return other, self._share_beside(weight) if storage == "local" else 0.0
 
     def extra_repr(self) -> str:
-        shown = {
-            "kernel_size": self.kernel_size,
-            "stride": self.stride,
-            "padding": self.padding,
-            "dilation": self.dilation,
-            "groups": self.groups,
-            "bias": False if self.bias is None else self.bias_per,
-            "storage": self.storage,
-            "init": self.init,
-        }
-        settings = ", ".join(f"{name}={value}" for name, value in shown.items())
-        return f"{self.in_dimensions}, {self.out_dimensions[0]}, {settings}"
+        bias = False if self.bias is None else self.bias_per
+        return (
+            f"{self.in_dimensions}, {self.out_dimensions[0]}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
+            f"groups={self.groups}, bias={bias}, storage={self.storage}, init={self.init}"
+        )

@@ -1,12 +1,9 @@
-"""What a model holds and costs, layer by layer, found by one forward pass without memory or data.
-
-Knows no config and prints nothing.
-"""
+"""What a model holds and costs, layer by layer: from one forward pass on the meta device."""
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -65,13 +62,12 @@ class ModelSummary:
 
     def to_dict(self) -> dict[str, object]:
         """Sums and layers as plain values."""
-        layers = [dict(layer.__dict__) for layer in self.layers]
         return {
             "weights": self.weights,
             "weight_bytes": self.bytes,
             "flops_per_image": self.flops,
             "training_flops_per_image": self.training_flops,
-            "layers": layers,
+            "layers": [dict(layer.__dict__) for layer in self.layers],
         }
 
 
@@ -81,32 +77,19 @@ def summarize(model: nn.Module, in_dimensions: tuple[int, int, int]) -> ModelSum
     layers: list[LayerSummary] = []
     activations = 0
 
-    def leave(name: str) -> object:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            nonlocal activations
-            if not _same_memory(inputs[0], output):
-                activations += output.numel()
-            layers.append(_layer(name, module, inputs[0], output))
+    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal activations
+        # An in-place ReLU puts its output where its input was.
+        if inputs[0].untyped_storage() is not output.untyped_storage():
+            activations += output.numel()
+        layers.append(_layer(name, module, inputs[0], output))
 
-        return hook
-
-    for name, module in _leaves(model):
-        module.register_forward_hook(leave(name))  # type: ignore[arg-type]
+    for name, module in model.named_modules():
+        if not list(module.children()) and not isinstance(module, nn.Identity):
+            module.register_forward_hook(partial(note, name))
     with torch.no_grad():
         model(torch.empty(1, *in_dimensions, device="meta"))
     return ModelSummary(tuple(layers), activations)
-
-
-def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that hold no others and do something, with their names."""
-    for name, module in model.named_modules():
-        if not list(module.children()) and not isinstance(module, nn.Identity):
-            yield name, module
-
-
-def _same_memory(x: Tensor, y: Tensor) -> bool:
-    """Whether a layer put its output where its input was, as an in-place ReLU does."""
-    return x.untyped_storage() is y.untyped_storage()
 
 
 def _layer(name: str, module: nn.Module, x: Tensor, y: Tensor) -> LayerSummary:

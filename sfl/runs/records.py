@@ -127,8 +127,10 @@ class Machine(Record):
     workers: Positive = Field(1, description="Number of processes (torchrun).")
     threads: Positive = Field(description="Threads of one process.")
     precision: Literal["float32", "bfloat16"] = Field(
-        description="In which numbers products are computed. The compiled engine computes local "
-        "layers in float32 even with `bfloat16`."
+        description="In which numbers products are computed."
+    )
+    local_precision: Literal["float32", "bfloat16"] | None = Field(
+        None, description="The same for local layers, which a CPU always computes in `float32`."
     )
     engine: str | None = Field(
         None, description="What computed local layers: `compiled` (C++) or `reference` (PyTorch)."
@@ -139,8 +141,9 @@ class Machine(Record):
     git: Commit | None = Field(description="null where the code is not a checkout.")
 
     @property
-    def has_compiled_engine(self) -> bool:
-        return self.engine == "compiled" or self.compiled_kernel is True
+    def has_local_layers_in_float32(self) -> bool:
+        """Also under bfloat16; version 0.1.0 computed them so where its kernel was compiled."""
+        return self.local_precision == "float32" or self.compiled_kernel is True
 
 
 class Environment(Machine):

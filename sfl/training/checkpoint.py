@@ -74,22 +74,20 @@ def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
     Raises UserError (exit 4) where the file is missing, damaged or another program's.
     """
     if path.is_dir():
-        raise UserError(f"{path} is a folder, not a checkpoint", exit_code=Exit.RUN)
+        raise _unusable(f"{path} is a folder, not a checkpoint")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") not in (FORMAT, upgrade.FORMAT):
-                raise UserError(_other_format(path, metadata.get("format")), exit_code=Exit.RUN)
+                raise _unusable(_other_format(path, metadata.get("format")))
             names = file.keys() if with_tensors else ()
             tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
-        raise UserError(f"{path}: no such checkpoint", exit_code=Exit.RUN) from None
+        raise _unusable(f"{path}: no such checkpoint") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: not a checkpoint, or damaged: {error}", exit_code=Exit.RUN
-        ) from None
+        raise _unusable(f"{path}: not a checkpoint, or damaged: {error}") from None
     if with_tensors and metadata.get("sha256") != _hash(tensors, metadata):
-        raise UserError(f"{path}: damaged: its content is not what was written", exit_code=Exit.RUN)
+        raise _unusable(f"{path}: damaged: its content is not what was written")
     try:
         if tensors and metadata["format"] == upgrade.FORMAT:
             tensors = upgrade.upgraded(tensors, metadata["config"])
@@ -98,18 +96,12 @@ def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
         sizes, classes = images["in_dimensions"], images["classes"]
         if len(sizes) != 3 or not all(type(n) is int and n > 0 for n in sizes) or not classes:
             raise ValueError("no images have such sizes")
+        so_far = progress.get("so_far")
         return Checkpoint(
-            path,
-            tensors,
-            metadata["config"],
-            images,
-            progress.get("metrics"),
-            progress.get("so_far"),
+            path, tensors, metadata["config"], images, progress.get("metrics"), so_far
         )
     except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"{path}: a damaged checkpoint: no config or no progress in it", exit_code=Exit.RUN
-        ) from None
+        raise _unusable(f"{path}: a damaged checkpoint: no config or no progress in it") from None
 
 
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
@@ -125,10 +117,9 @@ def check_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     for name in sorted(expected.keys() | weights.keys()):
         found = tuple(weights[name].shape) if name in weights else "none"
         if found != expected.get(name, "none"):
-            raise UserError(
+            raise _unusable(
                 f"{checkpoint.path}: a checkpoint of another model: {name} is {found} there, "
-                f"the config's model has {expected.get(name, 'none')}",
-                exit_code=Exit.RUN,
+                f"the config's model has {expected.get(name, 'none')}"
             )
 
 
@@ -145,6 +136,10 @@ def _hash(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
         digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _unusable(message: str) -> UserError:
+    return UserError(message, exit_code=Exit.RUN)
 
 
 def _other_format(path: Path, found: str | None) -> str:

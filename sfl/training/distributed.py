@@ -16,6 +16,7 @@ from sfl.learning.world import World
 from sfl.training.stopping import Stopped
 
 TIMEOUT = timedelta(hours=2)  # one process of a machine may need long to read the images
+LOST = ("gloo", "NCCL", "Connection closed", "Connection reset")  # in errors of a lost connection
 
 
 @contextlib.contextmanager
@@ -33,9 +34,8 @@ def open_world(device: torch.device) -> Iterator[World]:
         raise UserError(f"train.device: {device.type}: torchrun needs cuda or cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", None, TIMEOUT
-    )
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, None, TIMEOUT)
     try:
         yield world
     except (UserError, SystemExit) as leaving:
@@ -45,13 +45,10 @@ def open_world(device: torch.device) -> Iterator[World]:
             _close()
         raise
     except RuntimeError as error:
-        text = str(error)
-        if not any(
-            part in text for part in ("gloo", "NCCL", "Connection closed", "Connection reset")
-        ):
+        if not any(part in str(error) for part in LOST):
             raise
         raise UserError(
-            f"rank {world.rank} lost the other ranks: {textwrap.shorten(text, 120)}",
+            f"rank {world.rank} lost the other ranks: {textwrap.shorten(str(error), 120)}",
             "see their messages; a run that had started can be resumed",
             Exit.RUN,
         ) from error

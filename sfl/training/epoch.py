@@ -150,10 +150,7 @@ def measure(setup: Setup, model: nn.Module, epoch: int) -> Metrics:
     if setup.validation is not None:
         evaluation = test(setup.validation)
         refuse_loss(evaluation.loss, f"validation loss after epoch {epoch}")
-        found |= {
-            "validation_loss": evaluation.loss,
-            "validation_accuracy": evaluation.accuracy,
-        }
+        found |= {"validation_loss": evaluation.loss, "validation_accuracy": evaluation.accuracy}
     test_every = setup.config.train.test_every
     if test_every and epoch % test_every == 0:
         found["test_accuracy"] = test(setup.test).accuracy

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sfl.data.batches import batch_count, test_batches
 from sfl.data.dataset import Split
-from sfl.learning.precision import autocast
+from sfl.learning.learner import autocast
 from sfl.learning.world import ALONE, World
 from sfl.progress import track
 from sfl.training.stopping import asked, stop
@@ -66,10 +66,7 @@ def evaluate(
 
 @torch.no_grad()
 def predict(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    device: torch.device,
-    precision: str,
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, precision: str
 ) -> tuple[Tensor, Tensor]:
     """Predicted classes (N,) int64 and the sum of the cross entropies (), both on the device.
 

@@ -13,17 +13,8 @@ from sfl.errors import Exit, UserError
 from sfl.files import atomic_path, check_space, write_text
 from sfl.learning.divergence import refuse_weights
 from sfl.learning.learner import Learner
-from sfl.runs.directory import (
-    BEST,
-    CONFIG,
-    ENVIRONMENT,
-    FAILURE,
-    LABELS,
-    LAST,
-    PREDICTIONS,
-    RESULT,
-    Run,
-)
+from sfl.runs import directory
+from sfl.runs.directory import Run
 from sfl.runs.records import Environment, Result
 from sfl.training.checkpoint import Checkpoint, write_checkpoint
 from sfl.training.environment import environment
@@ -59,10 +50,12 @@ class Recorder:
         first = kept.to_json() if kept else now | {"data": setup.dataset.provenance()}
         if any(first.get(key) != value for key, value in now.items()):
             first["resumed"] = [*first.get("resumed", []), now]
-        for name in (RESULT, PREDICTIONS, LABELS, FAILURE):
+        for name in (directory.RESULT, directory.PREDICTIONS, directory.LABELS, directory.FAILURE):
             (run.path / name).unlink(missing_ok=True)
-        write_text(run.path / CONFIG, self._config)
-        run.write_json(ENVIRONMENT, Environment.check(first, ENVIRONMENT).to_json())
+        write_text(run.path / directory.CONFIG, self._config)
+        run.write_json(
+            directory.ENVIRONMENT, Environment.check(first, directory.ENVIRONMENT).to_json()
+        )
         self._write_metrics((checkpoint and checkpoint.metrics) or [])
 
     def epoch(self, learner: Learner, metrics: list[Metrics]) -> None:
@@ -77,7 +70,8 @@ class Recorder:
             state = learner.state()
             if best:
                 weights = {name: t for name, t in state.items() if name.startswith("model.")}
-                write_checkpoint(self._run.path / BEST, weights, self._config, self._images)
+                best_path = self._run.path / directory.BEST
+                write_checkpoint(best_path, weights, self._config, self._images)
             # Also with each best: a resumed run must know the epoch of its best weights.
             self._write_last(state, metrics)
         self._write_metrics(metrics, epoch - 1)
@@ -98,13 +92,13 @@ class Recorder:
         """
         if not self._writes:
             return
-        answers = ((PREDICTIONS, evaluation.predictions), (LABELS, evaluation.labels))
-        for name, classes in answers:
+        predictions, labels = evaluation.predictions, evaluation.labels
+        for name, classes in ((directory.PREDICTIONS, predictions), (directory.LABELS, labels)):
             with atomic_path(self._run.path / name) as temporary, temporary.open("wb") as file:
                 np.save(file, classes.numpy())
-        self._run.write_json(RESULT, result.to_json())
+        self._run.write_json(directory.RESULT, result.to_json())
         if self._setup.config.train.keep == "weights":
-            (self._run.path / LAST).unlink(missing_ok=True)
+            (self._run.path / directory.LAST).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def failures_noted(self) -> Iterator[None]:
@@ -113,7 +107,7 @@ class Recorder:
             yield
         except Exception as error:
             if isinstance(error, UserError) and error.exit_code is Exit.DIVERGED:
-                last = self._run.path / LAST
+                last = self._run.path / directory.LAST
                 error.message += f"; last good checkpoint: {last if last.exists() else 'none yet'}"
             if self._writes:
                 self._run.write_failure(error)
@@ -122,7 +116,7 @@ class Recorder:
     def _write_last(
         self, state: dict[str, Any], metrics: list[Metrics], so_far: dict[str, Any] | None = None
     ) -> None:
-        path = self._run.path / LAST
+        path = self._run.path / directory.LAST
         write_checkpoint(path, state, self._config, self._images, metrics, so_far)
 
     def _write_metrics(self, metrics: list[Metrics], first: int = 0) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfl.bench import layers, run, scaling, step_times
+from sfl.bench import layers, run, steps
 from sfl.bench.layers import Layer
 from sfl.bench.plot import plot
-from sfl.bench.timing import Timing, interleaved, timed
-from sfl.bench.worker import Worker
+from sfl.bench.steps import Worker
+from sfl.bench.timing import Timing, added, interleaved, timed
 from sfl.cli import tables
 from sfl.errors import UserError
 from sfl.nn.engine.choice import choose
@@ -34,7 +34,7 @@ def test_what_is_slow_is_repeated_less_often() -> None:
 
 def test_medians_are_added_up() -> None:
     timings = [Timing(1, 0.5, 2, 5), Timing(2, 1.5, 4, 3)]
-    assert layers.added(timings) == {"seconds": 3, "smallest": 2, "largest": 6, "n": 3}
+    assert added(timings) == {"seconds": 3, "smallest": 2, "largest": 6, "n": 3}
 
 
 def test_a_layers_sizes_by_hand() -> None:
@@ -65,8 +65,8 @@ def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, q
     monkeypatch.setattr(layers, "NETWORKS", small)
     monkeypatch.setattr(run, "IMAGES", 640)
     axes = {"batch": (1, 2), "channels in": (1, 2), "positions": (6, 8)}
-    monkeypatch.setattr(scaling, "AXES", axes)
-    monkeypatch.setattr(step_times, "Worker", FakeWorker)
+    monkeypatch.setattr(layers, "AXES", axes)
+    monkeypatch.setattr(steps, "Worker", FakeWorker)
     found = json.loads(json.dumps(run.run(quick=quick)))
     parts = {"format", "machine", "layers", "scaling", "steps", "data"}
     assert set(found) == parts

@@ -183,23 +183,25 @@ def test_other_machines_are_remarked(tmp_path: Path) -> None:
 
 
 CONV, DENSE = "{name: SimpleModel, layer: conv}", "{name: SimpleModel, storage: dense}"
+ON_CPU = {"local_precision": "float32"}
 
 
 @pytest.mark.parametrize(
-    ("precision", "compiled", "other", "said"),
+    ("precision", "also", "other", "said"),
     [
-        ("bfloat16", True, CONV, True),
-        ("bfloat16", True, DENSE, False),  # dense storage follows autocast, too
-        ("bfloat16", True, "{name: SpatialDenseNet}", False),  # both local
-        ("bfloat16", False, CONV, False),  # a GPU, or plain PyTorch
-        ("bfloat16", None, CONV, False),  # of a version that didn't say
-        ("float32", True, CONV, False),
+        ("bfloat16", ON_CPU, CONV, True),
+        ("bfloat16", {"compiled_kernel": True}, CONV, True),  # of version 0.1.0
+        ("bfloat16", ON_CPU, DENSE, False),  # dense storage follows autocast, too
+        ("bfloat16", ON_CPU, "{name: SpatialDenseNet}", False),  # both local
+        ("bfloat16", {"local_precision": "bfloat16"}, CONV, False),  # on a GPU
+        ("bfloat16", {}, CONV, False),  # of a version that didn't say
+        ("float32", ON_CPU, CONV, False),
     ],
 )
 def test_local_layers_in_float32_beside_convolutions_in_bfloat16_are_remarked(
-    tmp_path: Path, precision: str, compiled: bool | None, other: str, said: bool
+    tmp_path: Path, precision: str, also: dict[str, object], other: str, said: bool
 ) -> None:
-    environment = {"precision": precision, "engine": "compiled" if compiled else "reference"}
+    environment = {"precision": precision, **also}
     local, conv = (make_run(tmp_path / name, environment=environment) for name in ("a", "b"))
     for models in (
         [group("mine", [local]), group("its", [conv], other)],

@@ -97,10 +97,7 @@ def test_an_override_may_hold_equals_signs() -> None:
         ("train.epochs", "--set train.epochs: expected a.b=value, as in train.epochs=20"),
         ("=3", "--set =3: expected a.b=value, as in train.epochs=20"),
         ("train..epochs=3", "--set train..epochs=3: expected a.b=value, as in train.epochs=20"),
-        (
-            "train.epochs=0",
-            "--set train.epochs=0: train.epochs: must be at least 1, not 0",
-        ),
+        ("train.epochs=0", "--set train.epochs=0: train.epochs: must be at least 1, not 0"),
         (
             "train.epohcs=3",
             "--set train.epohcs=3: unknown key train.epohcs: did you mean epochs?; allowed: epochs",

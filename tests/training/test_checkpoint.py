@@ -17,12 +17,7 @@ from torch import nn
 from sfl.errors import Exit, UserError
 from sfl.learning.learner import Learner
 from sfl.learning.optimizers import build_optimizer
-from sfl.training.checkpoint import (
-    FORMAT,
-    load_weights,
-    read_checkpoint,
-    write_checkpoint,
-)
+from sfl.training.checkpoint import FORMAT, load_weights, read_checkpoint, write_checkpoint
 from tests.training.tiny import same
 
 IMAGES = {"classes": ["a", "b"], "in_dimensions": [3, 8, 8]}

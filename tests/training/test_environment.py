@@ -42,7 +42,7 @@ def test_versions_device_and_precision() -> None:
     found = environment(CPU, "bfloat16").to_json()
     assert set(found) == {
         "sfl", "python", "packages", "system", "device", "workers", "threads", "precision",
-        "engine", "git",
+        "local_precision", "engine", "git",
     }  # fmt: skip
     assert found["python"] == platform.python_version()
     assert torch.__version__.startswith(found["packages"]["torch"])

@@ -18,11 +18,7 @@ from sfl.training import epoch as epochs
 from sfl.training.epoch import EpochSoFar, train_epoch
 from sfl.training.fit import fit
 from sfl.training.setup import Setup, build_learner
-from tests.training.tiny import (
-    metrics,
-    new_run,
-    tiny_setup,
-)
+from tests.training.tiny import metrics, new_run, tiny_setup
 
 
 class Silent:

@@ -24,11 +24,7 @@ from sfl.training import recorder as recording
 from sfl.training.environment import environment
 from sfl.training.fit import fit
 from sfl.training.recorder import is_best
-from tests.training.tiny import (
-    interrupted_after,
-    new_run,
-    tiny_setup,
-)
+from tests.training.tiny import interrupted_after, new_run, tiny_setup
 
 
 def test_keep_weights_drops_what_only_resuming_needs(tmp_path: Path) -> None:

@@ -8,13 +8,7 @@ import pytest
 import torch
 
 from sfl.errors import Exit, UserError
-from sfl.runs.directory import (
-    BEST,
-    CONFIG,
-    LAST,
-    RESULT,
-    Run,
-)
+from sfl.runs.directory import BEST, CONFIG, LAST, RESULT, Run
 from sfl.training import fit as fitting
 from sfl.training.fit import fit
 from tests.training.tiny import (

@@ -85,8 +85,7 @@ def test_a_run_that_failed_before_its_first_epoch_leaves_nothing(
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(Exit.TERMINATED)])
 @pytest.mark.parametrize(
-    ("root", "ending"),
-    [("here", ""), ("/my images", " --set 'data.root=/my images'")],
+    ("root", "ending"), [("here", ""), ("/my images", " --set 'data.root=/my images'")]
 )
 @pytest.mark.parametrize("begun", [True, False])
 def test_what_was_stopped_says_how_to_go_on(

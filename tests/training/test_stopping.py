@@ -112,9 +112,7 @@ def test_the_second_signal_leaves_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert not (run.path / LAST).exists()  # in mid-step there was nothing to save
 
 
-def test_what_torchrun_passes_on_is_the_same_request(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_torchrun_passes_on_is_the_same_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sfl.torchrun.count", lambda: 2)
     with signals_noted():
         for _ in range(3):

@@ -17,14 +17,9 @@ from sfl.nn.engine import operators  # noqa: F401 - what the formulas are of
 Sizes = Sequence[int]
 
 
-@register_flop_formula(torch.ops.sfl.spatial_conv2d)
-def _(x: Sizes, weight: Sizes, *rest: Any, **keywords: Any) -> int:
-    return 2 * x[0] * math.prod(weight)
-
-
-@register_flop_formula(torch.ops.sfl.spatial_conv2d_input_gradient)
-def _(dy: Sizes, weight: Sizes, *rest: Any, **keywords: Any) -> int:
-    return 2 * dy[0] * math.prod(weight)
+@register_flop_formula([torch.ops.sfl.spatial_conv2d, torch.ops.sfl.spatial_conv2d_input_gradient])
+def _(x_or_dy: Sizes, weight: Sizes, *rest: Any, **keywords: Any) -> int:
+    return 2 * x_or_dy[0] * math.prod(weight)
 
 
 @register_flop_formula(torch.ops.sfl.spatial_conv2d_weight_gradient)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from sfl.nn.engine.choice import choose
 from sfl.nn.engine.cpu import kernel, pointwise
-from sfl.nn.engine.memory_order import empty, is_batch_innermost
+from sfl.nn.engine.memory_order import empty, empty_like, is_batch_innermost
 from sfl.nn.engine.operators import needs_pytorchs_own
 
 
@@ -111,13 +111,11 @@ def _in_one_pass(x: Tensor, *parameters: Tensor) -> bool:
     """Whether pointwise.cpp takes x and parameters (C,), and nothing but gradients is asked for."""
     if torch.compiler.is_compiling() or not is_batch_innermost(x):
         return False
-    if any(
-        p.shape != x.shape[1:2] or p.dtype != x.dtype or p.device != x.device for p in parameters
-    ):
-        return False  # PyTorch says what is wrong with them
-    if needs_pytorchs_own(x, *parameters):
+    # Of parameters that don't fit, PyTorch says what is wrong.
+    like = (x.shape[1:2], x.dtype, x.device)
+    if any((p.shape, p.dtype, p.device) != like for p in parameters):
         return False
-    return choose(x.device, x.dtype)[0] is kernel
+    return not needs_pytorchs_own(x, *parameters) and choose(x.device, x.dtype)[0] is kernel
 
 
 # --- operators, so that whatever records or fakes operations knows what they are
@@ -154,12 +152,12 @@ def relu_max_pool_backward(dy: Tensor, x: Tensor) -> Tensor:
 
 @batch_norm_relu.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
-    return _like(x), *(x.new_empty(x.shape[1]) for _ in range(3))
+    return empty_like(x), *(x.new_empty(x.shape[1]) for _ in range(3))
 
 
 @batch_norm_relu_backward.register_fake
 def _(dy: Tensor, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-    return _like(x), *(x.new_empty(x.shape[1]) for _ in range(2))
+    return empty_like(x), *(x.new_empty(x.shape[1]) for _ in range(2))
 
 
 @relu_max_pool.register_fake
@@ -169,11 +167,7 @@ def _(x: Tensor) -> Tensor:
 
 @relu_max_pool_backward.register_fake
 def _(dy: Tensor, x: Tensor) -> Tensor:
-    return _like(x)
-
-
-def _like(x: Tensor) -> Tensor:
-    return empty(x, x.shape[2], x.shape[3], x.shape[1])
+    return empty_like(x)
 
 
 def _keep_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

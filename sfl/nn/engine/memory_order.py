@@ -38,3 +38,8 @@ def empty(like: Tensor, height: int, width: int, channels: int) -> Tensor:
     batch = like.shape[0]
     strides = (1, batch, width * channels * batch, channels * batch)
     return like.new_empty_strided((batch, channels, height, width), strides)
+
+
+def empty_like(x: Tensor) -> Tensor:
+    """As x (B, C, H, W), with its batch innermost."""
+    return empty(x, x.shape[2], x.shape[3], x.shape[1])

@@ -1,11 +1,10 @@
-"""The locally connected product as operators of PyTorch: `torch.ops.sfl.spatial_conv2d` and its two
-gradients.
+"""The locally connected product and its two gradients as operators of PyTorch (`torch.ops.sfl`).
 
-Each of the three is linear in both of its tensors, so the gradients of each are the other two:
-autograd can go through them as often as it likes. What computes them, `choice` decides.
+Each of the three is linear in both of its tensors, so the gradients of each are the other two, and
+autograd can differentiate any number of times. `choice` decides which engine computes them.
 
 Shapes: B batch, C channels in, O channels out, H×W input, OH×OW positions, kh×kw kernel, G groups.
-A window travels as three lists of two numbers: stride, padding before the first input, dilation.
+An operator takes a Window as its eight numbers: kernel, stride, padding, dilation.
 """
 
 from typing import Any
@@ -44,16 +43,15 @@ def locally_connected(
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
     if needs_pytorchs_own(x, weight, bias):
         return reference.with_all_derivatives(x, weight, bias, window, groups)
-    # Turned here, so that what is kept for the gradients needs no turning again.
-    numbers = (list(window.stride), list(window.padding), list(window.dilation))
-    y: Tensor = spatial_conv2d(batch_innermost(x), weight, bias, *numbers, groups)
+    numbers = [*window.kernel, *window.stride, *window.padding, *window.dilation]
+    # Reordered here, so that the gradients keep x in the order that they need.
+    y: Tensor = spatial_conv2d(batch_innermost(x), weight, bias, numbers, groups)
     return y
 
 
 def needs_pytorchs_own(*tensors: Tensor | None) -> bool:
-    """Whether derivatives are asked for that no operator but PyTorch's own can have.
-
-    Those of torch.func's transforms; and those of forward mode, which would be lost without a word.
+    """Whether a transform of torch.func or forward mode is at work, which only PyTorch's own
+    operators support: through others, forward mode would silently lose its derivatives.
     """
     if torch.compiler.is_compiling():
         return False
@@ -71,80 +69,59 @@ def _has_tangent(x: Tensor) -> bool:
 
 @custom_op("sfl::spatial_conv2d", mutates_args=())
 def spatial_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Numbers,
-    padding: Numbers,
-    dilation: Numbers,
-    groups: int,
+    x: Tensor, weight: Tensor, bias: Tensor | None, window: Numbers, groups: int
 ) -> Tensor:
     """The product itself."""
-    window = _window(weight.shape[3:5], stride, padding, dilation)
-    return choose(x.device, x.dtype)[0].forward(x, weight, bias, window, groups)
+    return choose(x.device, x.dtype)[0].forward(x, weight, bias, _window(window), groups)
 
 
 @custom_op("sfl::spatial_conv2d_input_gradient", mutates_args=())
 def input_gradient(
-    dy: Tensor,
-    weight: Tensor,
-    size: Numbers,
-    stride: Numbers,
-    padding: Numbers,
-    dilation: Numbers,
-    groups: int,
+    dy: Tensor, weight: Tensor, size: Numbers, window: Numbers, groups: int
 ) -> Tensor:
-    """From the gradient of y (B, O, OH, OW) that of x (B, C, H, W); size: (H, W)."""
-    window = _window(weight.shape[3:5], stride, padding, dilation)
+    """The gradient of x (B, C, H, W) from that of y, dy (B, O, OH, OW); size: (H, W)."""
     inside = (size[0], size[1])
-    return choose(dy.device, dy.dtype)[0].input_gradient(dy, weight, inside, window, groups)
+    engine = choose(dy.device, dy.dtype)[0]
+    return engine.input_gradient(dy, weight, inside, _window(window), groups)
 
 
 @custom_op("sfl::spatial_conv2d_weight_gradient", mutates_args=())
-def weight_gradient(
-    x: Tensor,
-    dy: Tensor,
-    size: Numbers,
-    stride: Numbers,
-    padding: Numbers,
-    dilation: Numbers,
-    groups: int,
-) -> Tensor:
-    """From x and the gradient of y that of the weight; size: (kh, kw)."""
-    window = _window(size, stride, padding, dilation)
-    return choose(x.device, x.dtype)[0].weight_gradient(x, dy, window, groups)
+def weight_gradient(x: Tensor, dy: Tensor, window: Numbers, groups: int) -> Tensor:
+    """The gradient of the weight from x and that of y."""
+    return choose(x.device, x.dtype)[0].weight_gradient(x, dy, _window(window), groups)
 
 
-def _window(kernel: Any, stride: Numbers, padding: Numbers, dilation: Numbers) -> Window:
-    two = [(int(numbers[0]), int(numbers[1])) for numbers in (kernel, stride, padding, dilation)]
-    return Window(*two)
+def _window(numbers: Numbers) -> Window:
+    kh, kw, *rest = map(int, numbers)
+    sh, sw, ph, pw, dh, dw = rest
+    return Window((kh, kw), (sh, sw), (ph, pw), (dh, dw))
 
 
 # --- shapes, for tensors that hold nothing
 
 
 @spatial_conv2d.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+def _(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
     return empty(x, *weight.shape[:3])
 
 
 @input_gradient.register_fake
-def _(dy: Tensor, weight: Tensor, size: Numbers, *rest: Any) -> Tensor:
-    return empty(dy, size[0], size[1], weight.shape[5] * rest[-1])
+def _(dy: Tensor, weight: Tensor, size: Numbers, window: Numbers, groups: int) -> Tensor:
+    return empty(dy, size[0], size[1], weight.shape[5] * groups)
 
 
 @weight_gradient.register_fake
-def _(x: Tensor, dy: Tensor, size: Numbers, *rest: Any) -> Tensor:
+def _(x: Tensor, dy: Tensor, window: Numbers, groups: int) -> Tensor:
     out_channels, height, width = dy.shape[1:]
-    return dy.new_empty(height, width, out_channels, *size, x.shape[1] // rest[-1])
+    return dy.new_empty(height, width, out_channels, *window[:2], x.shape[1] // groups)
 
 
 # --- gradients: of each operator, the other two
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    first, second, _, *ctx.rest = inputs
-    ctx.save_for_backward(first, second)
+    ctx.save_for_backward(*inputs[:2])
+    ctx.rest = inputs[-2:]
 
 
 def _product_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
@@ -152,23 +129,22 @@ def _product_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         raise RuntimeError("forward mode over a backward pass: begin it before the forward pass")
     (x, weight), needed = ctx.saved_tensors, ctx.needs_input_grad
     dx = input_gradient(dy, weight, x.shape[2:], *ctx.rest) if needed[0] else None
-    dw = weight_gradient(x, dy, weight.shape[3:5], *ctx.rest) if needed[1] else None
-    db = dy.sum(0) if needed[2] else None
-    return dx, dw, db, None, None, None, None
+    dw = weight_gradient(x, dy, *ctx.rest) if needed[1] else None
+    return dx, dw, dy.sum(0) if needed[2] else None, None, None
 
 
 def _input_gradient_backward(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
     (dy, weight), needed = ctx.saved_tensors, ctx.needs_input_grad
     ddy = spatial_conv2d(ddx, weight, None, *ctx.rest) if needed[0] else None
-    dw = weight_gradient(ddx, dy, weight.shape[3:5], *ctx.rest) if needed[1] else None
-    return ddy, dw, None, None, None, None, None
+    dw = weight_gradient(ddx, dy, *ctx.rest) if needed[1] else None
+    return ddy, dw, None, None, None
 
 
 def _weight_gradient_backward(ctx: Any, ddw: Tensor) -> tuple[Any, ...]:
     (x, dy), needed = ctx.saved_tensors, ctx.needs_input_grad
     dx = input_gradient(dy, ddw, x.shape[2:], *ctx.rest) if needed[0] else None
     ddy = spatial_conv2d(x, ddw, None, *ctx.rest) if needed[1] else None
-    return dx, ddy, None, None, None, None, None
+    return dx, ddy, None, None
 
 
 spatial_conv2d.register_autograd(_product_backward, setup_context=_keep)

@@ -17,11 +17,12 @@ ReLU, so `features.3` is next. Names, not places, are what state_dict and `get_s
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from sfl.nn.engine import BatchNormReLU, ReLUMaxPool2d
+from sfl.nn.models.graphs import GRAPHS
 from sfl.nn.spatial import Init, SpatialFeatureLayer, Storage, expect_choice
 from sfl.nn.window import Pair, pair, window_of
 
@@ -30,10 +31,41 @@ Dimensions = tuple[int, int, int]
 
 
 class _Network(nn.Module):
-    """What the three have in common: features, then a classifier."""
+    """What the three have in common. Keywords that are None have the values of `graph`."""
 
-    features: nn.Sequential
-    classifier: nn.Sequential
+    graph: ClassVar[dict[str, Any]]
+
+    def __init__(
+        self,
+        *,
+        in_dimensions: Dimensions = (3, 32, 32),
+        classes: int = 10,
+        layer: Layer | None = None,
+        storage: Storage | None = None,
+        init: Init = "receptive_field",
+        channels: Sequence[int] | None = None,
+        kernel_sizes: Sequence[Pair] | None = None,
+        hidden_sizes: Sequence[int] | None = None,
+        dropout: float | None = None,
+        dropout2d: float | None = None,
+    ) -> None:
+        super().__init__()
+        given = {
+            "layer": layer, "channels": channels, "kernel_sizes": kernel_sizes,
+            "hidden_sizes": hidden_sizes, "dropout": dropout, "dropout2d": dropout2d,
+        }  # fmt: skip
+        graph = self.graph | {key: value for key, value in given.items() if value is not None}
+        stack = _Stack(in_dimensions, graph["layer"], storage, init)
+        self._add_features(stack, graph["channels"], graph["kernel_sizes"], graph["dropout2d"])
+        self.features = nn.Sequential(stack.modules)
+        self.classifier = _classifier(
+            stack.dimensions, graph["hidden_sizes"], classes, graph["dropout"]
+        )
+
+    def _add_features(
+        self, stack: "_Stack", channels: list[int], kernel_sizes: list[Pair], dropout2d: float
+    ) -> None:
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W), normalised → logits (B, classes)."""
@@ -44,25 +76,10 @@ class _Network(nn.Module):
 class RegularConvNet(_Network):
     """Six padded layers in three pooled blocks, then three linear layers: 5,852,170 weights."""
 
-    def __init__(
-        self,
-        *,
-        in_dimensions: Dimensions = (3, 32, 32),
-        classes: int = 10,
-        layer: Layer = "conv",
-        storage: Storage | None = None,
-        init: Init = "receptive_field",
-        channels: Sequence[int] = (32, 64, 128, 128, 256, 256),
-        kernel_sizes: Sequence[Pair] = (3, 3, 3, 3, 3, 3),
-        hidden_sizes: Sequence[int] = (1024, 512),
-        dropout: float = 0.1,
-        dropout2d: float = 0.05,
-    ) -> None:
-        super().__init__()
-        stack = _Stack(in_dimensions, layer, storage, init)
-        stack.add_blocks(channels, kernel_sizes, dropout2d, same_size=True, pooled=3)
-        self.features = stack.built()
-        self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
+    graph = GRAPHS["RegularConvNet"]
+
+    def _add_features(self, stack: "_Stack", *sizes: Any) -> None:
+        stack.add_blocks(*sizes, same_size=True, pooled=3)
 
 
 class SpatialDenseNet(_Network):
@@ -71,57 +88,27 @@ class SpatialDenseNet(_Network):
     7,256,446 weights in local storage, 225,543,622 in the notebook's dense one.
     """
 
-    def __init__(
-        self,
-        *,
-        in_dimensions: Dimensions = (3, 32, 32),
-        classes: int = 10,
-        layer: Layer = "spatial",
-        storage: Storage | None = None,
-        init: Init = "receptive_field",
-        channels: Sequence[int] = (10, 20, 32, 64, 128, 256),
-        kernel_sizes: Sequence[Pair] = (3, 3, 3, 3, 2, 2),
-        hidden_sizes: Sequence[int] = (512,),
-        dropout: float = 0.1,
-        dropout2d: float = 0.05,
-    ) -> None:
-        super().__init__()
-        stack = _Stack(in_dimensions, layer, storage, init)
-        stack.add_blocks(channels, kernel_sizes, dropout2d, same_size=False, pooled=2)
-        self.features = stack.built()
-        self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
+    graph = GRAPHS["SpatialDenseNet"]
+
+    def _add_features(self, stack: "_Stack", *sizes: Any) -> None:
+        stack.add_blocks(*sizes, same_size=False, pooled=2)
 
 
 class SimpleModel(_Network):
     """One layer and a linear classifier: 171,010 weights in local storage, 13,873,510 in dense."""
 
-    def __init__(
-        self,
-        *,
-        in_dimensions: Dimensions = (3, 32, 32),
-        classes: int = 10,
-        layer: Layer = "spatial",
-        storage: Storage | None = None,
-        init: Init = "receptive_field",
-        channels: Sequence[int] = (5,),
-        kernel_sizes: Sequence[Pair] = (3,),
-        hidden_sizes: Sequence[int] = (),
-        dropout: float = 0.0,
-        dropout2d: float = 0.0,
+    graph = GRAPHS["SimpleModel"]
+
+    def _add_features(
+        self, stack: "_Stack", channels: list[int], kernel_sizes: list[Pair], dropout2d: float
     ) -> None:
-        super().__init__()
-        stack = _Stack(in_dimensions, layer, storage, init)
         _expect_entries(1, channels=channels, kernel_sizes=kernel_sizes)
         stack.add_layer(channels[0], kernel_sizes[0])
         stack.add(nn.Dropout2d(dropout2d))
-        self.features = stack.built()
-        self.classifier = _classifier(stack.dimensions, hidden_sizes, classes, dropout)
 
 
 MODELS: dict[str, type[nn.Module]] = {
-    "RegularConvNet": RegularConvNet,
-    "SpatialDenseNet": SpatialDenseNet,
-    "SimpleModel": SimpleModel,
+    model.__name__: model for model in (RegularConvNet, SpatialDenseNet, SimpleModel)
 }
 
 
@@ -156,9 +143,6 @@ class _Stack:
         self.modules[str(self.operations)] = module
         self.operations += operations
 
-    def built(self) -> nn.Sequential:
-        return nn.Sequential(self.modules)
-
     def add_layer(self, out_channels: int, kernel_size: Pair, same_size: bool = False) -> None:
         """A conv or a spatial layer; same_size pads so that an odd kernel keeps H×W."""
         channels, height, width = self.dimensions
@@ -173,15 +157,8 @@ class _Stack:
                 nn.init.zeros_(conv.bias)
             self.add(conv)
         else:
-            spatial = SpatialFeatureLayer(
-                self.dimensions,
-                out_channels,
-                kernel,
-                padding=padding,
-                storage=self.storage,
-                init=self.init,
-            )
-            self.add(spatial)
+            settings: Any = {"padding": padding, "storage": self.storage, "init": self.init}
+            self.add(SpatialFeatureLayer(self.dimensions, out_channels, kernel, **settings))
         self.dimensions = (out_channels, *size)
 
     def add_blocks(

@@ -202,13 +202,14 @@ def test_pytorchs_own_checks_of_an_operator(case: Case, needs: bool) -> None:
     """Schema, autograd registration, fake tensors and their strides, torch.compile's tracing."""
     x, weight, bias = (tensor.requires_grad_(needs) for tensor in case.drawn(torch.float32))
     window = case.window
-    rest = (list(window.stride), list(window.padding), list(window.dilation), case.groups)
+    numbers = [*window.kernel, *window.stride, *window.padding, *window.dilation]
+    rest = (numbers, case.groups)
     dy = torch.randn(case.batch, case.out_channels, *case.positions, requires_grad=needs)
     operators = torch.ops.sfl
     calls: list[tuple[Any, tuple[Any, ...]]] = [
         (operators.spatial_conv2d, (x, weight, bias, *rest)),
         (operators.spatial_conv2d_input_gradient, (dy, weight, list(case.size), *rest)),
-        (operators.spatial_conv2d_weight_gradient, (x, dy, list(window.kernel), *rest)),
+        (operators.spatial_conv2d_weight_gradient, (x, dy, *rest)),
     ]
     for operator, arguments in calls:
         torch.library.opcheck(operator.default, arguments)

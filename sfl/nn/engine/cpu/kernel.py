@@ -1,9 +1,6 @@
 """The engine for CPUs: the product and its two gradients in C++ (kernel.cpp).
 
-Same functions as `sfl.nn.engine.reference`; here they are only called; `build` compiles the
-library on first use.
-
-Shapes: as there.
+Same functions and shapes as `sfl.nn.engine.reference`; `build` compiles the library on first use.
 """
 
 import ctypes
@@ -44,11 +41,9 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, grou
     """As sfl.nn.engine.reference.forward."""
     positions_h, positions_w, out_channels = weight.shape[:3]
     y = empty(x, positions_h, positions_w, out_channels)
-    each = None if bias is None else bias.contiguous()
-    shape = _shape(x, y, window, groups)
-    _call(
-        "forward", shape, positions_outermost(x), weight.contiguous(), each, positions_outermost(y)
-    )
+    bias = None if bias is None else bias.contiguous()
+    given = (positions_outermost(x), weight.contiguous(), bias)
+    call("forward", _shape(x, y, window, groups), *given, positions_outermost(y))
     return y
 
 
@@ -57,11 +52,8 @@ def input_gradient(
 ) -> Tensor:
     """As sfl.nn.engine.reference.input_gradient."""
     dx = empty(dy, *size, weight.shape[5] * groups)
-    shape = _shape(dx, dy, window, groups)
-    _call(
-        "input_gradient", shape, positions_outermost(dy), weight.contiguous(),
-        positions_outermost(dx),
-    )  # fmt: skip
+    given = (positions_outermost(dy), weight.contiguous())
+    call("input_gradient", _shape(dx, dy, window, groups), *given, positions_outermost(dx))
     return dx
 
 
@@ -70,10 +62,10 @@ def weight_gradient(x: Tensor, dy: Tensor, window: Window, groups: int) -> Tenso
     out_channels, positions_h, positions_w = dy.shape[1:]
     units, field = (positions_h, positions_w, out_channels), (*window.kernel, x.shape[1] // groups)
     dw = dy.new_empty(*units, *field)
-    shape = _shape(x, dy, window, groups)
-    # Room for x turned round, and for a vector that begins at its last number.
+    # Room for a transposed copy of x, and for a vector that begins at its last number.
     turned = x.new_empty(x.numel() + VECTOR)
-    _call("weight_gradient", shape, positions_outermost(x), positions_outermost(dy), turned, dw)
+    given = (positions_outermost(x), positions_outermost(dy), turned)
+    call("weight_gradient", _shape(x, dy, window, groups), *given, dw)
     return dw
 
 
@@ -83,21 +75,15 @@ def _shape(x: Tensor, y: Tensor, window: Window, groups: int) -> tuple[int, ...]
     return (*x.shape, *y.shape[1:], *numbers, groups, torch.get_num_threads())
 
 
-def _call(name: str, shape: tuple[int, ...], *tensors: Tensor | None) -> None:
-    """The function of that name, on contiguous tensors of one dtype; the last is written to."""
-    if shape[0] == 0:  # no image: nothing to read, and a gradient of no image is zero
-        last = tensors[-1]
-        assert last is not None
-        last.zero_()
-        return
-    call(name, shape, *tensors)
-
-
 def call(name: str, numbers: tuple[int, ...], *tensors: Tensor | None) -> None:
-    """The library's function of that name for the tensors' dtype, which all have in common.
+    """Calls the library's function of that name on contiguous tensors of one dtype.
 
-    They are read as they lie in memory: the caller knows their order.
+    The last tensor is written to. numbers: the sizes; the first is 0 where there are no images.
     """
+    *_, output = tensors
+    if numbers[0] == 0 and output is not None:  # nothing to read; a gradient of the weights is zero
+        output.zero_()
+        return
     (dtype,) = {tensor.dtype for tensor in tensors if tensor is not None}
     pointers = [ctypes.c_void_p(t.data_ptr() if t is not None else None) for t in tensors]
     function = getattr(build.library(), f"sfl_{name}_{DTYPES[dtype]}")

@@ -1,6 +1,6 @@
 """Batch normalisation with ReLU, and ReLU with 2×2 max pooling, in C++ (pointwise.cpp).
 
-Here they are only called; they know no autograd, `sfl.nn.engine.fused` does.
+`sfl.nn.engine.fused` gives them to autograd.
 
 Shapes: x (B, C, H, W) with its batch innermost, float32 or float64; parameters and statistics (C,)
 of the same dtype.
@@ -10,35 +10,29 @@ import torch
 from torch import Tensor
 
 from sfl.nn.engine.cpu import kernel
-from sfl.nn.engine.memory_order import empty, positions_outermost
+from sfl.nn.engine.memory_order import empty, empty_like, positions_outermost
 
 Statistics = tuple[Tensor, Tensor, Tensor]  # mean, biased variance, 1 / √(variance + eps)
 
 
 def norm_forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Statistics]:
     """relu(batch_norm(x)), and the batch's statistics."""
-    channels, height, width = x.shape[1:]
-    y = empty(x, height, width, channels)
-    statistics = (x.new_empty(channels), x.new_empty(channels), x.new_empty(channels))
-    given = (positions_outermost(x), weight.contiguous(), bias.contiguous())
-    kernel.call(
-        "norm_forward", _sizes(x), x.new_tensor([eps]), *given, *statistics, positions_outermost(y)
-    )
-    return y, statistics
+    y = empty_like(x)
+    mean, variance, scale = (x.new_empty(x.shape[1]) for _ in range(3))
+    given = (x.new_tensor([eps]), positions_outermost(x), weight.contiguous(), bias.contiguous())
+    found = (mean, variance, scale, positions_outermost(y))
+    kernel.call("norm_forward", _sizes(x), *given, *found)
+    return y, (mean, variance, scale)
 
 
 def norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, weight and bias."""
-    channels, height, width = x.shape[1:]
-    dx = empty(x, height, width, channels)
-    dweight, dbias = torch.empty_like(mean), torch.empty_like(mean)
-    given = (weight.contiguous(), bias.contiguous(), mean, scale)
-    activations = (positions_outermost(dy), positions_outermost(x))
-    kernel.call(
-        "norm_backward", _sizes(x), *activations, *given, dweight, dbias, positions_outermost(dx)
-    )
+    dx, dweight, dbias = empty_like(x), torch.empty_like(mean), torch.empty_like(mean)
+    given = (positions_outermost(dy), positions_outermost(x), weight.contiguous())
+    more = (bias.contiguous(), mean, scale, dweight, dbias, positions_outermost(dx))
+    kernel.call("norm_backward", _sizes(x), *given, *more)
     return dx, dweight, dbias
 
 
@@ -51,7 +45,7 @@ def pool_forward(x: Tensor) -> Tensor:
 
 def pool_backward(dy: Tensor, x: Tensor) -> Tensor:
     """The gradient of x."""
-    dx = empty(x, x.shape[2], x.shape[3], x.shape[1])
+    dx = empty_like(x)
     if x.shape[2] % 2 or x.shape[3] % 2:  # a row or a column that no window reaches
         dx.zero_()
     kernel.call("pool_backward", _pool(x), *map(positions_outermost, (dy, x, dx)))
