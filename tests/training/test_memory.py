@@ -80,7 +80,7 @@ def test_a_model_that_fits_nowhere_is_refused(monkeypatch: pytest.MonkeyPatch) -
         check_memory(summary, 64, OptimizerSettings(), CPU, "float32")
     assert error.value.exit_code == Exit.RESOURCES
     assert "68.3 GB" in str(error.value) and "64.0 GB free" in str(error.value)
-    assert "storage: local" in str(error.value)
+    assert "model.storage=local" in str(error.value)
     for enough in (69 * 10**9, None):  # None: it can't be known
         monkeypatch.setattr(memory, "available_bytes", lambda device, free=enough: free)
         check_memory(summary, 64, OptimizerSettings(), CPU, "float32")
