@@ -149,10 +149,8 @@ def test_pictures_of_an_earlier_report_go(made: list[str], tmp_path: Path) -> No
 def test_odd_names(tmp_path: Path, name: str) -> None:
     """Neither mathematics nor a template, nor too long for a file's name."""
     for each, config in ((name, CONV), ("other", SPATIAL)):
-        classes = {"per_class": {f"{name}1": 0.75, f"{name}2": 0.25}}
-        make_run(
-            tmp_path / "runs" / f"{each}-s0", f"{config}{DATA}", right=[True, False], **classes
-        )
+        path, classes = tmp_path / "runs" / f"{each}-s0", {f"{name}1": 0.75, f"{name}2": 0.25}
+        make_run(path, f"{config}{DATA}", right=[True, False], per_class=classes)
     arguments = ("compare", f"{name}-s0", "other-s0", "--runs", tmp_path / "runs", "--no-train")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a cat has none in this font
@@ -338,11 +336,12 @@ def test_each_picture_shows_what_it_says(made: list[str], tmp_path: Path) -> Non
 
 def test_models_that_are_always_right_or_always_wrong(tmp_path: Path) -> None:
     """In classes of odd names; files of models whose names differ in a sign stay apart."""
-    odd = {"per_class": {"95 % interval": 1.0, "only_first": None}}
+    odd = {"95 % interval": 1.0, "only_first": None}
     for name, config, right in (("a b", CONV, True), ("a+b", SPATIAL, False)):
         interval = [0.9, 1 - 1e-16] if right else [1e-18, 0.1]
         path = tmp_path / "runs" / f"{name}-s0"
-        make_run(path, f"{config}{DATA}", right=[right] * 7, accuracy_interval=interval, **odd)
+        values = {"accuracy_interval": interval, "per_class": odd}
+        make_run(path, f"{config}{DATA}", right=[right] * 7, environment=None, **values)
     out = tmp_path / "report"
     done = sfl("compare", "a b-s0", "a+b-s0", "--runs", tmp_path / "runs", "--out", out, "--csv")
     assert done.returncode == 0, done.stderr

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from sfl.learning.precision import autocast
 
 from sfl.errors import Exit, UserError
+from sfl.learning.learner import autocast
 from sfl.training.device import pick_device, pick_precision
 
 Machine = Callable[..., None]
