@@ -5,11 +5,13 @@ Reads text files only; needs no torch. Knows no models and no comparison.
 
 import time
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from sfl.config.schema import Config
 from sfl.errors import UserError
 from sfl.runs.directory import Run
+
+if TYPE_CHECKING:
+    from sfl.config.schema import Config
 
 Images = Literal["validation", "test"]
 
@@ -24,7 +26,7 @@ def judged_on(*logged: Collection[str]) -> Images | None:
     return next(shared, None)
 
 
-def will_be_logged(config: Config) -> set[str]:
+def will_be_logged(config: "Config") -> set[str]:
     """Which accuracies a run of this config logs, beside that of training."""
     asked = {"validation": config.data.validation, "test": config.train.test_every}
     return {f"{images}_accuracy" for images, wanted in asked.items() if wanted}

@@ -6,11 +6,14 @@ Knows nothing of training.
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sfl.config.schema import Config
 from sfl.errors import PROGRAM, Exit, UserError
 from sfl.files import check_folder, write_error
 from sfl.runs.directory import BEST, CONFIG, ENVIRONMENT, LOCK, RESULT, Run, lock
+
+if TYPE_CHECKING:
+    from sfl.config.schema import Config
 
 
 def create(root: Path, name: str, *, exact: bool = False) -> Run:
@@ -115,7 +118,7 @@ def remove(run: Run) -> None:
         raise UserError(f"{run.path}: can't be deleted: {reason}", "", Exit.RUN) from None
 
 
-def run_name(name: str | Path, config: Config) -> str:
+def run_name(name: str | Path, config: "Config") -> str:
     """notebook/spatial, seed 0 → notebook-spatial-s0. Of an absolute path only the last part."""
     path = Path(name)
     stem = path.with_suffix("") if path.suffix in (".yaml", ".yml") else path
@@ -124,7 +127,7 @@ def run_name(name: str | Path, config: Config) -> str:
     return f"{'-'.join(kept)}-s{config.train.seed}"
 
 
-def data_root_option(config: Config) -> list[str]:
+def data_root_option(config: "Config") -> list[str]:
     """`--set data.root=…` if a later command on this run needs it: runs keep no absolute path."""
     data = config.data
     elsewhere = data.source != "shapes" and Path(data.root).is_absolute()
