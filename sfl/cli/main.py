@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -17,6 +18,7 @@ from sfl.cli.plot import plot
 from sfl.cli.runs import runs_app
 from sfl.cli.show import show
 from sfl.cli.train import train
+from sfl.errors import UserError
 from sfl.host_memory import reuse_memory
 
 app = typer.Typer(
@@ -43,6 +45,9 @@ def sfl_command(
 
         print(f"sfl {sfl.__version__}")
         raise typer.Exit
+    engine = os.environ.get("SFL_ENGINE", "")
+    if engine not in ("", "reference"):  # before a command needs sfl.nn, which would raise, too
+        raise UserError(f"SFL_ENGINE is {engine!r}: expected reference, or leave it out")
     if context.invoked_subcommand not in (None, "train"):
         torchrun.refuse_several(context.invoked_subcommand)
     if context.invoked_subcommand is None:

@@ -674,3 +674,10 @@ def test_results_that_cannot_be_written(here: Path) -> None:
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (6, 1), done.stderr
     assert "no space left on the disk" in done.stderr
+
+
+def test_an_unknown_engine_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFL_ENGINE", "plain")
+    done = sfl("show", "simple")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: SFL_ENGINE is 'plain': expected reference, or leave it out\n"
