@@ -155,7 +155,7 @@ class DataSettings(Settings):
     root: str = Field(
         "data", description="The folder with the images; only with source: cifar10 or folder."
     )
-    mirror: str | None = Field(None, description="URL from which to download CIFAR-10's archive.")
+    mirror: str | None = Field(None, description="URL of CIFAR-10's archive; no other is tried.")
     resize: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         None, description="Width and height in pixels to which a folder's images are resized."
     )

@@ -20,7 +20,7 @@ def load_dataset(
 
     source: "cifar10" (read from `root`, or downloaded into it), "folder" (`root` contains
         train/<class>/* and test/<class>/*) or "shapes" (drawn; needs no files).
-    mirror: cifar10: the URL to download from, instead of its authors' server.
+    mirror: cifar10: the only URL to download from.
     resize: folder: the side in pixels to which images are scaled; None: not scaled.
     shapes: keyword arguments of `draw_shapes`.
     fetch: whether cifar10 may be downloaded.

@@ -1,13 +1,15 @@
 """CIFAR-10: fetched, verified, read offline, and no pickle opened that was not verified.
 
-The archive here is a small one of the real layout; torchvision's checksums are exchanged for its.
+The archive here is a small one of the real layout; the real checksums are exchanged for its.
 """
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import io
 import pickle
+import re
 import socket
 import tarfile
 import threading
@@ -17,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ import torch
 from torchvision.datasets import CIFAR10
 
 from sfl.data import cifar10
+from sfl.data import download as downloading
 from sfl.data.dataset import Dataset
 from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
@@ -55,6 +58,10 @@ def md5(content: bytes) -> str:
     return hashlib.md5(content).hexdigest()
 
 
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def packed(files: dict[str, bytes]) -> bytes:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
@@ -70,7 +77,7 @@ def packed(files: dict[str, bytes]) -> bytes:
 
 @pytest.fixture
 def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """The files of the archive; torchvision now expects these."""
+    """The files of the archive; these are expected now."""
     made = {
         name: pickle.dumps({"data": pixels(b), "labels": [b % 3, 2], "batch_label": Warning2009()})
         for b, name in enumerate(NAMES)
@@ -82,7 +89,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     monkeypatch.setattr(CIFAR10, "train_list", sums[:5])
     monkeypatch.setattr(CIFAR10, "test_list", sums[5:])
     monkeypatch.setattr(CIFAR10, "meta", meta)
-    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(packed(made)))
+    monkeypatch.setattr(cifar10, "SHA256", sha256(packed(made)))
     return made
 
 
@@ -103,14 +110,34 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder; of a file named cut.tar.gz it sends only half of what it promised."""
+    """Serves a folder, and parts of files by Range unless their name says "whole".
+
+    most: the bytes that it sends, whatever it has promised.
+    """
+
+    asked: ClassVar[list[tuple[str, str | None]]] = []  # the paths and ranges, in order
+    most: int | None = None
 
     def log_message(self, format: str, *args: object) -> None:
         pass
 
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.asked.append((self.path.strip("/"), wanted))
+        path = Path(self.translate_path(self.path))
+        if wanted is None or "whole" in self.path or not path.is_file():
+            return super().do_GET()
+        content, start = path.read_bytes(), int(wanted.removeprefix("bytes=").removesuffix("-"))
+        if start >= len(content):
+            return self.send_error(416)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        self.copyfile(io.BytesIO(content[start:]), self.wfile)
+
     def copyfile(self, source: Any, outputfile: Any) -> None:
-        content = source.read()
-        outputfile.write(content[: len(content) // 2] if "cut" in self.path else content)
+        outputfile.write(source.read()[: self.most])
 
 
 @pytest.fixture
@@ -118,6 +145,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder, and the URL at which it is served."""
     folder = tmp_path / "served"
     folder.mkdir()
+    Handler.asked.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -191,28 +219,79 @@ def test_two_at_once_fetch_it_once(
 ) -> None:
     folder, url = served
     (folder / ARCHIVE).write_bytes(archive)
-    slow, fetch, fetched = threading.Barrier(2), cifar10._download_verified, []
+    slow, fetch, fetched = threading.Barrier(2), downloading._download, []
 
-    def fetching_slowly(*given: Any) -> None:
+    def fetching_slowly(*given: Any, **more: Any) -> None:
         fetched.append(given)
         with contextlib.suppress(threading.BrokenBarrierError):
             slow.wait(timeout=0.5)  # until the other one fetches, too, if nothing keeps it
-        fetch(*given)
+        fetch(*given, **more)
 
-    monkeypatch.setattr(cifar10, "_download_verified", fetching_slowly)
+    monkeypatch.setattr(downloading, "_download", fetching_slowly)
     with ThreadPoolExecutor(2) as threads:
         for dataset in threads.map(lambda _: load(root, url), range(2)):
             check(dataset)
     assert len(fetched) == 1 and [path.name for path in root.iterdir()] == [ARCHIVE]
 
 
-def test_without_a_mirror_it_comes_from_its_authors(
+def sources(monkeypatch: pytest.MonkeyPatch, *urls: str) -> None:
+    monkeypatch.setattr(cifar10, "SOURCES", urls)
+
+
+def test_the_sources_and_the_hash_are_the_published_ones() -> None:
+    first, *others = cifar10.SOURCES
+    assert first == CIFAR10.url and len(others) == 2
+    assert all(url.startswith("https://") and url.endswith(ARCHIVE) for url in cifar10.SOURCES)
+    assert cifar10.SHA256.startswith("6d958be0") and len(cifar10.SHA256) == 64
+
+
+def test_after_a_failure_the_next_source_is_tried(
+    served: tuple[Path, str],
+    archive: bytes,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, url = served
+    names = ("missing", "login", "good", "other")
+    sources(monkeypatch, *(f"{url}/{name}" for name in names))
+    (folder / "login").write_bytes(b"<html>Please log in</html>")
+    (folder / "good").write_bytes(archive)
+    check(load(root))
+    assert [path.name for path in root.iterdir()] == [ARCHIVE]
+    assert [path for path, _ in Handler.asked] == ["missing", "login", "good"]
+    said = capsys.readouterr().err
+    assert f"{url}/missing: HTTP 404 File not found; trying {url}/login\n" in said
+    assert f"{url}/login: it is another file: 26 bytes with SHA-256" in said
+    assert f"{ARCHIVE}: downloaded from {url}/good, its SHA-256 is right\n" in said
+
+
+def test_a_mirror_is_the_only_source(
     served: tuple[Path, str], archive: bytes, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (served[0] / "original.tar.gz").write_bytes(archive)
-    monkeypatch.setattr(CIFAR10, "url", f"{served[1]}/original.tar.gz")
+    folder, url = served
+    sources(monkeypatch, f"{url}/good")
+    (folder / "good").write_bytes(archive)
+    refused(root, f"{url}/missing.tar.gz")
+    assert [path for path, _ in Handler.asked] == ["missing.tar.gz"]
+
+
+def test_a_slow_source_is_left_unless_it_is_the_last(
+    served: tuple[Path, str],
+    archive: bytes,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, url = served
+    monkeypatch.setattr(downloading, "PATIENCE", 0.0)
+    monkeypatch.setattr(downloading, "SLOW", float("inf"))
+    sources(monkeypatch, f"{url}/one", f"{url}/two")
+    (folder / "one").write_bytes(archive)
+    (folder / "two").write_bytes(archive)
     check(load(root))
-    assert (root / ARCHIVE).exists()
+    said = capsys.readouterr().err
+    assert f"{url}/one: too slow, " in said and f"downloaded from {url}/two" in said
 
 
 def test_something_else_from_a_server_is_not_kept(
@@ -221,35 +300,100 @@ def test_something_else_from_a_server_is_not_kept(
     folder, url = served
     (folder / ARCHIVE).write_bytes(b"<html>Please log in</html>")
     line = refused(root, url)
-    assert f"{url}/{ARCHIVE} is not the CIFAR-10 archive" in line and md5(archive) in line
+    assert f"from {url}/{ARCHIVE}: it is another file: 26 bytes" in line and sha256(archive) in line
     assert list(root.iterdir()) == []
 
 
-def test_a_download_that_breaks_off_is_not_kept(
-    served: tuple[Path, str], archive: bytes, root: Path
+def test_a_download_that_breaks_off_goes_on(
+    served: tuple[Path, str], archive: bytes, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, url = served
-    (folder / "cut.tar.gz").write_bytes(archive)
-    assert f"{len(archive) // 2} bytes" in refused(root, f"{url}/cut.tar.gz")
-    assert list(root.iterdir()) == []
+    (folder / ARCHIVE).write_bytes(archive)
+    monkeypatch.setattr(Handler, "most", len(archive) // 3 + 1)
+    check(load(root, url))
+    assert len(Handler.asked) == 3
+    assert [path.name for path in root.iterdir()] == [ARCHIVE]
 
 
-def test_an_interrupted_download_does_not_spoil_the_next(
+@pytest.mark.parametrize(("name", "came"), [("a", [100, 200, 300]), ("whole", [100, 100, 100])])
+def test_a_download_that_breaks_off_is_told_as_that_and_kept(
+    served: tuple[Path, str],
+    archive: bytes,
+    root: Path,
+    name: str,
+    came: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, url = served
+    (folder / f"{name}.tar.gz").write_bytes(archive)
+    with monkeypatch.context() as patch:
+        patch.setattr(Handler, "most", 100)
+        line, said = refused(root, f"{url}/{name}.tar.gz"), capsys.readouterr().err
+    for kept in came[:2]:
+        assert f": broke off after {kept} B of {len(archive)} B; trying to go on\n" in said
+    assert f"{name}.tar.gz: broke off after {came[2]} B of {len(archive)} B " in line
+    assert f"the next try goes on after {came[2]} B" in line and "another file" not in line
+    (folder / "good.tar.gz").write_bytes(archive)
+    check(load(root, f"{url}/good.tar.gz"))  # another server
+    assert Handler.asked[-1] == ("good.tar.gz", f"bytes={came[2]}-")
+    assert [path.name for path in root.iterdir()] == [ARCHIVE]
+
+
+def test_a_part_of_another_file_is_begun_anew_once(
+    served: tuple[Path, str], archive: bytes, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, url = served
+    (folder / ARCHIVE).write_bytes(archive)
+    partial = root / f".{ARCHIVE}.part"
+    for kept in (b"something else", archive + b"more", archive):  # the last is only to be named
+        root.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(kept)
+        Handler.asked.clear()
+        check(load(root, url))
+        again = [] if kept == archive else [(ARCHIVE, None)]
+        assert Handler.asked == [(ARCHIVE, f"bytes={len(kept)}-"), *again]
+        assert ("downloading it from the start" in capsys.readouterr().err) == bool(again)
+        assert [path.name for path in root.iterdir()] == [ARCHIVE]
+        (root / ARCHIVE).unlink()
+
+
+def test_ctrl_c_keeps_what_has_come(
+    served: tuple[Path, str], archive: bytes, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, url = served
+    (folder / ARCHIVE).write_bytes(archive)
+    came = iter([archive[:100]])
+
+    def interrupted(_: object) -> bytes:
+        if piece := next(came, None):
+            return piece
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(downloading, "_read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load(root, url)
+    assert [path.name for path in root.iterdir()] == [f".{ARCHIVE}.part"]
+    check(load(root, url))
+    assert Handler.asked[-1] == (ARCHIVE, "bytes=100-")
+    assert [path.name for path in root.iterdir()] == [ARCHIVE]
+
+
+def test_a_full_disk_is_told_as_that(
     served: tuple[Path, str], archive: bytes, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, url = served
     (folder / ARCHIVE).write_bytes(archive)
 
-    def interrupted(*_: object) -> Iterator[bytes]:
-        yield archive[:100]
-        raise KeyboardInterrupt
+    def full(*_: object) -> Iterator[None]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield
 
-    with monkeypatch.context() as patch:
-        patch.setattr("sfl.data.cifar10._fetch", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            load(root, url)
-    assert list(root.iterdir()) == []
-    check(load(root, url))
+    monkeypatch.setattr(downloading, "_copy", full)
+    with pytest.raises(UserError, match="no space left on the disk") as caught:
+        load(root, url)
+    assert caught.value.exit_code == Exit.RESOURCES
 
 
 def test_a_server_without_it(served: tuple[Path, str], files: object, root: Path) -> None:
@@ -259,7 +403,8 @@ def test_a_server_without_it(served: tuple[Path, str], files: object, root: Path
 @pytest.mark.usefixtures("files", "offline")
 def test_no_network_says_where_and_what_else_can_be_done(root: Path) -> None:
     line = refused(root)
-    assert f"can't be downloaded from {CIFAR10.url}: [Errno 101] Network is unreachable" in line
+    reason = "[Errno 101] Network is unreachable"
+    assert f"{ARCHIVE} can't be downloaded from {CIFAR10.url}: {reason}; from https://zen" in line
     assert "data.mirror" in line and "data.source=shapes" in line
     assert f"put {ARCHIVE} into {root}" in line
     assert list(root.iterdir()) == []
@@ -281,7 +426,7 @@ def test_a_root_that_cannot_be_made(tmp_path: Path) -> None:
 def test_a_root_that_cannot_be_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: path != root)  # whoever runs the tests
     line = refused(root)
-    assert f"can't be saved in {root}: Permission denied" in line and "data.root" in line
+    assert f"{root}: nothing can be saved there: Permission denied" in line and "data.root" in line
 
 
 # --- what is there already
@@ -302,6 +447,39 @@ def test_the_unpacked_folder_in_root_is_read(files: dict[str, bytes], root: Path
 
 
 @pytest.mark.usefixtures("offline")
+def test_the_unpacked_folder_as_root_is_read(files: dict[str, bytes], root: Path) -> None:
+    check(load(unpack(files, root)))
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", cifar10.ARCHIVES)
+def test_the_archive_under_the_names_that_keras_gives_it(
+    archive: bytes, root: Path, name: str
+) -> None:
+    root.mkdir(parents=True)
+    (root / name).write_bytes(archive)
+    check(load(root))
+    check(load(root / name))
+    assert [path.name for path in root.iterdir()] == [name]
+
+
+@pytest.mark.usefixtures("files", "offline")
+@pytest.mark.parametrize(
+    "name", ["trainLabels.csv", "train-00000-of-00001.parquet", "plain_text/a.parquet", "x.npz"]
+)
+def test_another_form_of_it_is_named(
+    root: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / name).parent.mkdir(parents=True)
+    (root / name).touch()
+    refused(root)
+    told = f"{root / name} looks like "
+    assert told in (said := capsys.readouterr().err) and "docs/data.md" in said
+    with pytest.raises(UserError, match=re.escape(told)):
+        load_dataset("cifar10", root=root, fetch=False)
+
+
+@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "text"])
 def test_a_damaged_archive_is_named_and_left_alone(archive: bytes, root: Path, damage: str) -> None:
     flipped = bytearray(archive)
@@ -316,7 +494,7 @@ def test_a_damaged_archive_is_named_and_left_alone(archive: bytes, root: Path, d
     (root / ARCHIVE).write_bytes(content)
     line = refused(root)
     assert f"{root / ARCHIVE} is damaged: {len(content)} bytes" in line
-    assert f"expected MD5 {md5(archive)}" in line and "remove the file" in line
+    assert f"expected SHA-256 {sha256(archive)}" in line and "remove the file" in line
     assert (root / ARCHIVE).read_bytes() == content
 
 
@@ -373,18 +551,18 @@ def test_an_incomplete_unpacked_folder_gives_way_to_the_archive(
 
 
 @pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("archive_md5_matches", [False, True])
+@pytest.mark.parametrize("archive_matches", [False, True])
 def test_a_tampered_archive_is_not_opened(
     files: dict[str, bytes],
     root: Path,
     fuse: Path,
-    archive_md5_matches: bool,
+    archive_matches: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tampered = packed(files | {"test_batch": pickle.dumps(Bomb(fuse))})
-    if archive_md5_matches:
-        monkeypatch.setattr(CIFAR10, "tgz_md5", md5(tampered))
+    if archive_matches:
+        monkeypatch.setattr(cifar10, "SHA256", sha256(tampered))
     root.mkdir(parents=True)
     (root / ARCHIVE).write_bytes(tampered)
-    expected = f"test_batch in {root / ARCHIVE}" if archive_md5_matches else str(root / ARCHIVE)
+    expected = f"test_batch in {root / ARCHIVE}" if archive_matches else str(root / ARCHIVE)
     assert f"{expected} is damaged" in refused(root)
