@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from sfl.cli.options import RUNS, Json, Runs, Set
+from sfl.errors import UserError
 
 
 def evaluate(
@@ -14,6 +15,7 @@ def evaluate(
     set_: Set = None,
     runs: Runs = RUNS,
     as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="As CSV, a row per test image.")] = False,
 ) -> None:
     """Test accuracy, loss, accuracy per class and confusion of a run or a file of weights.
 
@@ -21,16 +23,23 @@ def evaluate(
     Examples:
       sfl evaluate
       sfl evaluate checkpoints/spatial-s0/best.safetensors --set data.root=/data
+      sfl evaluate spatial-s0 --csv > images.csv
     """
     from sfl.cli import tables
     from sfl.progress import say
     from sfl.runs.store import find_weights
 
+    if as_json and as_csv:
+        raise UserError("--json and --csv: only one of them can be given")
     path = find_weights(runs, run)  # before torch is imported, which takes a second
-    from sfl.training.testing import evaluate_weights
+    from sfl.training.testing import test_weights
 
     say(f"evaluating {path}")
-    result = evaluate_weights(path, set_ or [])
+    tested = test_weights(path, set_ or [], need_train=False)
+    result = {"file": str(path), **tested.values}
+    if as_csv:
+        tables.print_csv(("file", "class", "prediction", "confidence", "correct"), tested.rows())
+        return
     if as_json:
         tables.print_json(result)
         return

@@ -15,6 +15,7 @@ from sfl.cli.compare import compare
 from sfl.cli.data import data
 from sfl.cli.evaluate import evaluate
 from sfl.cli.plot import plot
+from sfl.cli.predict import predict
 from sfl.cli.runs import runs_app
 from sfl.cli.show import show
 from sfl.cli.train import train
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (train, evaluate, compare, plot, show, data, bench):
+for command in (train, evaluate, predict, compare, plot, show, data, bench):
     app.command()(command)
 app.add_typer(runs_app, name="runs")
 

@@ -1,8 +1,9 @@
 """Prints results on standard output, as tables or as JSON. Computes nothing."""
 
+import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -26,6 +27,13 @@ def stdout() -> Console:
 
 def print_json(values: dict[str, Any]) -> None:
     print(json.dumps(values, indent=2, ensure_ascii=False))
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Prints a line of columns, and a line for each row."""
+    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 def table(*columns: str, title: str | None = None) -> Table:
@@ -53,6 +61,15 @@ def evaluation_table(result: dict[str, Any]) -> Table:
         row = result["confusion"][number - 1]
         text = "" if accuracy is None else f"{accuracy:.1%}"  # None: no image of this class
         made.add_row(f"{number} {name}", text, *map(str, row))
+    return made
+
+
+def predictions_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """A row for each file: its predicted class, and how sure that is."""
+    made = table("file", "predicted class", "confidence")
+    made.columns[1].justify = "left"
+    for row in rows:
+        made.add_row(row["file"], row["prediction"], f"{row['confidence']:.1%}")
     return made
 
 

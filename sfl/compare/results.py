@@ -62,7 +62,7 @@ def _test_unfinished(run: Run, overrides: Sequence[str]) -> RunResult:
 
     if not run.metrics or not (run.path / BEST).exists():
         raise UserError(f"{run.path}: has no trained weights yet", "wait, or go on", Exit.RUN)
-    tested = test_weights(run.path / BEST, changeable(overrides))
+    tested = test_weights(run.path / BEST, changeable(overrides), need_train=True)
     # The images that it was trained on, whichever are there now.
     data = run.provenance and run.provenance.to_json()
     values = {"run": run.name, **tested.values, **cost(tested.setup, run.metrics), "data": data}

@@ -17,10 +17,15 @@ HOLD_OUT_SEED = 20_090_408  # any constant: all runs hold out the same images
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images (N, C, H, W) uint8 and their labels (N,) int64, on one device."""
+    """Images (N, C, H, W) uint8 and their labels (N,) int64, on one device.
+
+    files: where each image is, relative to the data root; None where images have no files of their
+    own, and in parts and copies of a split.
+    """
 
     images: Tensor
     labels: Tensor
+    files: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)

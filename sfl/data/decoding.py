@@ -73,13 +73,31 @@ def _decode(path: Path, known: bytes, resize: int | None) -> Tensor:
     content = _read(path)
     if hashlib.sha256(content).digest() != known:  # the cache would keep it under a wrong key
         raise UserError(f"{path} changed while it was being read", "start again", Exit.DATA)
+    return _pixels(_opened(path, content), None if resize is None else (resize, resize))
+
+
+def decode_scaled(path: Path, size: tuple[int, int]) -> tuple[Tensor, bool]:
+    """One image, (3, H, W) uint8, scaled to size (H, W) as `decode_all` does; whether it had to be.
+
+    Raises UserError (exit 3) if it can't be read.
+    """
+    image = _opened(path, _read(path))
+    return _pixels(image, size), (image.height, image.width) != size
+
+
+def _opened(path: Path, content: bytes) -> Image.Image:
+    """The image in RGB."""
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            image = _to_rgb(opened)
+            return _to_rgb(opened)
     except Exception as error:  # on a broken file, Pillow's parsers may raise any exception
         raise unreadable(path, error) from error
-    if resize is not None:
-        image = image.resize((resize, resize), Image.Resampling.BILINEAR)
+
+
+def _pixels(image: Image.Image, size: tuple[int, int] | None) -> Tensor:
+    """(3, H, W) uint8; size: (H, W), or None: not scaled."""
+    if size is not None:
+        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
 

@@ -12,6 +12,7 @@ silently. A folder inside a class folder is an error, because its images would n
 import contextlib
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,18 +41,20 @@ class Listing:
     train_count: int
 
 
-def load_folder(root: Path, resize: int | None = None) -> Dataset:
+def load_folder(root: Path, resize: int | None = None, *, need_train: bool = True) -> Dataset:
     """Reads `root`, from the cache if the same files were read before.
 
     Classes are the names of the folders, sorted. Without `resize` all images must have one size;
     with it each is scaled to resize x resize pixels (bilinear, antialiased; the aspect ratio is not
     kept).
+    need_train: if not, and there is no train, then the training split is empty.
 
-    Raises UserError (exit 3) if root, train or test is missing, a class has no images or is only in
+    Raises UserError (exit 3) if root or a split is missing, a class has no images or is only in
     one of train and test, a file can't be read, or sizes differ, (exit 6) if the images do not fit
     into memory.
     """
-    listing = _list_images(root)
+    test_alone = not need_train and not (root / "train").exists()
+    listing = _list_images(root, ("test",) if test_alone else ("train", "test"))
     digests = [digest(path) for path in track(listing.paths, "Checking the images")]
     key = _key(listing, digests, resize)
     with one_at_a_time(_lock_path(root)):
@@ -65,16 +68,19 @@ def load_folder(root: Path, resize: int | None = None) -> Dataset:
 
 def _dataset(listing: Listing, images: Tensor) -> Dataset:
     labels, cut = torch.tensor(listing.labels), listing.train_count
-    train, test = Split(images[:cut], labels[:cut]), Split(images[cut:], labels[cut:])
+    files = tuple(path.relative_to(listing.root).as_posix() for path in listing.paths)
+    train = Split(images[:cut], labels[:cut], files[:cut])
+    test = Split(images[cut:], labels[cut:], files[cut:])
     return Dataset("folder", listing.classes, train, test)
 
 
 # --- listing the files
 
 
-def _list_images(root: Path) -> Listing:
-    folders = [_class_folders(root, name) for name in ("train", "test")]
-    classes = _common_classes(root, *(tuple(f.name for f in split) for split in folders))
+def _list_images(root: Path, splits: Sequence[str]) -> Listing:
+    folders = [_class_folders(root, name) if name in splits else [] for name in ("train", "test")]
+    names = [tuple(f.name for f in split) for split in folders if split]
+    classes = _common_classes(root, names[0], names[-1])
     suffixes, ignored = image_suffixes(), list[Path]()
     paths, labels, counts = list[Path](), list[int](), list[int]()
     for split in folders:

@@ -15,6 +15,7 @@ def load_dataset(
     resize: int | None = None,
     shapes: Mapping[str, int] | None = None,
     fetch: bool = True,
+    need_train: bool = True,
 ) -> Dataset:
     """Reads, downloads or draws a data set.
 
@@ -24,6 +25,7 @@ def load_dataset(
     resize: folder: the side in pixels to which images are scaled; None: not scaled.
     shapes: keyword arguments of `draw_shapes`.
     fetch: whether cifar10 may be downloaded.
+    need_train: folder: whether a folder without train is refused.
 
     Raises UserError (exit 2) for an unknown source, (exit 3) for missing or damaged data.
     """
@@ -35,7 +37,7 @@ def load_dataset(
     if source == "folder":
         from sfl.data.folder import load_folder
 
-        return load_folder(root, resize)
+        return load_folder(root, resize, need_train=need_train)
     if source == "shapes":
         from sfl.data.shapes import draw_shapes
 

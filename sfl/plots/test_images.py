@@ -45,8 +45,10 @@ def load_test_images(config: Config, fingerprint: str) -> TestImages:
     from sfl.data.sources import load_dataset
 
     data, root = config.data, Path(config.data.root).expanduser()
-    shapes = data.shapes.model_dump()
-    dataset = load_dataset(data.source, root=root, resize=data.resize, shapes=shapes, fetch=False)
+    dataset = load_dataset(
+        data.source, root=root, resize=data.resize, shapes=data.shapes.model_dump(),
+        fetch=False, need_train=False,
+    )  # fmt: skip
     if dataset.fingerprints["test"] != fingerprint:
         where = data.root if data.source == "folder" else data.source
         said = f"{where}: these are not the images that the runs were tested on"

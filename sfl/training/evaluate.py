@@ -1,4 +1,4 @@
-"""Evaluates a model on images: predictions, loss, accuracy and confusion matrix."""
+"""Evaluates a model on images: predictions, confidences, loss, accuracy, confusion matrix."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,11 +19,15 @@ BATCH_SIZE = 500  # of evaluation; no result depends on it
 
 @dataclass(frozen=True)
 class Evaluation:
-    """predictions and labels: (N,) int64 on the CPU. loss: the mean cross entropy over images."""
+    """predictions and labels: (N,) int64 on the CPU. loss: the mean cross entropy over images.
+
+    confidences: (N,) float32 on the CPU, the softmax probability of each predicted class.
+    """
 
     predictions: Tensor
     labels: Tensor
     loss: float
+    confidences: Tensor
 
     @property
     def correct(self) -> int:
@@ -58,17 +62,19 @@ def evaluate(
     batches = test_batches(mine, batch_size=BATCH_SIZE, mean=mean, std=std)
     if description:
         batches = track(batches, description, batch_count(len(mine), BATCH_SIZE))
-    predictions, loss = predict(model, batches, split.images.device, precision)
+    *answers, loss = predict(model, batches, split.images.device, precision)
     stop(*world.largest(asked()))
-    predictions = world.gather(predictions, len(split))
-    return Evaluation(predictions.cpu(), split.labels.cpu(), float(world.sum(loss)) / len(split))
+    predictions, confidences = (world.gather(one, len(split)).cpu() for one in answers)
+    mean_loss = float(world.sum(loss)) / len(split)
+    return Evaluation(predictions, split.labels.cpu(), mean_loss, confidences)
 
 
 @torch.no_grad()
 def predict(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, precision: str
-) -> tuple[Tensor, Tensor]:
-    """Predicted classes (N,) int64 and the sum of the cross entropies (), both on the device.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted classes (N,) int64, their softmax probabilities (N,) float32 and the sum of the
+    cross entropies (), all on the device.
 
     Never waits for the device. Restores the model's mode (training or evaluation).
     """
@@ -76,12 +82,14 @@ def predict(
     model.eval()
     loss = torch.zeros((), device=device, dtype=torch.float64 if device.type != "mps" else None)
     predictions = [torch.zeros(0, dtype=torch.int64, device=device)]
+    confidences = [torch.zeros(0, device=device)]
     with autocast(device, precision):
         for images, labels in batches:
             logits = model(images).float()
             loss += F.cross_entropy(logits, labels, reduction="sum")
             predictions.append(logits.argmax(dim=1))
+            confidences.append(logits.softmax(dim=1).amax(dim=1))
             if asked():
                 break
     model.train(was_training)
-    return torch.cat(predictions), loss
+    return torch.cat(predictions), torch.cat(confidences), loss

@@ -1,4 +1,4 @@
-"""Loads a run's trained model in Python."""
+"""Loads a run's trained model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import nn
 from sfl.config.load import from_text
 from sfl.config.schema import Config
 from sfl.runs.directory import BEST, Run
-from sfl.training.checkpoint import load_weights, read_checkpoint
+from sfl.training.checkpoint import Checkpoint, load_weights, read_checkpoint
 from sfl.training.setup import build
 
 
@@ -32,7 +32,16 @@ def load_run(path: str | Path) -> LoadedRun:
     checkpoint = read_checkpoint(run.path / BEST)
     config = from_text(checkpoint.config, str(run.path / BEST))
     channels, height, width = checkpoint.images["in_dimensions"]
-    in_dimensions = (channels, height, width)
-    model = build(config, in_dimensions, len(checkpoint.images["classes"]))
+    model = restore(checkpoint, config)
+    return LoadedRun(model.eval(), config, run.metrics, (channels, height, width))
+
+
+def restore(checkpoint: Checkpoint, config: Config) -> nn.Module:
+    """The config's model with the weights of a checkpoint, on the CPU.
+
+    Raises UserError (exit 4) if they are another model's.
+    """
+    channels, height, width = checkpoint.images["in_dimensions"]
+    model = build(config, (channels, height, width), len(checkpoint.images["classes"]))
     load_weights(checkpoint, model)
-    return LoadedRun(model.eval(), config, run.metrics, in_dimensions)
+    return model

@@ -76,7 +76,7 @@ def set_up(
     sizes = (dataset.in_dimensions, len(dataset.classes))
     summary = check(config, device, precision, *sizes, training=training)
     train, validation = dataset.train, None
-    if config.data.validation:
+    if config.data.validation and len(train):
         train, validation = hold_out(train, config.data.validation, len(dataset.classes))
     setup = Setup(
         config=config,
@@ -139,8 +139,8 @@ def check(
     return summary
 
 
-def load_images(config: Config) -> Dataset:
-    """The config's images, on the CPU."""
+def load_images(config: Config, *, need_train: bool = True) -> Dataset:
+    """The config's images, on the CPU; need_train: whether a folder without train is refused."""
     data = config.data
     dataset = load_dataset(
         data.source,
@@ -148,6 +148,7 @@ def load_images(config: Config) -> Dataset:
         mirror=data.mirror,
         resize=data.resize,
         shapes=data.shapes.model_dump(),
+        need_train=need_train,
     )
     channels, given = dataset.in_dimensions[0], len(data.normalize.mean)
     if channels != given:

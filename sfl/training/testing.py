@@ -3,7 +3,7 @@
 A run reads its test set once, at the end. Writes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ from sfl.runs.records import Result
 from sfl.stats import wilson_interval
 from sfl.training.checkpoint import load_weights, read_checkpoint
 from sfl.training.evaluate import Evaluation, evaluate
-from sfl.training.setup import Setup, build, set_up
+from sfl.training.load import restore
+from sfl.training.setup import Setup, load_images, set_up
 
 
 def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, Any]]:
@@ -74,10 +75,19 @@ class Tested(NamedTuple):
     evaluation: Evaluation
     values: dict[str, Any]
 
-
-def evaluate_weights(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The output of `sfl evaluate` for a file of weights. Raises as `test_weights` does."""
-    return {"file": str(path), **test_weights(path, overrides).values}
+    def rows(self) -> Iterator[dict[str, object]]:
+        """For each test image: its file or its number, what it is, and what it is taken for."""
+        test, classes, found = self.setup.dataset.test, self.setup.dataset.classes, self.evaluation
+        columns = (found.labels, found.predictions, found.confidences)
+        answers = zip(*(column.tolist() for column in columns), strict=True)
+        for place, (label, predicted, confidence) in enumerate(answers):
+            yield {
+                "file": test.files[place] if test.files else place,
+                "class": classes[label],
+                "prediction": classes[predicted],
+                "confidence": confidence,
+                "correct": int(label == predicted),
+            }
 
 
 def cost(setup: Setup, metrics: list[dict[str, Any]]) -> dict[str, Any]:
@@ -93,10 +103,11 @@ def cost(setup: Setup, metrics: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def test_weights(path: Path, overrides: Sequence[str]) -> Tested:
+def test_weights(path: Path, overrides: Sequence[str], *, need_train: bool) -> Tested:
     """Tests a file of weights, which has its config inside.
 
     overrides: `a.b=v` settings, such as this machine's data root or device.
+    need_train: whether a folder without its training images is refused.
 
     Raises UserError (exit 4) if the file is not a checkpoint of its model, (exit 3) if the images
     have other classes or another shape than the training images.
@@ -111,7 +122,7 @@ def test_weights(path: Path, overrides: Sequence[str]) -> Tested:
             "give their folder: --set data.root=DIR",
             Exit.DATA,
         )
-    setup = set_up(config, training=False)
+    setup = set_up(config, load_images(config, need_train=need_train), training=False)
     trained_on, given = checkpoint.images, setup.dataset.describe()
     for key, what in (("classes", "classes"), ("in_dimensions", "images of the shape")):
         if trained_on[key] != given[key]:
@@ -120,12 +131,15 @@ def test_weights(path: Path, overrides: Sequence[str]) -> Tested:
                 f"data.source {config.data.source} has {_listed(given[key])}",
                 exit_code=Exit.DATA,
             )
-    model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes))
-    load_weights(checkpoint, model)
-    if trained_on["fingerprints"] != given["fingerprints"]:
+    seen, known = setup.dataset.fingerprints, trained_on["fingerprints"]
+    if not len(setup.train):  # only its test images are here
+        seen = known | {"test": seen["test"]}
+    model = restore(checkpoint, config)
+    if known != seen:
         say(f"{path}: these are not the images of its run")
     evaluation, result = test_model(setup, model.to(setup.device))
-    return Tested(setup, evaluation, {"model": config.model.name, **result})
+    data = {"source": setup.dataset.source, **seen}
+    return Tested(setup, evaluation, {"model": config.model.name, **result, "data": data})
 
 
 def _listed(values: object) -> str:

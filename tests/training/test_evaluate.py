@@ -92,7 +92,7 @@ def test_the_loss_of_many_images_is_summed_in_float64(monkeypatch: pytest.Monkey
 
 
 def test_confusion_counts_classes_that_never_occur() -> None:
-    found = Evaluation(torch.tensor([0, 0]), torch.tensor([0, 1]), 0.0).confusion(4)
+    found = Evaluation(torch.tensor([0, 0]), torch.tensor([0, 1]), 0.0, torch.ones(2)).confusion(4)
     assert found.shape == (4, 4) and found.sum() == 2
     assert found[1, 0] == 1  # row: what it is; column: what it was taken for
 

@@ -132,7 +132,7 @@ def test_evaluation(layer: dict[str, Any], precision: str, request: Any) -> None
     request.getfixturevalue("gpu")
     mean = torch.tensor([0.5] * 3, device=CUDA)
     batches = batches_of(images_on_gpu(70), batch_size=32, mean=mean, std=mean)
-    predictions, loss = predict(on_gpu(model), batches, CUDA, precision)
+    predictions, _, loss = predict(on_gpu(model), batches, CUDA, precision)
     assert predictions.shape == (70,) and predictions.device.type == "cuda"
     assert loss.device.type == "cuda" and loss.dtype == torch.float64
 

@@ -82,13 +82,12 @@ def test_a_file_of_weights_gives_the_runs_result_again(
     moved = tmp_path / "anything.safetensors"
     (run.path / BEST).rename(moved)
     monkeypatch.setattr(memory, "available_bytes", lambda device: 1000)  # enough to test with
-    found = results.evaluate_weights(moved)
+    found = results.test_weights(moved, [], need_train=True).values
     found["accuracy_interval"] = list(found["accuracy_interval"])
     expected = result(run)
-    assert found.pop("file") == str(moved)
     assert found == {key: expected[key] for key in found}
     capsys.readouterr()
-    other = results.evaluate_weights(moved, ["data.shapes.test=20"])
+    other = results.test_weights(moved, ["data.shapes.test=20"], need_train=False).values
     assert "these are not the images of its run" in capsys.readouterr().err
     assert other["n"] == 20 and other["data"]["test"] != found["data"]["test"]
 
@@ -114,7 +113,7 @@ def test_other_classes_than_it_was_trained_on(
     fit(tiny_setup("train.epochs=1"), run)
     monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: images)
     with pytest.raises(UserError, match=message) as error:
-        results.evaluate_weights(run.path / BEST)
+        results.test_weights(run.path / BEST, [], need_train=True)
     assert error.value.exit_code == Exit.DATA
 
 
@@ -128,11 +127,11 @@ def test_other_images_than_it_was_trained_on(
     monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: larger)
     message = "images of the shape 3, 32, 32; data.source shapes has 3, 40, 32"
     with pytest.raises(UserError, match=message) as error:
-        results.evaluate_weights(run.path / BEST)
+        results.test_weights(run.path / BEST, [], need_train=True)
     assert error.value.exit_code == Exit.DATA
 
 
 def test_no_file_of_weights(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such checkpoint") as error:
-        results.evaluate_weights(tmp_path / BEST)
+        results.test_weights(tmp_path / BEST, [], need_train=True)
     assert error.value.exit_code == Exit.RUN

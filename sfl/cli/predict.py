@@ -1,0 +1,54 @@
+"""`sfl predict`: the classes of image files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sfl.cli.options import RUNS, Json, Runs, Set
+from sfl.errors import Exit, UserError
+
+
+def predict(
+    run: Annotated[str, typer.Argument(metavar="RUN_OR_FILE", help="A run or a file of weights.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")
+    ],
+    set_: Set = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="As CSV, a row per file.")] = False,
+) -> None:
+    """Predict the class of image files by a trained run; its own images need not be here.
+
+    \b
+    Examples:
+      sfl predict spatial-s0 cat.jpg
+      sfl predict checkpoints/spatial-s0/best.safetensors photos --csv > classes.csv
+    """
+    from sfl.cli import tables
+    from sfl.progress import say
+    from sfl.runs.store import find_weights
+
+    if as_json and as_csv:
+        raise UserError("--json and --csv: only one of them can be given")
+    path = find_weights(runs, run)  # before torch is imported, which takes a second
+    from sfl.training.predict import predict_files
+
+    say(f"predicting with {path}")
+    found = predict_files(path, files, set_ or [])
+    rows = [
+        {"file": one.file, "prediction": one.label, "confidence": one.confidence}
+        for one in found.predictions
+    ]
+    unreadable = [{"file": file, "reason": reason} for file, reason in found.unreadable]
+    if as_json:
+        named = {"file": str(path), "model": found.model}
+        tables.print_json({**named, "predictions": rows, "unreadable": unreadable})
+    elif as_csv:
+        tables.print_csv(("file", "prediction", "confidence"), rows)
+    elif rows:
+        tables.stdout().print(tables.predictions_table(rows))
+    if unreadable:
+        count = f"{len(unreadable):,} of {len(rows) + len(unreadable):,} files"
+        raise UserError(f"{count} could not be read", "they are named above", Exit.DATA)
