@@ -131,7 +131,7 @@ BAD = [
     setting("no value", "train.epochs", "--set train.epochs: expected a.b=value, as in train.epo"),
     setting("no key", "=3", "--set =3: expected a.b=value"),
     setting("no YAML", "train.epochs=[1", "--set train.epochs=[1: '[1' is not a YAML value"),
-    setting("code on the command line", "data.root=!!python/name:os.system", "is not allowed"),
+    setting("code on the command line", "train.seed=!!python/name:os.system", "is not allowed"),
     setting("a kernel larger than its input", "model.kernel_sizes=[33]", "33 is larger than its"),
     setting("sizes of another model", "model.channels=[5, 5]", "channels has 2 entries"),
     setting("more held out than there is", "data.validation=64", "data.validation: 64 would hold"),
