@@ -19,6 +19,9 @@ import typer
 
 from sfl import torchrun
 from sfl.errors import Exit, UserError
+from sfl.shell import command
+
+COMPLETING = "_SFL_COMPLETE"  # the variable with which a shell asks for completions
 
 
 def run(program: Callable[[list[str]], object]) -> NoReturn:
@@ -39,7 +42,7 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
         sys.exit(Exit.INTERRUPTED)
     except SystemExit as ending:
         # click and rich exit with 1 if nobody reads the output any more. Nothing of ours does.
-        if ending.code == 1:
+        if ending.code == 1 and COMPLETING not in os.environ:
             _stop_writing()
         raise
     except BrokenPipeError:
@@ -47,11 +50,8 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        line, exit_code = describe(error)
-        who = f" (worker {torchrun.rank()})" if torchrun.count() > 1 else ""
-        if not (torchrun.rank() and exit_code is Exit.USAGE):  # rank 0 prints it for all
-            print(f"error{who}: {line}", file=sys.stderr)
-        sys.exit(exit_code)
+        _report(error)
+        sys.exit(describe(error).exit_code)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from here on SIGTERM ends the process
 
@@ -87,33 +87,55 @@ def _prepare_streams() -> None:
     sys.stderr = _Forgiving(sys.stderr)  # type: ignore[assignment]
 
 
+def _report(error: Exception) -> None:
+    """Prints the line of an error."""
+    said = describe(error)
+    if torchrun.rank() and said.exit_code is Exit.USAGE:  # rank 0 prints it for all
+        return
+    who = f" (worker {torchrun.rank()})" if torchrun.count() > 1 else ""
+    start = "" if isinstance(error, typer.Abort) else f"error{who}: "
+    if not sys.stderr.isatty():
+        print(f"{start}{said}", file=sys.stderr)
+        return
+    from sfl.progress import laid_out
+
+    line = f"{said.message} ({said.hint}):" if said.command else str(said)
+    print(laid_out(f"{start}{line}", said.command), file=sys.stderr)
+
+
 def _stop_writing() -> NoReturn:
     """Ends quietly if the reader of our output has gone, as in `sfl runs | head`."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
     sys.exit(Exit.DONE)
 
 
-def describe(error: Exception) -> tuple[str, Exit]:
-    """An exception as one line for the user, and the exit code."""
+def describe(error: Exception) -> UserError:
+    """An exception as one line for the user, with the exit code."""
     if isinstance(error, UserError):
-        return str(error), error.exit_code
+        return error
     if hasattr(error, "format_message"):  # typer's own: an unknown option or command
-        return _usage(error), Exit.USAGE
+        return _usage(error)
     if isinstance(error, typer.Abort):  # the answer was no, Ctrl-C, or none at all
-        return "stopped, nothing was done (--yes answers the question)", Exit.INTERRUPTED
+        said, hint = "stopped, nothing was done", "--yes answers the question"
+        return UserError(said, hint, Exit.INTERRUPTED)
     if _is_out_of_memory(error):
-        return "out of memory (a smaller data.batch_size or model needs less)", Exit.RESOURCES
+        hint = "a smaller data.batch_size or model needs less"
+        return UserError("out of memory", hint, Exit.RESOURCES)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"no space left on the disk: {error.filename or 'standard output'}", Exit.RESOURCES
-    message = textwrap.shorten(str(error), 300)
-    return f"a bug of sfl: {type(error).__name__}: {message} (--debug shows where)", Exit.BUG
+        where = error.filename or "standard output"
+        return UserError(f"no space left on the disk: {where}", "", Exit.RESOURCES)
+    said = f"a bug of sfl: {type(error).__name__}: {textwrap.shorten(str(error), 300)}"
+    return UserError(said, "--debug shows where", Exit.BUG)
 
 
-def _usage(error: Exception) -> str:
+def _usage(error: Exception) -> UserError:
     """typer's message, and which --help to read."""
     line = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
-    return f"{line} ({context.command_path} --help shows what there is)" if context else line
+    if context is None:
+        return UserError(line)
+    then = command(*context.command_path.split()[1:], "--help")
+    return UserError(line, "see what there is", command=then)
 
 
 def _one_line(message: Warning | str, *place: object, **more: object) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfl.cli.options import RUNS, Json, Runs
-from sfl.errors import PROGRAM, UserError
+from sfl.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,7 +51,7 @@ def list_runs(
             if row["failure"]:
                 print(f"{row['run']}: {row['failure']}")
     else:
-        say(f"{runs}: no runs yet; train one: {PROGRAM} train --config configs/quickstart.yaml")
+        say(f"{runs}: no runs yet; train one:", store.FIRST_RUN)
 
 
 def _watch(root: Path, as_json: bool) -> None:

@@ -1,13 +1,12 @@
 """`sfl train`: its options, and what it prints."""
 
-import shlex
 from typing import Annotated
 
 import typer
 
 from sfl.cli.options import RUNS, Json, Runs, Set
 from sfl.cli.show import print_model
-from sfl.errors import PROGRAM, UserError
+from sfl.errors import UserError
 
 
 def train(
@@ -37,6 +36,7 @@ def train(
     from sfl.config.load import load
     from sfl.progress import say
     from sfl.runs.store import data_root_option, find, run_name
+    from sfl.shell import command
 
     overrides = [*(set_ or []), *([f"train.seed={seed}"] if seed is not None else [])]
     if (config is None) == (resume is None):
@@ -66,7 +66,6 @@ def train(
         tables.print_json(result)
         return
     print(tables.result_line(result))
-    where = [] if folder == RUNS else ["--runs", str(folder)]
-    then = ["evaluate", result["run"], *where, *data_root_option(settings)]
-    say(f"saved in {folder / result['run']}")
-    say(f"next: {shlex.join([PROGRAM, *then])}")
+    saved = folder / result["run"]
+    say(f"saved in {saved}")
+    say("next:", command("evaluate", saved, *data_root_option(settings)))

@@ -31,6 +31,7 @@ from sfl.data.dataset import Dataset, Split
 from sfl.errors import Exit, UserError
 from sfl.files import atomic_path, one_at_a_time
 from sfl.progress import say, track
+from sfl.shell import command
 
 MEGABYTE = 1_000_000
 TIMEOUT = 30  # seconds without a byte from the server
@@ -51,7 +52,8 @@ def load_cifar10(root: Path, mirror: str | None = None, *, fetch: bool = True) -
     if files is None:
         archive = root / CIFAR10.filename
         if not archive.exists() and not fetch:
-            raise UserError(f"{root}: CIFAR-10 is not here", "fetch it: sfl data", Exit.DATA)
+            then = command("data", "--set", f"data.root={root}")
+            raise UserError(f"{root}: CIFAR-10 is not here", "fetch it", Exit.DATA, then)
         if not archive.exists():
             _download(_url(mirror), archive)
         files = _read_archive(archive)

@@ -17,9 +17,10 @@ from typing import Any, Literal, TypeVar
 from filelock import FileLock, Timeout
 
 from sfl.config.yamlfile import YamlTree, parse
-from sfl.errors import PROGRAM, Exit, UserError
+from sfl.errors import Exit, UserError
 from sfl.files import write_error, write_text
 from sfl.runs.records import Environment, Epoch, Provenance, Record, Result
+from sfl.shell import command
 
 R = TypeVar("R", bound=Record)
 
@@ -119,8 +120,8 @@ class Run:
 
     def damaged(self, name: str) -> UserError:
         """The error for a file with the wrong content."""
-        hint = f"put it back, or delete the run: {PROGRAM} runs rm {self.name}"
-        return UserError(f"{self.path / name}: damaged", hint, Exit.RUN)
+        said, hint = f"{self.path / name}: damaged", "put it back, or delete the run"
+        return UserError(said, hint, Exit.RUN, command("runs", "rm", self.path))
 
     @property
     def status(self) -> Status:

@@ -8,12 +8,15 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfl.errors import PROGRAM, Exit, UserError
+from sfl.errors import Exit, UserError
 from sfl.files import check_folder, write_error
 from sfl.runs.directory import BEST, CONFIG, ENVIRONMENT, LOCK, RESULT, Run, lock
+from sfl.shell import command
 
 if TYPE_CHECKING:
     from sfl.config.schema import Config
+
+FIRST_RUN = command("train", "--config", "configs/quickstart.yaml")
 
 
 def create(root: Path, name: str, *, exact: bool = False) -> Run:
@@ -42,8 +45,8 @@ def check_new(root: Path, name: str) -> None:
     if not name or odd or Path(name).name != name:
         raise UserError(f"--name {name[:80]!r}: expected a name, not a path; up to 200 letters")
     if (path := root / name).exists():
-        hint = f"choose another, or go on with it: {PROGRAM} train --resume {path}"
-        raise UserError(f"{path}: a run of this name exists", hint, Exit.RUN)
+        said, hint = f"{path}: a run of this name exists", "choose another, or go on with it"
+        raise UserError(said, hint, Exit.RUN, command("train", "--resume", path))
 
 
 def check_root(root: Path) -> None:
@@ -85,11 +88,11 @@ def find_weights(root: Path, name: str | None) -> Path:
         return Path(name)
     run = newest_finished(root) if name is None else find(root, name)
     if not (run.path / BEST).exists():
-        hint = {
-            "running": "wait for its first checkpoint",
-            "interrupted": f"go on with it: {PROGRAM} train --resume {run.path}",
-        }.get(run.status, f"{BEST} was not kept")
-        raise UserError(f"{run.path}: has no trained weights", hint, Exit.RUN)
+        hint, then = {
+            "running": ("wait for its first checkpoint", ""),
+            "interrupted": ("go on with it", command("train", "--resume", run.path)),
+        }.get(run.status, (f"{BEST} was not kept", ""))
+        raise UserError(f"{run.path}: has no trained weights", hint, Exit.RUN, then)
     return run.path / BEST
 
 
@@ -103,8 +106,7 @@ def newest_finished(root: Path) -> Run:
     """The run whose result is the newest. Raises UserError (exit 4) if no run has finished."""
     finished = [run for run in list_runs(root) if (run.path / RESULT).exists()]
     if not finished:
-        hint = f"train one: {PROGRAM} train --config configs/quickstart.yaml"
-        raise UserError(f"{root}: no finished run", hint, Exit.RUN)
+        raise UserError(f"{root}: no finished run", "train one", Exit.RUN, FIRST_RUN)
     return max(finished, key=lambda run: (run.path / RESULT).stat().st_mtime)
 
 

@@ -1,19 +1,18 @@
 """Trains a new run, or resumes an interrupted one, in its run directory."""
 
 import contextlib
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sfl.config.schema import Config
 from sfl.data.dataset import Dataset
-from sfl.errors import PROGRAM
 from sfl.learning.world import World
 from sfl.progress import say
 from sfl.runs import store
 from sfl.runs.directory import CONFIG, RESULT, Run, lock
 from sfl.runs.store import data_root_option
+from sfl.shell import command
 from sfl.training.device import pick_device
 from sfl.training.distributed import open_world
 from sfl.training.fit import fit
@@ -77,9 +76,9 @@ def _fit(setup: Setup, run: Run) -> dict[str, Any]:
     try:
         return fit(setup, run)
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C or SIGTERM
-        again = [PROGRAM, "train", "--resume", str(run.path), *data_root_option(setup.config)]
         if (run.path / RESULT).exists():
             say(f"stopped; {run.path} has finished")
         elif (run.path / CONFIG).exists():  # else the directory is empty and will be removed
-            say(f"stopped; resume with: {shlex.join(again)}")
+            again = command("train", "--resume", run.path, *data_root_option(setup.config))
+            say("stopped; resume with:", again)
         raise

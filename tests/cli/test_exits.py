@@ -1,6 +1,7 @@
 """Every way out of a command line: exit code and one line on standard error."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def outcome(
         (KeyboardInterrupt(), 130, ""),
         (SystemExit(143), 143, ""),
         (MemoryError(), 6, OUT_OF_MEMORY),
-        (typer.Abort(), 130, "error: stopped, nothing was done (--yes answers the question)\n"),
+        (typer.Abort(), 130, "stopped, nothing was done (--yes answers the question)\n"),
         (ValueError("two\nlines"), 1, A_BUG),
         (typer.BadParameter("no\nsuch"), 2, "error: Invalid value: no such\n"),
     ],
@@ -102,6 +103,27 @@ def test_a_name_that_the_terminal_cannot_show_stops_nothing() -> None:
     done = sfl(code, stdout=subprocess.PIPE, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "\\udcff \\xd7 \\u2013\n"
+
+
+def test_on_a_terminal_an_error_is_broken_between_words_and_its_command_is_whole() -> None:
+    ours, theirs = pty.openpty()
+    code = (
+        "from sfl.errors import UserError\n"
+        "def program(arguments):\n"
+        "    raise UserError('a ' + 'word ' * 10 + 'last', 'mend it', command='sfl ' + 'x ' * 30)\n"
+        "exits.run(program)"
+    )
+    environment = {**os.environ, "COLUMNS": "30", "TERM": "xterm"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"from sfl.cli import exits\n{code}"], stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    assert done.returncode == 2
+    assert os.read(ours, 10_000).decode().split("\r\n") == [
+        "error: a word word word word", "word word word word word word", "last (mend it):",
+        "sfl " + "x " * 30, "",
+    ]  # fmt: skip
+    os.close(ours)
 
 
 def test_a_warning_is_one_line(

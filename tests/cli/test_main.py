@@ -163,7 +163,7 @@ BAD = [
     Bad("resume with a name", "train --resume a --name b", 2, "--resume can be used with --set"),
     Bad("delete an unknown run", "runs rm none --yes", 4, "none: no such run in checkpoints"),
     Bad("watch into a file", "runs --watch", 2, "--watch needs a terminal and can't be used with"),
-    Bad("delete nothing", "runs rm", 2, "Missing argument 'RUN'. (sfl runs rm --help shows what"),
+    Bad("delete nothing", "runs rm", 2, "Missing argument 'RUN'. (see what there is: sfl runs rm"),
     Bad("a name with a path", "train --config tiny.yaml --name a/b", 2, "--name 'a/b': expected"),
     Bad("a long name", f"train --config tiny.yaml --name {'n' * 300}", 2, "up to 200 letters"),
     Bad("a name like an option", "train --config tiny.yaml --name=-x", 2, "'-x': expected a name"),
@@ -177,7 +177,12 @@ BAD = [
     Bad("both", "train --config tiny.yaml --resume a", 2, "one of the two"),
     Bad("unknown command", "trian", 2, "No such command 'trian'."),
     Bad("unknown option", "train --confg x", 2, "No such option: --confg"),
-    Bad("an option of commands", "--runs x runs", 2, "No such option: --runs (sfl --help shows"),
+    Bad(
+        "an option of commands",
+        "--runs x runs",
+        2,
+        "No such option: --runs (see what there is: sfl --help)",
+    ),
     Bad("an option without value", "train --config", 2, "Option '--config' requires an argument"),
 ]
 
@@ -272,8 +277,8 @@ def test_a_finished_run_is_not_gone_on_with(trained: Path) -> None:
     done = sfl("train", "--resume", trained.name, "--runs", trained.parent)
     assert done.returncode == 4
     assert the_error(done) == (
-        f"{trained}: has finished (see it with: sfl evaluate {trained}; more epochs: "
-        "--set train.epochs=N)"
+        f"{trained}: has finished (more epochs: --set train.epochs=N; see it with: "
+        f"sfl evaluate {trained})"
     )
     assert tree(trained) == before
 
@@ -528,8 +533,30 @@ def test_results_go_to_stdout_and_progress_to_stderr(here: Path) -> None:
     assert "epoch 1/1  loss " in done.stderr
     assert "saved in checkpoints/tiny-s0\n" in done.stderr
     following = done.stderr.rstrip("\n").split("\n")[-1]
-    assert following == "next: sfl evaluate tiny-s0"
+    assert following == "next: sfl evaluate checkpoints/tiny-s0"
     assert sfl(*following.removeprefix("next: sfl ").split()).returncode == 0
+
+
+ODD_ROOTS = ["images #2", "a: b", "it's $HOME \\", "a\nb", "a\n", "😀"]
+
+
+@pytest.mark.parametrize("root", ODD_ROOTS)
+def test_the_command_that_is_printed_tests_on_the_same_images(root: str, here: Path) -> None:
+    """Read by sh; beside a folder whose name is the beginning of the other's."""
+    for name, colour in ((root, "red"), (re.split(r"[^a-z]", root)[0] or "b", "blue")):
+        for place in ("train/x", "train/y", "test/x", "test/y"):
+            folder = here / name / place
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), colour).save(folder / "1.png")
+    settings = ("data.source=folder", f"data.root={here / root}")
+    done = sfl("train", "--config", "tiny.yaml", *(f"--set={given}" for given in settings))
+    assert done.returncode == 0, done.stderr
+    following = done.stderr.rstrip("\n").split("\n")[-1].removeprefix("next: ")
+    script = f"sfl() {{ printf '%s\\0' \"$@\"; }}\n{following}"
+    words = subprocess.run(["sh", "-c", script], capture_output=True, check=True).stdout
+    evaluated = sfl(*words.decode().split("\0")[:-1])
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "these are not the images of its run" not in evaluated.stderr
 
 
 def test_tables_for_people(here: Path, trained: Path) -> None:
@@ -572,7 +599,8 @@ def test_runs_rm_asks_and_takes_no_for_an_answer(three: Path, answer: str) -> No
     done = sfl("runs", "rm", "a", stdin=answer)
     assert done.returncode == 130
     assert "checkpoints/a  finished" in done.stderr and "Delete 1 run? [y/N]" in done.stderr
-    assert done.stderr.endswith("error: stopped, nothing was done (--yes answers the question)\n")
+    assert done.stderr.endswith("stopped, nothing was done (--yes answers the question)\n")
+    assert "error" not in done.stderr  # the user decided so
     assert sorted(os.listdir(three)) == ["a", "b", "c"]
 
 

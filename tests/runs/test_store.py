@@ -225,7 +225,7 @@ def test_a_damaged_file_is_named(runs_dir: Path) -> None:
     for name in ("result.json", "metrics.jsonl"):
         (path / name).write_text("{\n")
     run = Run(path)
-    hint = "(put it back, or delete the run: sfl runs rm a)"
+    hint = f"(put it back, or delete the run: sfl runs rm {path})"
     assert failure(lambda: run.result) == f"{path / 'result.json'}: damaged {hint}"
     assert failure(lambda: run.metrics) == f"{path / 'metrics.jsonl'}: damaged {hint}"
     (path / "config.yaml").write_bytes(b"\xff")

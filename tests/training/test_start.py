@@ -140,8 +140,8 @@ def test_resume_of_a_finished_run_is_refused(
     with pytest.raises(UserError) as caught:
         start.resume(run, load("one"))
     assert str(caught.value) == (
-        f"{run.path}: has finished (see it with: sfl evaluate {run.path}; more epochs: "
-        "--set train.epochs=N)"
+        f"{run.path}: has finished (more epochs: --set train.epochs=N; see it with: "
+        f"sfl evaluate {run.path})"
     )
     assert caught.value.exit_code is Exit.RUN
     assert trained == []
