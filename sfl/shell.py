@@ -1,4 +1,4 @@
-"""A command to type next, on one line that every sh reads back as the same words."""
+"""What stands between sh and sfl: a command to type next, and a `~` that sh has left as it is."""
 
 import os
 import re
@@ -10,9 +10,10 @@ from sfl.errors import PROGRAM
 
 
 def command(*words: str | Path) -> str:
-    """`sfl` with these words, quoted for sh. A Path is never read as an option, nor as a name.
+    """`sfl` with these words, on one line from which every sh reads the same words.
 
-    Letters that standard error can't show, and line breaks, are written as octal numbers.
+    A Path is never read as an option. Letters that standard error can't show, and line breaks, are
+    written as octal numbers.
     """
     line = [PROGRAM, *(_operand(word) if isinstance(word, Path) else word for word in words)]
     if any(word.endswith("\n") for word in line):  # $(…) drops line breaks at the end
@@ -20,6 +21,14 @@ def command(*words: str | Path) -> str:
     return " ".join(
         quoted if _can_be_shown(quoted := shlex.quote(word)) else _octal(word) for word in line
     )
+
+
+def home(path: str | Path) -> Path:
+    """The path with `~` expanded: sh does so in `--runs ~/x`, not in --runs=~/x or data.root=~/x.
+
+    The `~` of an unknown user stays.
+    """
+    return Path(os.path.expanduser(path))
 
 
 def _operand(path: Path) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sfl.cli.options import Json
+from sfl.cli.options import Json, at_home
 
 
 def bench(
@@ -13,7 +13,10 @@ def bench(
         bool, typer.Option("--quick", help="Fewer sizes and repetitions: two minutes.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also draw it, into bench.svg or bench.png.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", callback=at_home, help="Also draw it, into bench.svg or bench.png."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

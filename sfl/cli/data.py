@@ -4,12 +4,19 @@ from typing import Annotated
 
 import typer
 
+from sfl.cli import completion
 from sfl.cli.options import Json, Set
 
 
 def data(
     config: Annotated[
-        str, typer.Option("--config", metavar="FILE", help="Whose data; default: CIFAR-10.")
+        str,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Whose data; default: CIFAR-10.",
+            autocompletion=completion.configs,
+        ),
     ] = "spatial",
     set_: Set = None,
     as_json: Json = False,

@@ -4,12 +4,18 @@ from typing import Annotated
 
 import typer
 
+from sfl.cli import completion
 from sfl.cli.options import RUNS, Json, Runs, Set
 
 
 def evaluate(
     run: Annotated[
-        str | None, typer.Argument(metavar="RUN_OR_FILE", help="Default: the newest finished run.")
+        str | None,
+        typer.Argument(
+            metavar="RUN_OR_FILE",
+            help="Default: the newest finished run.",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     set_: Set = None,
     runs: Runs = RUNS,

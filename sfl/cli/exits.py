@@ -18,10 +18,9 @@ from typing import Any, NoReturn, TextIO
 import typer
 
 from sfl import torchrun
+from sfl.cli.completion import COMPLETING
 from sfl.errors import Exit, UserError
 from sfl.shell import command
-
-COMPLETING = "_SFL_COMPLETE"  # the variable with which a shell asks for completions
 
 
 def run(program: Callable[[list[str]], object]) -> NoReturn:
@@ -41,7 +40,8 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
     except SystemExit as ending:
-        # click and rich exit with 1 if nobody reads the output any more. Nothing of ours does.
+        # click and rich exit with 1 if nobody reads the output any more. Nothing of ours does,
+        # but typer, to tell fish that it has nothing to offer.
         if ending.code == 1 and COMPLETING not in os.environ:
             _stop_writing()
         raise

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfl.cli.options import RUNS, Json, Runs
+from sfl.cli import completion
+from sfl.cli.options import RUNS, Command, Group, Json, Runs, at_home
 from sfl.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 2
 
-runs_app = typer.Typer(rich_markup_mode=None)
+runs_app = typer.Typer(rich_markup_mode=None, cls=Group)
 
 
 @runs_app.callback(invoke_without_command=True)
@@ -76,13 +77,19 @@ def _watch(root: Path, as_json: bool) -> None:
             live.update(table())
 
 
-@runs_app.command("rm")
+@runs_app.command("rm", cls=Command)
 def remove_runs(
     context: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="RUN")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN", help="Runs, or their folders.", autocompletion=completion.runs
+        ),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     runs: Annotated[
-        Path | None, typer.Option("--runs", metavar="DIR", help="Folder of run directories.")
+        Path | None,
+        typer.Option("--runs", metavar="DIR", callback=at_home, help="Folder of run directories."),
     ] = None,
 ) -> None:
     """Delete runs, after asking.

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sfl.cli import completion
 from sfl.cli.options import RUNS, Json, Runs, Set
 
 if TYPE_CHECKING:
@@ -12,7 +13,14 @@ if TYPE_CHECKING:
 
 
 def show(
-    what: Annotated[str, typer.Argument(metavar="CONFIG_OR_RUN")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG_OR_RUN",
+            help="A config, or a run.",
+            autocompletion=completion.configs_and_runs,
+        ),
+    ],
     set_: Set = None,
     runs: Runs = RUNS,
     as_json: Json = False,

@@ -4,22 +4,27 @@ from typing import Annotated
 
 import typer
 
-from sfl.cli.options import RUNS, Json, Runs, Set
+from sfl.cli import completion
+from sfl.cli.options import RUNS, Config, Json, Runs, Set
 from sfl.cli.show import print_model
 from sfl.errors import UserError
 
+Resume = Annotated[
+    str | None,
+    typer.Option(metavar="RUN", help="Continue this run.", autocompletion=completion.runs),
+]
+
 
 def train(
-    config: Annotated[
-        str | None,
-        typer.Option("--config", metavar="FILE", help="A YAML file, or a name: spatial."),
-    ] = None,
+    config: Config = None,
     set_: Set = None,
     seed: Annotated[
         str | None, typer.Option(metavar="N", help="The same as --set train.seed=N.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run; must be new.")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Continue this run.")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the run; must be new.")
+    ] = None,
+    resume: Resume = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show config and model.")] = False,
     runs: Runs = RUNS,
     as_json: Json = False,

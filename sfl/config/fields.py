@@ -42,6 +42,8 @@ def all_fields(settings: type[BaseModel], prefix: str = "") -> dict[str, FieldIn
 
 def choice(field: FieldInfo) -> list[str]:
     """The allowed words of a setting; [] if it isn't a choice of words."""
+    if field.annotation is bool:
+        return ["true", "false"]
     literals = [kind for kind in _kinds(field) if get_origin(kind) is Literal]
     return [str(word) for literal in literals for word in get_args(literal)]
 

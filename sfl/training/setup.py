@@ -23,6 +23,7 @@ from sfl.nn import engine
 from sfl.nn.models.networks import build_model
 from sfl.nn.summary import ModelSummary, summarize
 from sfl.progress import say
+from sfl.shell import home
 from sfl.training.checkpoint import read_checkpoint
 from sfl.training.device import pick_device, pick_precision
 from sfl.training.memory import check_memory, is_out_of_memory
@@ -144,7 +145,7 @@ def load_images(config: Config) -> Dataset:
     data = config.data
     dataset = load_dataset(
         data.source,
-        root=Path(data.root).expanduser(),
+        root=home(data.root),
         mirror=data.mirror,
         resize=data.resize,
         shapes=data.shapes.model_dump(),

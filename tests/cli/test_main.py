@@ -183,6 +183,11 @@ BAD = [
         2,
         "No such option: --runs (see what there is: sfl --help)",
     ),
+    Bad(
+        "two configs", "train --config a --config b", 2, "--config is given 2 times (give it once)"
+    ),
+    Bad("two folders of runs", "runs --runs a --runs b", 2, "--runs is given 2 times"),
+    Bad("two seeds", "train --config tiny.yaml --seed 1 --seed=2", 2, "--seed is given 2 times"),
     Bad("an option without value", "train --config", 2, "Option '--config' requires an argument"),
 ]
 
@@ -583,6 +588,24 @@ def test_sfl_runs_may_stand_in_the_environment(
     assert json_of(sfl("runs", "--json"))["runs"][0]["run"] == "tiny-s0"
 
 
+def test_a_home_that_no_shell_expands(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SFL_RUNS='~/runs' once made a folder named ~."""
+    make_run(here / "home" / "runs" / "a")
+    monkeypatch.setenv("HOME", str(here / "home"))
+    assert json_of(sfl("runs", "--runs=~/runs", "--json"))["runs"][0]["run"] == "a"
+    monkeypatch.setenv("SFL_RUNS", "~/runs")
+    assert json_of(sfl("runs", "--json"))["runs"][0]["run"] == "a"
+    assert sfl("runs", "--runs", "other", "rm", "a", "--runs=~/runs", "--yes").returncode == 0
+    for place in ("train/x", "test/x"):
+        (here / "home" / "images" / place).mkdir(parents=True)
+        (here / "home" / "images" / place / "1.png").write_bytes(png())
+    images = ("--set", "data.source=folder", "--set", "data.root=~/images")
+    assert sfl("data", *images).returncode == 0
+    lost = sfl("data", *images[:-1], "data.root=~nobody-of-this-name/x")
+    assert (lost.returncode, "~nobody-of-this-name/x" in lost.stderr) == (3, True)
+    assert not (here / "~").exists()
+
+
 # --- deleting
 
 
@@ -646,13 +669,25 @@ def test_help_and_version() -> None:
             assert f"  {command}" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "command", ["train", "evaluate", "compare", "show", "data", "runs", "runs rm"]
-)
+COMMANDS = ["train", "evaluate", "compare", "plot", "show", "data", "bench", "runs", "runs rm"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_help_has_examples(command: str) -> None:
     done = sfl(*command.split(), "--help")
     assert done.returncode == 0
     assert f"sfl {command}" in done.stdout.split("Example", 1)[1]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_every_help_fits_and_is_whole(
+    command: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = sfl(*command.split(), "--help").stdout.split("\n")
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if line.endswith(("...", "…")) and "Usage" not in line]
 
 
 @pytest.mark.parametrize(
