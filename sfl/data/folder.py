@@ -1,7 +1,6 @@
 """A data set from a folder of images: train/<class>/* and test/<class>/*.
 
-The decoded images are cached in a safetensors file. Its name is a SHA-256 of everything that it
-depends on, so the cache is never out of date. Knows nothing of batches or models.
+The decoded images are cached, see `sfl.data.cache`. Knows nothing of batches or models.
 
 An image is a file directly in a class folder with a suffix that Pillow reads (.png, .jpg, .webp,
 .bmp, .tiff, .ppm, ...). If it can't be decoded, that is an error. Other files (notes.txt,
@@ -9,7 +8,6 @@ Thumbs.db) are ignored, and a message names the first one. Hidden files and fold
 silently. A folder inside a class folder is an error, because its images would not be used.
 """
 
-import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -18,14 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sfl.data import cache
 from sfl.data.dataset import Dataset, Split
 from sfl.data.decoding import decode_all, digest, image_suffixes, unreadable
 from sfl.errors import Exit, UserError
-from sfl.files import atomic_path, one_at_a_time
+from sfl.files import one_at_a_time
 from sfl.progress import say, track
 
 FORMAT = "sfl folder cache 1"  # change it if the same files are decoded to other tensors
-KEPT_CACHES = 4  # in one cache folder: enough to switch between a few sizes
 LAYOUT = "data.root must contain train/<class>/* and test/<class>/*"
 
 
@@ -54,12 +52,12 @@ def load_folder(root: Path, resize: int | None = None) -> Dataset:
     listing = _list_images(root)
     digests = [digest(path) for path in track(listing.paths, "Checking the images")]
     key = _key(listing, digests, resize)
-    with one_at_a_time(_lock_path(root)):
-        dataset = _read_cache(listing, key)
+    with one_at_a_time(cache.lock_path(root)):
+        dataset = cache.read(root, key, lambda images: _dataset(listing, images))
         if dataset is None:
             images = decode_all(listing.paths, digests, resize)
             dataset = _dataset(listing, images)
-            _write_cache(images, dataset.fingerprints, root, key)
+            cache.write(images, dataset.fingerprints, root, key)
     return dataset
 
 
@@ -145,72 +143,3 @@ def _key(listing: Listing, digests: list[bytes], resize: int | None) -> str:
         # A file name has no zero byte and a digest has a fixed length: no two lists give one text.
         total.update(os.fsencode(path.relative_to(listing.root).as_posix()) + b"\0" + known)
     return total.hexdigest()
-
-
-def _cache_folders(root: Path) -> list[Path]:
-    """The folder beside the images, removed with them; then the user's, if that isn't writable."""
-    folders = [root / ".sfl-cache"]
-    with contextlib.suppress(RuntimeError):  # not every user has a home folder
-        user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folders.append(Path(user) / "sfl")
-    return folders
-
-
-def _lock_path(root: Path) -> Path:
-    """A lock beside the cache, so that only one of several processes decodes the images."""
-    if os.access(root, os.W_OK):
-        return root / ".sfl.lock"
-    folder = _cache_folders(root)[-1]
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder / ".sfl.lock"
-
-
-def _read_cache(listing: Listing, key: str) -> Dataset | None:
-    for folder in _cache_folders(listing.root):
-        path = folder / f"{key}.safetensors"
-        if path.is_file():
-            dataset = _open_cache(listing, path)
-            if dataset is not None:
-                return dataset
-            say(f"{path} is damaged or not readable; decoding the images again")
-    return None
-
-
-def _open_cache(listing: Listing, path: Path) -> Dataset | None:
-    """The data set in a cache file; None if the file is not as it was written."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            written, images = file.metadata(), file.get_tensor("images")
-    except (OSError, SafetensorError):
-        return None
-    if images.dtype != torch.uint8 or images.dim() != 4:
-        return None
-    dataset = _dataset(listing, images)
-    return dataset if dataset.fingerprints == written else None
-
-
-def _write_cache(images: Tensor, fingerprints: dict[str, str], root: Path, key: str) -> None:
-    """Caches the decoded images. If that fails, it prints a message and raises nothing."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    for folder in _cache_folders(root):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with atomic_path(folder / f"{key}.safetensors") as temporary:
-                save_file({"images": images}, temporary, metadata=fingerprints)
-        except (OSError, UserError, SafetensorError):
-            continue
-        _remove_old(folder)
-        return
-    say("the decoded images could not be cached; the next run will decode them again")
-
-
-def _remove_old(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # another process may be removing the same files
-        caches = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-        for path in caches[:-KEPT_CACHES]:
-            path.unlink()

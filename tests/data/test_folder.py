@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sfl.data import decoding, folder
+from sfl.data import cache, decoding, folder
 from sfl.data.dataset import Dataset
 from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
@@ -271,9 +271,9 @@ def test_read_by_two_at_once_it_is_decoded_once(
 def test_who_waits_waits_where_the_cache_will_be(
     root: Path, user_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert folder._lock_path(root).parent == root
+    assert cache.lock_path(root).parent == root
     monkeypatch.setattr(os, "access", lambda *_: False)  # a data folder that is read-only
-    assert folder._lock_path(root).parent == user_cache and user_cache.is_dir()
+    assert cache.lock_path(root).parent == user_cache and user_cache.is_dir()
 
 
 def test_resized_and_not_are_cached_apart(root: Path, decoded: list[Path]) -> None:
@@ -284,13 +284,13 @@ def test_resized_and_not_are_cached_apart(root: Path, decoded: list[Path]) -> No
 
 
 def test_only_the_newest_caches_are_kept(root: Path, decoded: list[Path]) -> None:
-    for age in range(folder.KEPT_CACHES + 3):
+    for age in range(cache.KEPT + 3):
         load(root, resize=age + 1)
         for path in caches(root / ".sfl-cache"):
             os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 10))
-    assert len(caches(root / ".sfl-cache")) == folder.KEPT_CACHES
+    assert len(caches(root / ".sfl-cache")) == cache.KEPT
     decoded.clear()
-    assert load(root, resize=folder.KEPT_CACHES + 3).in_dimensions[1] == folder.KEPT_CACHES + 3
+    assert load(root, resize=cache.KEPT + 3).in_dimensions[1] == cache.KEPT + 3
     assert decoded == []
 
 
