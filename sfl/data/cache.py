@@ -15,8 +15,10 @@ from torch import Tensor
 from sfl.data.dataset import Dataset
 from sfl.errors import UserError
 from sfl.files import atomic_path
+from sfl.locks import LEFT_OVER, one_at_a_time, remove_left_over
 from sfl.progress import say
 
+LOCK = ".lock"  # of a cache folder, held while something is written there
 KEPT = 4  # in one cache folder: enough to switch between a few sizes
 
 Make = Callable[[Tensor], Dataset]
@@ -38,6 +40,8 @@ def read(root: Path, key: str, make: Make) -> Dataset | None:
     make: the data set of the decoded images.
     """
     for folder in _folders(root):
+        remove_left_over(folder / LOCK)
+    for folder in _folders(root):
         path = folder / f"{key}.safetensors"
         if path.is_file():
             dataset = _open(path, make)
@@ -55,17 +59,18 @@ def write(images: Tensor, fingerprints: dict[str, str], root: Path, key: str) ->
     for folder in _folders(root):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with atomic_path(folder / f"{key}.safetensors") as temporary:
-                save_file({"images": images}, temporary, metadata=fingerprints)
+            with one_at_a_time(folder / LOCK, LEFT_OVER):
+                with atomic_path(folder / f"{key}.safetensors") as temporary:
+                    save_file({"images": images}, temporary, metadata=fingerprints)
+                _remove_old(folder)
         except (OSError, UserError, SafetensorError):
             continue
-        _remove_old(folder)
         return
     say("the decoded images could not be cached; the next run will decode them again")
 
 
 def _remove_old(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # another process may be removing the same files
+    with contextlib.suppress(OSError):
         caches = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
         for path in caches[:-KEPT]:
             path.unlink()

@@ -20,7 +20,7 @@ from sfl.data import cache
 from sfl.data.dataset import Dataset, Split
 from sfl.data.decoding import decode_all, digest, image_suffixes, unreadable
 from sfl.errors import Exit, UserError
-from sfl.files import one_at_a_time
+from sfl.locks import one_at_a_time
 from sfl.progress import say, track
 
 FORMAT = "sfl folder cache 1"  # change it if the same files are decoded to other tensors

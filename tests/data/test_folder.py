@@ -16,6 +16,7 @@ from sfl.data import cache, decoding, folder
 from sfl.data.dataset import Dataset
 from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
+from sfl.locks import locked
 
 
 def save(path: Path, value: int = 0, size: tuple[int, int] = (2, 2)) -> Path:
@@ -331,19 +332,43 @@ def test_a_damaged_cache_is_made_again(
     assert decoded == []
 
 
+def test_what_killed_processes_left_in_a_cache_goes_at_the_next_start(
+    root: Path, user_cache: Path, decoded: list[Path]
+) -> None:
+    load(root)
+    user_cache.mkdir(parents=True)
+    for place in (root / ".sfl-cache", user_cache):
+        (place / ".a.safetensors.abc.sfl.tmp").mkdir()
+        (place / ".a.safetensors.abc.sfl.tmp" / "a.safetensors").write_bytes(b"half")
+        (place / ".tmpAbC").write_bytes(b"as earlier versions left it")
+    decoded.clear()
+    load(root)
+    assert decoded == [] and list(user_cache.iterdir()) == []
+    assert list((root / ".sfl-cache").iterdir()) == caches(root / ".sfl-cache")
+
+
+def test_what_a_living_process_writes_into_a_cache_stays(root: Path) -> None:
+    load(root)
+    place = root / ".sfl-cache"
+    with locked(place / cache.LOCK):
+        (place / ".tmpAbC").touch()
+        load(root)
+        assert (place / ".tmpAbC").exists()
+
+
 def make_no_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / ".sfl-cache").touch()
 
 
 def make_no_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = tempfile.mkstemp
+    original = tempfile.mkdtemp
 
-    def refuse(*, dir: Path, prefix: str, suffix: str) -> tuple[int, str]:
+    def refuse(*, dir: Path, prefix: str, suffix: str) -> str:
         if root in dir.parents:
             raise PermissionError(13, "Permission denied")
         return original(dir=dir, prefix=prefix, suffix=suffix)
 
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
 
 
 @pytest.mark.parametrize("close", [make_no_folder, make_no_file])
