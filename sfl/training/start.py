@@ -8,7 +8,7 @@ from typing import Any
 
 from sfl.config.schema import Config
 from sfl.data.dataset import Dataset
-from sfl.errors import PROGRAM
+from sfl.errors import PROGRAM, UserError
 from sfl.learning.world import World
 from sfl.progress import say
 from sfl.runs import store
@@ -43,7 +43,8 @@ def train(
             failed = isinstance(error, Exception)
             kept = run.has_begun() if failed else (run.path / CONFIG).exists()
             if world.is_first and not kept:
-                store.remove(run)
+                with contextlib.suppress(UserError):  # the first error is the one to be told
+                    store.remove(run)
             raise
 
 

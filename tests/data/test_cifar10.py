@@ -191,7 +191,7 @@ def test_what_a_killed_download_left_goes_and_nothing_else(
 ) -> None:
     folder, url = served
     (folder / ARCHIVE).write_bytes(archive)
-    root.mkdir(exist_ok=True)
+    root.mkdir(parents=True)
     (root / f".{ARCHIVE}.abc.sfl.tmp").mkdir()
     (root / f".{ARCHIVE}.abc.sfl.tmp" / ARCHIVE).write_bytes(b"half")
     (root / ".tmp-of-another-program").touch()
