@@ -10,20 +10,21 @@ and one that was there before is waited for without end. Here one line says so, 
 import contextlib
 import errno
 import fcntl
-import functools
 import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sfl.files import TEMPORARY, UNSUPPORTED
+from sfl.files import UNSUPPORTED
 from sfl.progress import say
 
 POLL = 0.05  # seconds
 # What a dead process may leave half-written: atomic_path's folders, and what earlier versions left.
 # In a folder that other programs use, it may be theirs.
-LEFT_OVER = (f".*{TEMPORARY}", ".*.tmp", ".tmp*")
+LEFT_OVER = (".*.tmp", ".tmp*")
+
+_unlocked: set[int] = set()  # file systems without locks, of which that was said
 
 
 @contextlib.contextmanager
@@ -50,7 +51,7 @@ def locked(
         if holds:
             _remove(path.parent, left_over)
         else:
-            _say_unlocked(os.fstat(descriptor).st_dev, path.parent)
+            _say_unlocked(descriptor, path.parent)
         yield
     finally:
         os.close(descriptor)
@@ -120,6 +121,8 @@ def _remove(folder: Path, patterns: Iterable[str]) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-@functools.cache
-def _say_unlocked(device: int, folder: Path) -> None:
-    say(f"{folder}: no file locks here: don't train one run twice at once")
+def _say_unlocked(descriptor: int, folder: Path) -> None:
+    device = os.fstat(descriptor).st_dev
+    if device not in _unlocked:
+        _unlocked.add(device)
+        say(f"{folder}: no file locks here: don't train one run twice at once")

@@ -68,7 +68,7 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(request.param, os.strerror(request.param))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    locks._say_unlocked.cache_clear()
+    monkeypatch.setattr(locks, "_unlocked", set())
 
 
 def test_without_locks_one_line_says_so(
@@ -77,7 +77,8 @@ def test_without_locks_one_line_says_so(
     path.touch()  # of an earlier process: it holds nothing
     left = path.parent / ".tmpAbC"
     left.touch()
-    with locked(path, 0), one_at_a_time(path.parent / "other.lock"):
+    (path.parent / "folder").mkdir()
+    with locked(path, 0), one_at_a_time(path.parent / "folder" / ".lock"):
         assert not is_held(path)
     remove_left_over(path)
     assert left.exists()  # perhaps a living process writes it
