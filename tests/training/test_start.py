@@ -83,6 +83,22 @@ def test_a_run_that_failed_before_its_first_epoch_leaves_nothing(
     assert (runs_dir / "a").exists() is stays
 
 
+def test_a_directory_that_cannot_be_removed_does_not_hide_why_it_failed(
+    configs: Path, runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(error: Exception) -> Any:
+        def fail(*_: object) -> None:
+            raise error
+
+        return fail
+
+    monkeypatch.setattr("sfl.training.start.fit", failing(MemoryError()))
+    monkeypatch.setattr("sfl.training.start.set_up", lambda c, *_, **__: stand_in(c))
+    monkeypatch.setattr(store, "remove", failing(UserError("can't be deleted")))
+    with pytest.raises(MemoryError):
+        start.train(load("one"), runs_dir, "a", exact=True)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(Exit.TERMINATED)])
 @pytest.mark.parametrize(
     ("root", "ending"), [("here", ""), ("/my images", " --set 'data.root=/my images'")]
