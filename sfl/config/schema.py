@@ -29,8 +29,8 @@ PerChannel = Annotated[list[float], Field(min_length=1)]
 
 # These settings may change when a run is resumed: it stays the same experiment.
 MAY_CHANGE = (
-    "data.root", "data.mirror", "train.device", "train.keep", "train.checkpoint_every",
-    "train.tensorboard",
+    "data.root", "data.mirror", "data.skip_broken", "train.device", "train.keep",
+    "train.checkpoint_every", "train.tensorboard",
 )  # fmt: skip
 
 
@@ -159,6 +159,10 @@ class DataSettings(Settings):
     resize: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         None, description="Width and height in pixels to which a folder's images are resized."
     )
+    skip_broken: bool = Field(
+        False,
+        description="Leave out a folder's files that can't be decoded, and say which.",
+    )
     normalize: NormalizeSettings = Field(
         NormalizeSettings(), description="Mean and standard deviation of each channel."
     )
@@ -166,8 +170,9 @@ class DataSettings(Settings):
     augment: AugmentSettings = Field(AugmentSettings(), description="Random crops and flips.")
     validation: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="Number of training images held out for validation: equally many of each "
-        "class, the same for every seed. The best checkpoint is chosen by their accuracy.",
+        description="Number of training images held out for validation: of each class its share, "
+        "the same for every seed. The best checkpoint is chosen by their accuracy. A folder's own "
+        "val/ serves without this.",
     )
     shapes: ShapesSettings = Field(ShapesSettings(), description="Only with source: shapes.")
 

@@ -21,7 +21,7 @@ from sfl.progress import say
 LOCK = ".lock"  # of a cache folder, held while something is written there
 KEPT = 4  # in one cache folder: enough to switch between a few sizes
 
-Make = Callable[[Tensor], Dataset]
+Make = Callable[[Tensor, dict[str, str]], Dataset | None]
 
 
 def lock_path(root: Path) -> Path:
@@ -37,7 +37,7 @@ def lock_path(root: Path) -> Path:
 def read(root: Path, key: str, make: Make) -> Dataset | None:
     """The cached data set; None if there is none, or only a damaged one (a message says so).
 
-    make: the data set of the decoded images.
+    make: the data set of the decoded images and of what was told of them; None if they don't fit.
     """
     for folder in _folders(root):
         remove_left_over(folder / LOCK)
@@ -51,8 +51,11 @@ def read(root: Path, key: str, make: Make) -> Dataset | None:
     return None
 
 
-def write(images: Tensor, fingerprints: dict[str, str], root: Path, key: str) -> None:
-    """Caches the decoded images. If that fails, it prints a message and raises nothing."""
+def write(images: Tensor, told: dict[str, str], root: Path, key: str) -> None:
+    """Caches the decoded images and what is told of them.
+
+    If that fails, it prints a message and raises nothing.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -61,7 +64,7 @@ def write(images: Tensor, fingerprints: dict[str, str], root: Path, key: str) ->
             folder.mkdir(parents=True, exist_ok=True)
             with one_at_a_time(folder / LOCK, LEFT_OVER):
                 with atomic_path(folder / f"{key}.safetensors") as temporary:
-                    save_file({"images": images}, temporary, metadata=fingerprints)
+                    save_file({"images": images}, temporary, metadata=told)
                 _remove_old(folder)
         except (OSError, UserError, SafetensorError):
             continue
@@ -82,13 +85,12 @@ def _open(path: Path, make: Make) -> Dataset | None:
 
     try:
         with safe_open(path, framework="pt") as file:
-            written, images = file.metadata(), file.get_tensor("images")
+            told, images = file.metadata() or {}, file.get_tensor("images")
     except (OSError, SafetensorError):
         return None
     if images.dtype != torch.uint8 or images.dim() != 4:
         return None
-    dataset = make(images)
-    return dataset if dataset.fingerprints == written else None
+    return make(images, told)
 
 
 def _folders(root: Path) -> list[Path]:

@@ -47,7 +47,10 @@ class Recorder:
         check_space(run.path, most - run.checkpoint_bytes)
         now = environment(setup.device, setup.precision).to_json()
         kept = run.environment
-        first = kept.to_json() if kept else now | {"data": setup.dataset.provenance()}
+        about: dict[str, Any] = {"data": setup.dataset.provenance()}
+        if skipped := setup.dataset.reading.get("skipped"):
+            about["skipped_images"] = len(skipped)
+        first = kept.to_json() if kept else now | about
         if any(first.get(key) != value for key, value in now.items()):
             first["resumed"] = [*first.get("resumed", []), now]
         for name in (directory.RESULT, directory.PREDICTIONS, directory.LABELS, directory.FAILURE):

@@ -14,6 +14,7 @@ from sfl.config.schema import Config
 from sfl.data.batches import batch_count
 from sfl.data.dataset import Dataset, Split, hold_out
 from sfl.data.sources import load_dataset
+from sfl.data.survey import doubts
 from sfl.errors import Exit, UserError
 from sfl.learning.learner import Learner
 from sfl.learning.optimizers import build_optimizer
@@ -75,9 +76,10 @@ def set_up(
     dataset = dataset or load_images(config)
     sizes = (dataset.in_dimensions, len(dataset.classes))
     summary = check(config, device, precision, *sizes, training=training)
-    train, validation = dataset.train, None
-    if config.data.validation:
-        train, validation = hold_out(train, config.data.validation, len(dataset.classes))
+    train, validation = _train_and_validation(config, dataset)
+    if training and dataset.source == "folder" and world.is_first:
+        for doubt in doubts(dataset):
+            say(doubt)
     setup = Setup(
         config=config,
         device=device,
@@ -93,6 +95,20 @@ def set_up(
     )
     _refuse_other_workers(setup)
     return setup
+
+
+def _train_and_validation(config: Config, dataset: Dataset) -> tuple[Split, Split | None]:
+    """Raises UserError (exit 2) where they can't be had."""
+    if not config.data.validation:
+        if dataset.validation is not None:
+            say(f"validation: the {len(dataset.validation):,} images of the folder's own split")
+        return dataset.train, dataset.validation
+    if dataset.validation is not None:
+        raise UserError(
+            f"data.validation: {config.data.validation}, but the folder has images for validation",
+            "leave it out, or remove that folder",
+        )
+    return hold_out(dataset.train, config.data.validation, dataset.classes)
 
 
 def _check_workers(config: Config, device: torch.device, world: World) -> None:
@@ -148,6 +164,7 @@ def load_images(config: Config) -> Dataset:
         mirror=data.mirror,
         resize=data.resize,
         shapes=data.shapes.model_dump(),
+        skip_broken=data.skip_broken,
     )
     channels, given = dataset.in_dimensions[0], len(data.normalize.mean)
     if channels != given:

@@ -16,7 +16,7 @@ from sfl.errors import Exit, UserError
 
 
 def decode(*paths: Path, resize: int | None = None) -> Tensor:
-    return decoding.decode_all(paths, [decoding.digest(path) for path in paths], resize)
+    return decoding.decode_all(paths, [decoding.digest(path) for path in paths], resize).images
 
 
 def save(image: Image.Image, path: Path, **options: Any) -> Path:
@@ -133,7 +133,7 @@ def test_pixels_without_a_fixed_range_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_changed_since_it_was_hashed_is_refused(tmp_path: Path) -> None:
     path = save(Image.new("L", (1, 1)), tmp_path / "a.png")
-    with pytest.raises(UserError, match="changed while it was being read"):
+    with pytest.raises(UserError, match="changed meanwhile"):
         decoding.decode_all([path], [hashlib.sha256(b"before").digest()], None)
 
 
