@@ -12,12 +12,16 @@ from sfl.progress import say
 from sfl.runs.directory import BEST, CONFIG, LAST, Run
 from sfl.training.checkpoint import Checkpoint, check_weights, read_checkpoint
 from sfl.training.epoch import EpochSoFar, Metrics
-from sfl.training.setup import Setup
+from sfl.training.setup import Setup, refuse_lost_root
 
 
 def config_to_resume(run: Run, overrides: Sequence[str] = ()) -> Config:
-    """The run's config with overrides. UserError (exit 2): they make it another experiment."""
+    """The run's config with overrides.
+
+    Raises UserError: they make it another experiment (exit 2), or its images are lost (exit 3).
+    """
     old = from_tree(run.config_tree)
+    refuse_lost_root(old, overrides, run.path)
     config = override(old, overrides)
     if not config.continues(old):
         raise UserError(
