@@ -3,7 +3,6 @@
 All that can be refused is refused here, before a run directory exists.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -206,14 +205,12 @@ def load_images(config: Config) -> Dataset:
     return dataset
 
 
-def refuse_lost_root(kept: Config, overrides: Sequence[str], where: Path) -> None:
-    """Raises UserError (exit 3) if nobody says where the images of a kept config are.
+def refuse_lost_root(where: Path, *configs: Config) -> None:
+    """Raises UserError (exit 3) if none of a run's configs says where its images are.
 
-    An absolute data.root is not saved in a run, and the default is another folder. where: of the
-    config.
+    An absolute data.root is not saved in a run, and the default is another folder.
     """
-    given = any("data.root" in override for override in overrides)
-    if kept.data.source != "shapes" and "root" not in kept.data.model_fields_set and not given:
+    if all(c.data.source != "shapes" and "root" not in c.data.model_fields_set for c in configs):
         raise UserError(
             f"{where}: its images were at an absolute path, which is not saved in a run",
             "give their folder: --set data.root=DIR",

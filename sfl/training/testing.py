@@ -104,9 +104,8 @@ def test_weights(path: Path, overrides: Sequence[str]) -> Tested:
     have other classes or another shape than the training images.
     """
     checkpoint = read_checkpoint(path)
-    kept = from_text(checkpoint.config, str(path))
-    config = override(kept, overrides)
-    refuse_lost_root(kept, overrides, path)
+    config = override(from_text(checkpoint.config, str(path)), overrides)
+    refuse_lost_root(path, config)
     with threads(config.train.threads):
         return _test(checkpoint, config)
 

@@ -427,7 +427,9 @@ def stopped_by(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingDisplay, "epoch", epoch)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
+)
 def test_a_stopped_run_says_how_to_go_on_and_can_be(
     here: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:

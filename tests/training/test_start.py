@@ -153,16 +153,21 @@ def test_training_has_the_threads_that_were_asked_for(
 
 
 def test_resuming_says_that_the_folder_of_the_images_is_not_known(
-    configs: Path, runs_dir: Path, made_run: MadeRun
+    configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
 ) -> None:
     config = load("one", ["data.source=folder", "data.root=/images"])
     run = Run(made_run(runs_dir / "a"))
     (run.path / "config.yaml").write_text(config.to_yaml(share=True))
-    with pytest.raises(UserError, match="an absolute path, which is not saved") as error:
-        config_to_resume(run, ["train.device=cpu"])
+    (run.path / "result.json").unlink()
+    for overrides in ([], ["train.device=cpu"]):
+        with pytest.raises(UserError, match="an absolute path, which is not saved") as error:
+            start.resume(run, config_to_resume(run, overrides))
     assert error.value.exit_code is Exit.DATA
     assert error.value.hint == "give their folder: --set data.root=DIR"
-    assert config_to_resume(run, ["data.root=/there"]).data.root == "/there"
+    assert trained == []
+    start.resume(run, config_to_resume(run, ["data.root=/there"]))
+    ((_, config),) = trained
+    assert config.data.root == "/there"
 
 
 def test_resume_of_a_finished_run_is_refused(
