@@ -108,13 +108,13 @@ def _ways_to_save(
     """Settings that lower the memory of training, first those that lower it most."""
     _, height, width = in_dimensions
     optimizer, batch_size = config.optimizer, config.data.batch_size
-    batch = [f"a data.batch_size below {batch_size}"] if batch_size > 1 else []
+    one, whole = (training_bytes(summary, n, optimizer, precision) for n in (1, batch_size))
+    batch = [f"a data.batch_size below {batch_size}"] if one < whole else []
     ways = ["fewer model.channels"]
     if config.data.source == "folder":
         ways = [f"a data.resize below their {height}×{width} pixels", *ways]
     if config.model.storage == "dense":
         ways = ["model.storage=local", *ways]
-    one, whole = (training_bytes(summary, n, optimizer, precision) for n in (1, batch_size))
     ways = [*batch, *ways] if one < whole / 2 else [*ways, *batch]
     return f"{', '.join(ways[:-1])} or {ways[-1]}" if ways[1:] else ways[0]
 

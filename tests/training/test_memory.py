@@ -107,12 +107,11 @@ def test_a_batch_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             ["data.source=folder"],  # a weight for each place in large images
             10**3,
-            "choose a data.resize below their 1000×900 pixels, fewer model.channels or a "
-            "data.batch_size below 32",
+            "choose a data.resize below their 1000×900 pixels or fewer model.channels",
         ),
         (
             ["model.storage=dense"],
-            10**3,
+            5 * 10**7,  # of 32 images a little more than the gradients
             "choose model.storage=local, fewer model.channels or a data.batch_size below 32",
         ),
         (
