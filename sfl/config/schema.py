@@ -30,7 +30,7 @@ PerChannel = Annotated[list[float], Field(min_length=1)]
 # These settings may change when a run is resumed: it stays the same experiment.
 MAY_CHANGE = (
     "data.root", "data.mirror", "train.device", "train.keep", "train.checkpoint_every",
-    "train.tensorboard",
+    "train.tensorboard", "train.threads",
 )  # fmt: skip
 
 
@@ -206,6 +206,11 @@ class TrainSettings(Settings):
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
         "auto", description="auto (CUDA if there is one, else MPS, else CPU), cpu, cuda[:N] or mps."
+    )
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None,
+        description="Threads that compute on the CPU. The default is PyTorch's choice. Another "
+        "number may change the last bits of a result.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 if the hardware has fast units for it, else float32."
