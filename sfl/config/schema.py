@@ -30,7 +30,7 @@ PerChannel = Annotated[list[float], Field(min_length=1)]
 # These settings may change when a run is resumed: it stays the same experiment.
 MAY_CHANGE = (
     "data.root", "data.mirror", "data.skip_broken", "train.device", "train.keep",
-    "train.checkpoint_every", "train.tensorboard",
+    "train.checkpoint_every", "train.tensorboard", "train.threads",
 )  # fmt: skip
 
 
@@ -160,8 +160,7 @@ class DataSettings(Settings):
         None, description="Width and height in pixels to which a folder's images are resized."
     )
     skip_broken: bool = Field(
-        False,
-        description="Leave out a folder's files that can't be decoded, and say which.",
+        False, description="Leave out a folder's files that can't be decoded, and say which."
     )
     normalize: NormalizeSettings = Field(
         NormalizeSettings(), description="Mean and standard deviation of each channel."
@@ -171,8 +170,7 @@ class DataSettings(Settings):
     validation: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Number of training images held out for validation: of each class its share, "
-        "the same for every seed. The best checkpoint is chosen by their accuracy. A folder's own "
-        "val/ serves without this.",
+        "the same for every seed. They choose the best checkpoint. A folder's own val/ does, too.",
     )
     shapes: ShapesSettings = Field(ShapesSettings(), description="Only with source: shapes.")
 
@@ -211,6 +209,11 @@ class TrainSettings(Settings):
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
         "auto", description="auto (CUDA if there is one, else MPS, else CPU), cpu, cuda[:N] or mps."
+    )
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None,
+        description="Threads that compute on the CPU. The default is PyTorch's choice. Another "
+        "number may change the last bits of a result.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 if the hardware has fast units for it, else float32."

@@ -88,8 +88,9 @@ def _of_one_colour(dataset: Dataset) -> list[_Place]:
 
 
 def _said(dataset: Dataset, count: int, what: str, example: list[_Place]) -> str:
-    first, last = example[0], max(example, key=lambda place: (place.split, place.label))
-    names = dict.fromkeys(_name(dataset, place) for place in (first, last))
+    first = example[0]
+    other = [place for place in example if (place.split, place.label) != (first.split, first.label)]
+    names = [_name(dataset, place) for place in (first, *other[:1])]
     pictures = "1 picture is" if count == 1 else f"{count:,} pictures are"
     return f"{pictures} {what}, such as {' = '.join(names)}"
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from sfl import locks
 from sfl.config.yamlfile import YamlTree, parse
 from sfl.errors import PROGRAM, Exit, UserError
-from sfl.files import write_error, write_text
+from sfl.files import atomic_path, write_error, write_text
 from sfl.runs.records import Environment, Epoch, Provenance, Record, Result
 
 R = TypeVar("R", bound=Record)
@@ -26,6 +26,7 @@ R = TypeVar("R", bound=Record)
 Status = Literal["running", "finished", "interrupted", "failed", "damaged"]
 
 CONFIG, METRICS, RESULT = "config.yaml", "metrics.jsonl", "result.json"
+UNSAVED = "metrics.unsaved.jsonl"
 ENVIRONMENT, PREDICTIONS, LABELS = "environment.json", "predictions.npy", "labels.npy"
 LAST, BEST, FAILURE, LOCK = "last.safetensors", "best.safetensors", "failure.txt", ".lock"
 
@@ -179,6 +180,20 @@ class Run:
 
     def write_metrics(self, metrics: list[dict[str, Any]]) -> None:
         write_text(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in metrics))
+
+    def keep_unsaved_metrics(self, saved: int) -> int:
+        """How many epochs stand in metrics.jsonl; if more than `saved`, keeps a copy of the file.
+
+        saved: the epochs that a checkpoint has. The others are trained again, and written anew.
+        """
+        there = b""  # bytes: of a damaged file, too
+        with contextlib.suppress(OSError):
+            there = (self.path / METRICS).read_bytes()
+        trained = there.count(b"\n")
+        if trained > saved:
+            with atomic_path(self.path / UNSAVED) as temporary:
+                temporary.write_bytes(there)
+        return trained
 
     def write_failure(self, error: Exception) -> None:
         """Writes into failure.txt why training failed. Ignores it if that can't be written.

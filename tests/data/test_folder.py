@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from sfl.data import cache, decoding, folder
 from sfl.data.dataset import Dataset
@@ -197,6 +197,88 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_refused_with_one_line(root: Path, spoil: Callable[[Path], object], expected: str) -> None:
     spoil(root)
     assert expected.format(root=root) in refused(root)
+
+
+# --- validation, odd names, broken files
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_folder_for_validation_becomes_a_split(root: Path, name: str) -> None:
+    before = load(root)
+    save(root / name / "cat" / "v.png", 50)
+    save(root / name / "dog" / "v.png", 60)
+    dataset = load(root)
+    assert dataset.validation is not None and dataset.validation.labels.tolist() == [0, 1]
+    assert dataset.validation.images[:, 0, 0, 0].tolist() == [50, 60]
+    assert dataset.validation.files == (f"{name}/cat/v.png", f"{name}/dog/v.png")
+    assert greys(dataset) == ([10, 11, 20], [30, 40])
+    assert set(dataset.fingerprints) == {"train", "validation", "test"}
+    assert before.fingerprints.items() < dataset.fingerprints.items()
+    assert load(root).fingerprints == dataset.fingerprints  # from the cache
+
+
+def test_validation_alone_is_no_test_set(root: Path) -> None:
+    (root / "test").rename(root / "val")
+    assert f"{root}/test does not exist (" in refused(root)
+    assert "val, which is there, is for validation only" in refused(root)
+
+
+def test_two_folders_for_validation_are_refused(root: Path) -> None:
+    for name in ("val", "valid"):
+        save(root / name / "cat" / "v.png")
+    assert "has val and valid: two folders for validation" in refused(root)
+
+
+def test_names_that_look_the_same_are_the_same_class(root: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    (root / "train" / "cat").rename(root / "train" / composed)
+    (root / "test" / "cat").rename(root / "test" / decomposed)
+    assert load(root).classes == (composed, "dog")
+    save(root / "train" / decomposed / "a.png")
+    assert r"look the same: 'cafe\u0301' and 'caf\xe9'" in refused(root)
+
+
+def test_folders_of_operating_systems_are_no_classes(root: Path) -> None:
+    save(root / "train" / "__MACOSX" / "a.png")
+    (root / "test" / "cat" / "@eaDir").mkdir()
+    assert load(root).classes == ("cat", "dog")
+
+
+def test_files_without_a_known_suffix_are_named_where_nothing_else_is(root: Path) -> None:
+    (root / "test/dog/a.png").rename(root / "test/dog/0001")
+    assert "dog contains no images (0001 has no suffix of an image, such as .png" in refused(root)
+
+
+def test_broken_files_are_left_out_if_asked(
+    root: Path, capsys: pytest.CaptureFixture[str], decoded: list[Path]
+) -> None:
+    (root / "train/cat/0.png").write_bytes(b"\x89PNG")
+    assert "or leave it out with data.skip_broken: true" in refused(root)
+    for _ in range(2):  # decoded, and from the cache
+        capsys.readouterr()
+        dataset = load_dataset("folder", root=root, skip_broken=True)
+        assert greys(dataset) == ([10, 11, 20], [30, 40])
+        assert dataset.train.files == ("train/cat/a.png", "train/cat/b.png", "train/dog/1.png")
+        assert list(dataset.reading["skipped"]) == ["train/cat/0.png"]
+        assert "left out, because they can't be read" in capsys.readouterr().err
+    assert "0.png" in refused(root)  # the cache of the run that left it out is not this one's
+
+
+def test_a_class_that_loses_all_its_images_is_refused(root: Path) -> None:
+    (root / "test/dog/a.png").write_bytes(b"")
+    with pytest.raises(UserError, match="none of the images of class dog in test can be read"):
+        load_dataset("folder", root=root, skip_broken=True)
+
+
+def test_what_was_seen_is_told_from_the_cache_too(root: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    Image.new("L", (2, 2), 5).save(root / "test/cat/b.jpg", exif=exif)
+    (root / "test/cat/notes.txt").touch()
+    first, second = load(root), load(root)
+    assert first.reading == second.reading
+    assert first.reading["turned_upright"] == 1
+    assert first.reading["passed_over"] == {".txt": 1}
 
 
 # --- the cache
