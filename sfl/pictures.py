@@ -164,8 +164,9 @@ def _fit_texts(figure: "Figure") -> set[str]:
         text.set_fontfamily(families)
     room = 0.95 * figure.bbox.width
     for title in (title for part in (figure, *figure.subfigs) for title in part.texts):
-        wide = title.get_window_extent().width
-        title.set_fontsize(float(title.get_fontsize()) * min(1.0, room / wide))
+        for _ in range(3):  # letters get narrower in steps of a pixel
+            wide = title.get_window_extent().width
+            title.set_fontsize(float(title.get_fontsize()) * min(1.0, room / wide))
     return boxes
 
 

@@ -20,19 +20,30 @@ if TYPE_CHECKING:
 SHOWN, COLUMNS = 8, 4  # images that only one model gets right, and how many beside each other
 LONGEST = 60  # bytes of a name in a file's name
 MOST_NUMBERS = 20  # classes of a matrix whose cells have room for numbers
+MOST_CELLS = 200  # classes of a matrix whose cells can be seen
 MOST_NAMES = 40  # classes whose names have room beside a matrix; of more, every k-th is named
 
 
-def matrices(comparison: Comparison, classes: Sequence[str]) -> list[Picture]:
-    """Each model's confusion matrix, on one scale, and its difference from the first model's."""
+def matrices(
+    comparison: Comparison, classes: Sequence[str], chosen: Sequence[str], of_chosen: str
+) -> list[Picture]:
+    """Each model's confusion matrix, on one scale, and its difference from the first model's.
+
+    chosen, of_chosen: those that are shown if there are too many, and what to call them.
+    """
     import numpy as np
 
+    places, among = list(range(len(classes))), ""
+    if len(classes) > MOST_CELLS:
+        places, among = sorted(map(classes.index, chosen)), f" Shown: {of_chosen}."
+    classes = [classes[place] for place in places]
     side = max(3.6, min(7.0, 2.2 + 0.32 * len(classes)))
     shares = []
     for model in comparison.models:
         counts = np.array(model.confusion, dtype=float)
         images = counts.sum(axis=1, keepdims=True)
-        shares.append(100 * counts / np.where(images > 0, images, np.nan))  # no image: blank
+        share = 100 * counts / np.where(images > 0, images, np.nan)  # no image: blank
+        shares.append(share[np.ix_(places, places)])
     found, first = [], comparison.models[0]
     for model, share in zip(comparison.models, shares, strict=True):
         title = (
@@ -40,7 +51,7 @@ def matrices(comparison: Comparison, classes: Sequence[str]) -> list[Picture]:
             f"% of each true class; {shorten(comparison.data.name)}, n = {model.n}"
         )
         draw = partial(_matrix, share, classes, title, SEQUENTIAL)
-        caption = f"What {model.name} predicts for each class, in % of its test images."
+        caption = f"What {model.name} predicts for each class, in % of its test images.{among}"
         found.append(Picture(f"confusion-{_file_name(model.name)}", caption, draw, (side, side)))
     for model, share in zip(comparison.models[1:], shares[1:], strict=True):
         title = (
@@ -49,7 +60,8 @@ def matrices(comparison: Comparison, classes: Sequence[str]) -> list[Picture]:
             f"n = {model.n} and {first.n}"
         )
         draw = partial(_matrix, share - shares[0], classes, title, DIVERGING)
-        caption = f"Where {model.name} predicts other classes than {first.name} does, in points."
+        both = f"{model.name} predicts other classes than {first.name} does"
+        caption = f"Where {both}, in points.{among}"
         name = f"confusion-{_file_name(model.name)}-against-{_file_name(first.name)}"
         found.append(Picture(name, caption, draw, (side, side)))
     return found

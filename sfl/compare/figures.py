@@ -65,7 +65,7 @@ def pictures(
     height = 1.4 + len(chosen) * (0.12 + 0.13 * len(compared))
     draw = partial(_classes, compared, chosen, title)
     found.append(Picture("classes", caption, draw, (5.2, height)))
-    found += confusion.matrices(comparison, classes)
+    found += confusion.matrices(comparison, classes, chosen, of_classes)
     if images is not None:
         found += confusion.disagreements(comparison, compared, images)
     return _with_unique_names(found)
@@ -181,6 +181,7 @@ def _classes(
     axes.set_yticks(range(len(order)), [shorten(name, 20) for name in order])
     axes.set_xlabel("test accuracy, %")
     axes.set_xlim(0, 100)
+    axes.margins(y=0.02)
     axes.grid(alpha=0.25, axis="x")
     add_title(figure, title)
     add_legend(figure, models, loc="outside lower left", ncols=2 if count == 2 else 1)

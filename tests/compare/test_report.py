@@ -2,6 +2,7 @@
 
 import csv
 import html
+import io
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -144,15 +145,23 @@ def test_pictures_of_an_earlier_report_go(made: list[str], tmp_path: Path) -> No
     assert not [name for name in there if "conv" in name] and ".lock" not in there
 
 
-@pytest.mark.parametrize("name", ["$x_1$", "${body}", "a*b_c`", "n" * 100, "ü ñ 猫"])
+@pytest.mark.parametrize(
+    "name", ["$x_1$", "${body}", 'a*b_c`&lt;"', "n" * 100, "ü ñ 猫", "猫" * 60, "=1+1"]
+)
 def test_odd_names(tmp_path: Path, name: str) -> None:
-    """Neither mathematics nor a template, nor too long for a file's name."""
+    """Neither mathematics nor a template nor a formula, nor too long for a file's name."""
     for each, config in ((name, CONV), ("other", SPATIAL)):
-        path, classes = tmp_path / "runs" / f"{each}-s0", {f"{name}1": 0.75, f"{name}2": 0.25}
+        path = tmp_path / "runs" / f"{each}-s0"
+        classes = {f"{name}1": 0.75, f"{name}<&\n\x01\u202e": 0.25}
         make_run(path, f"{config}{DATA}", right=[True, False], per_class=classes)
     arguments = ("compare", f"{name}-s0", "other-s0", "--runs", tmp_path / "runs", "--no-train")
-    done = sfl(*arguments, "--out", tmp_path / "report")
+    done = sfl(*arguments, "--out", tmp_path / "report", "--csv", "--data-name", f"{name}\n<&")
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") <= 6  # no flood of letters without a font
+    row = next(csv.DictReader(io.StringIO(done.stdout)))
+    assert row["name"] == ("'" if name.startswith("=") else "") + name
+    for svg in (tmp_path / "report").glob("*.svg"):
+        ElementTree.parse(svg)
     page = (tmp_path / "report" / "report.html").read_text()
     assert f"<h1>{html.escape(name)} and other</h1>" in page
     assert f"# {escaped(name)} and other" in (tmp_path / "report" / "report.md").read_text()
