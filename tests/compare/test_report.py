@@ -167,6 +167,24 @@ def test_odd_names(tmp_path: Path, name: str) -> None:
     assert f"# {escaped(name)} and other" in (tmp_path / "report" / "report.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a|b & $x_1$ ~c~ &lt;", "a\\|b \\& \\$x\\_1\\$ \\~c\\~ \\&lt;"),
+        ("a\nb\u202e", "a�b�"),  # a row of a table stays one
+        ("# a", "\\# a"),
+        ("- a", "\\- a"),
+        ("1. a", "1\\. a"),
+        (">a", "\\>a"),
+        ("+6.25", "+6.25"),
+        ("72.50 %", "72.50 %"),
+        ("---", "---"),
+    ],
+)
+def test_no_sign_has_a_meaning_in_markdown(text: str, expected: str) -> None:
+    assert escaped(text) == expected
+
+
 def test_the_page_needs_nothing_else(made: list[str], tmp_path: Path) -> None:
     compare(made, "--out", "report", "--data-name", "Dots & <lines>")
     page = (tmp_path / "report" / "report.html").read_text()
