@@ -26,6 +26,11 @@ class Welch:
     p: float
 
 
+def majority_share(counts: Sequence[int]) -> float:
+    """The share of the most frequent class: what always answering it would get."""
+    return max(counts) / sum(counts)
+
+
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Interval of the mean of n ≥ 2 values (Student 1908, Biometrika 6); None if all are equal."""
     if not stdev(values):
