@@ -24,7 +24,8 @@ def _scaled(count: float, units: Sequence[str]) -> str:
 
 
 def age_text(seconds: float) -> str:
-    """90 → "1 min"."""
+    """90 → "1 min"; of a file from the future "0 s"."""
+    seconds = max(0.0, seconds)
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds // size:.0f} {unit}"

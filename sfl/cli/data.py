@@ -21,7 +21,7 @@ def data(
       sfl data
       sfl data --set data.source=folder --set data.root=my-images
     """
-    from sfl.cli import tables
+    from sfl.cli import layout, tables
     from sfl.config.load import load
 
     settings = load(config, set_ or [])
@@ -31,9 +31,9 @@ def data(
     dataset = load_images(settings)
     described = survey.summary(dataset)
     if as_json:
-        tables.print_json(described)
+        layout.print_json(described)
         return
     per_class = described.pop("per_class")
-    tables.stdout().print(tables.data_table(described))
-    tables.stdout().print(tables.class_counts_table(per_class))
-    tables.print_lines(list(survey.doubts(dataset)))
+    layout.print_table(tables.data_table(described))
+    layout.print_table(tables.class_counts_table(per_class))
+    layout.print_lines(list(survey.doubts(dataset)))

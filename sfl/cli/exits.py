@@ -3,6 +3,7 @@
 Knows no command: it is given the whole program as a function.
 """
 
+import codecs
 import contextlib
 import errno
 import io
@@ -91,6 +92,25 @@ class _Forgiving:
         return getattr(self._stream, name)
 
 
+# What a stream gets whose encoding lacks a character, as ASCII does: signs that look like it.
+SIGNS = {
+    "×": "x", "÷": "/", "±": "+-", "−": "-", "–": "-", "…": "...", "→": "->", "√": "sqrt",
+    "≥": ">=", "≤": "<=", "‖": "|", "²": "^2", "Σ": "sum", "“": '"', "”": '"', "’": "'",
+}  # fmt: skip
+LOOKALIKES = "sfl.lookalikes"
+
+
+def _lookalike(error: UnicodeError) -> tuple[str | bytes, int]:
+    """For codecs.register_error: a sign that looks like it, else an escape such as \\xdf."""
+    assert isinstance(error, UnicodeEncodeError)
+    if sign := SIGNS.get(error.object[error.start]):
+        return sign, error.start + 1
+    return codecs.backslashreplace_errors(error)
+
+
+codecs.register_error(LOOKALIKES, _lookalike)
+
+
 def _prepare_streams() -> None:
     if torchrun.rank() > 0:  # all ranks have the result; rank 0 prints it
         sys.stdout = io.StringIO()
@@ -99,7 +119,7 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - stays open until the end
     for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8 can be printed
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=LOOKALIKES)
     sys.stderr = _Forgiving(sys.stderr)  # type: ignore[assignment]
 
 

@@ -37,14 +37,14 @@ def show(
 
 def print_model(config: "Config", summary: "ModelSummary", as_json: bool, /, **more: Any) -> None:
     """Prints the layers and what computes them; or as JSON `more`, the sums and the layers."""
-    from sfl.cli import tables
+    from sfl.cli import layout, tables
     from sfl.nn import engine
     from sfl.training.device import planned_device
 
     report = engine.report(planned_device(config.train.device))
     if as_json:
-        tables.print_json({**more, "engine": report, **summary.to_dict()})
+        layout.print_json({**more, "engine": report, **summary.to_dict()})
         return
-    tables.stdout().print(tables.summary_table(summary))
+    layout.print_table(tables.summary_table(summary))
     if config.model.storage == "local":
-        tables.print_lines([f"spatial layers: {report}"])
+        layout.print_lines([f"spatial layers: {report}"])

@@ -36,7 +36,7 @@ def train(
       sfl train --config spatial --set optimizer.lr=1e-3 --seed 1
       sfl train --resume spatial-s0
     """
-    from sfl.cli import tables
+    from sfl.cli import layout, tables
     from sfl.config.load import load
     from sfl.progress import say
     from sfl.runs.store import data_root_option, find, run_name
@@ -64,7 +64,7 @@ def train(
         named = run_name(config, settings) if name is None else name
         result = start.train(settings, runs, named, exact=name is not None)
     if as_json:
-        tables.print_json(result)
+        layout.print_json(result)
         return
     print(tables.result_line(result))
     where = [] if folder == RUNS else ["--runs", str(folder)]

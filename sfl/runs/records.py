@@ -92,6 +92,9 @@ class Result(Record):
     )
     loss: float = Field(description="Mean cross entropy over the test images.")
     n: Positive = Field(description="Number of test images.")
+    majority_share: Fraction | None = Field(
+        None, description="Share of the most frequent class among them. Not in the first runs."
+    )
     per_class: dict[str, Fraction | None] = Field(description="Of each class; null: no test image.")
     confusion: list[list[Count]] = Field(description="Images of class [row] predicted as [column].")
     data: Provenance = Field(description="Which images it was trained and tested on.")

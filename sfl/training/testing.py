@@ -16,7 +16,7 @@ from sfl.learning.divergence import refuse_loss
 from sfl.progress import say
 from sfl.runs.directory import BEST, RESULT, Run
 from sfl.runs.records import Result
-from sfl.stats import wilson_interval
+from sfl.stats import majority_share, wilson_interval
 from sfl.training.checkpoint import Checkpoint, load_weights, read_checkpoint
 from sfl.training.device import threads
 from sfl.training.evaluate import Evaluation, evaluate
@@ -46,6 +46,7 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
         "accuracy_interval": list(wilson_interval(evaluation.correct, len(evaluation.labels))),
         "loss": evaluation.loss,
         "n": len(evaluation.labels),
+        "majority_share": majority_share(confusion.sum(dim=1).tolist()),
         "per_class": dict(zip(classes, per_class, strict=True)),
         "confusion": confusion.tolist(),
         "data": setup.dataset.provenance(),

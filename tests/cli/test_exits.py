@@ -120,7 +120,7 @@ def test_a_name_that_the_terminal_cannot_show_stops_nothing() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
     done = sfl(code, stdout=subprocess.PIPE, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "\\udcff \\xd7 \\u2013\n"
+    assert done.stdout == "\\udcff x -\n"  # signs that look alike, else escapes
 
 
 def test_a_warning_is_one_line(
