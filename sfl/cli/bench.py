@@ -29,13 +29,13 @@ def bench(
     """
     from sfl.bench.plot import plot as draw
     from sfl.bench.run import run
-    from sfl.cli import tables
+    from sfl.cli import layout, tables
 
     measured = run(quick=quick)
     if plot is not None:
         draw(measured, plot)
     if as_json:
-        tables.print_json(measured)
+        layout.print_json(measured)
         return
     for made in tables.bench_tables(measured):
-        tables.stdout().print(made)
+        layout.print_table(made)

@@ -108,15 +108,16 @@ def compare(
 
 
 def _print(comparison: "Comparison", as_json: bool, as_csv: bool, as_markdown: bool) -> None:
-    from sfl.cli import tables
+    from sfl.cli import layout, tables
     from sfl.compare import table
 
     if as_json:
-        tables.print_json(comparison.model_dump())
+        layout.print_json(comparison.model_dump())
     elif as_csv:
-        print(table.to_csv(comparison), end="")
+        layout.print_utf8(table.to_csv(comparison))
     elif as_markdown:
-        print(table.to_markdown(comparison), end="")
+        layout.print_utf8(table.to_markdown(comparison))
     else:
-        tables.print_comparison([m.name for m in comparison.models], table.rows(comparison))
-        tables.print_lines([*comparison.remarks, "", *comparison.conclusion])
+        names = [model.name for model in comparison.models]
+        layout.print_table(tables.comparison_table(names, table.rows(comparison)))
+        layout.print_lines([*comparison.remarks, "", *comparison.conclusion])

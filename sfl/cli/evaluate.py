@@ -28,7 +28,7 @@ def evaluate(
       sfl evaluate
       sfl evaluate checkpoints/spatial-s0/best.safetensors --set data.root=/data
     """
-    from sfl.cli import tables
+    from sfl.cli import layout, tables
     from sfl.progress import say
     from sfl.runs.store import find_weights
 
@@ -38,7 +38,9 @@ def evaluate(
     say(f"evaluating {path}")
     result = evaluate_weights(path, set_ or [])
     if as_json:
-        tables.print_json(result)
+        layout.print_json(result)
         return
     print(tables.result_line(result))
-    tables.stdout().print(tables.evaluation_table(result))
+    layout.print_lines([line] if (line := tables.majority_line(result)) else [])
+    for made in tables.evaluation_tables(result, layout.width()):
+        layout.print_table(made)

@@ -3,6 +3,7 @@
 Knows no command: it is given the whole program as a function.
 """
 
+import codecs
 import contextlib
 import errno
 import io
@@ -30,7 +31,7 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
     """
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    caught = _catch_ending_signals()
     warnings.showwarning = _one_line
     _prepare_streams()
     try:
@@ -53,7 +54,23 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
         _report(error)
         sys.exit(describe(error).exit_code)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from here on SIGTERM ends the process
+        for number in caught:  # from here on they end the process
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def _catch_ending_signals() -> list[int]:
+    """SIGTERM and SIGHUP unwind as an exit; returns those of them that do.
+
+    Windows has no SIGHUP, and under nohup it stays ignored.
+    """
+    handlers = {signal.SIGTERM: _on_sigterm, getattr(signal, "SIGHUP", None): _on_hangup}
+    caught = []
+    for number, handler in handlers.items():
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+            caught.append(number)
+    return caught
 
 
 class _Forgiving:
@@ -75,6 +92,25 @@ class _Forgiving:
         return getattr(self._stream, name)
 
 
+# What a stream gets whose encoding lacks a character, as ASCII does: signs that look like it.
+SIGNS = {
+    "×": "x", "÷": "/", "±": "+-", "−": "-", "–": "-", "…": "...", "→": "->", "√": "sqrt",
+    "≥": ">=", "≤": "<=", "‖": "|", "²": "^2", "Σ": "sum", "“": '"', "”": '"', "’": "'",
+}  # fmt: skip
+LOOKALIKES = "sfl.lookalikes"
+
+
+def _lookalike(error: UnicodeError) -> tuple[str | bytes, int]:
+    """For codecs.register_error: a sign that looks like it, else an escape such as \\xdf."""
+    assert isinstance(error, UnicodeEncodeError)
+    if sign := SIGNS.get(error.object[error.start]):
+        return sign, error.start + 1
+    return codecs.backslashreplace_errors(error)
+
+
+codecs.register_error(LOOKALIKES, _lookalike)
+
+
 def _prepare_streams() -> None:
     if torchrun.rank() > 0:  # all ranks have the result; rank 0 prints it
         sys.stdout = io.StringIO()
@@ -83,7 +119,7 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - stays open until the end
     for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8 can be printed
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=LOOKALIKES)
     sys.stderr = _Forgiving(sys.stderr)  # type: ignore[assignment]
 
 
@@ -145,6 +181,11 @@ def _one_line(message: Warning | str, *place: object, **more: object) -> None:
 
 def _on_sigterm(number: int, frame: object) -> NoReturn:
     sys.exit(Exit.TERMINATED)  # as an exception: a run says how to resume it
+
+
+def _on_hangup(number: int, frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # it comes twice when a terminal goes
+    _on_sigterm(number, frame)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -48,7 +48,7 @@ def plot(
       sfl plot spatial-s0
       sfl plot spatial-s0 --layer features.3 --units 0,1 --set data.root=/data
     """
-    from sfl.cli import tables
+    from sfl.cli import layout
     from sfl.config.load import override
     from sfl.files import check_folder
     from sfl.pictures import need_matplotlib, write_pictures
@@ -73,7 +73,7 @@ def plot(
     write_pictures(shown, folder)
     if as_json:
         listed = [{"name": picture.name, "caption": picture.caption} for picture in shown]
-        tables.print_json({"run": found.name, "folder": str(folder), "pictures": listed})
+        layout.print_json({"run": found.name, "folder": str(folder), "pictures": listed})
         return
     for picture in shown:
         print(f"{folder / picture.name}.svg  {picture.caption}")

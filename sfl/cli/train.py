@@ -1,6 +1,6 @@
 """`sfl train`: its options, and what it prints."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ Resume = Annotated[
     str | None,
     typer.Option(metavar="RUN", help="Continue this run.", autocompletion=completion.runs),
 ]
+
+if TYPE_CHECKING:
+    from sfl.config.schema import Config as Settings
 
 
 def train(
@@ -37,7 +40,7 @@ def train(
       sfl train --config spatial --set optimizer.lr=1e-3 --seed 1
       sfl train --resume spatial-s0
     """
-    from sfl.cli import tables
+    from sfl.cli import layout, tables
     from sfl.config.load import load
     from sfl.progress import say
     from sfl.runs.store import data_root_option, find, run_name
@@ -59,18 +62,30 @@ def train(
         assert config is not None
         folder, settings = runs, load(config, overrides)
         if dry_run:
-            if not as_json:
-                print(settings.to_yaml(), end="")
-            print_model(settings, as_json, None, config=settings.to_dict())
+            _show(settings, as_json)
             return
         from sfl.training import start
 
         named = run_name(config, settings) if name is None else name
         result = start.train(settings, runs, named, exact=name is not None)
     if as_json:
-        tables.print_json(result)
+        layout.print_json(result)
         return
     print(tables.result_line(result))
     saved = folder / result["run"]
     say(f"saved in {saved}")
     say("next:", command("evaluate", saved, *data_root_option(settings)))
+
+
+def _show(settings: "Settings", as_json: bool) -> None:
+    """What a run would be; raises UserError for sizes that can't be trained."""
+    from sfl.training.device import threads
+    from sfl.training.setup import check_sizes
+
+    summary = check_sizes(settings)
+    if not as_json:
+        print(settings.to_yaml(), end="")
+    with threads(settings.train.threads) as count:
+        print_model(settings, summary, as_json, config=settings.to_dict(), threads=count)
+    if not as_json:
+        print(f"threads: {count}")

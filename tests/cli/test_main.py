@@ -134,7 +134,7 @@ BAD = [
     setting("code on the command line", "train.seed=!!python/name:os.system", "is not allowed"),
     setting("a kernel larger than its input", "model.kernel_sizes=[33]", "33 is larger than its"),
     setting("sizes of another model", "model.channels=[5, 5]", "channels has 2 entries"),
-    setting("more held out than there is", "data.validation=64", "data.validation: 64 would hold"),
+    setting("more held out than there is", "data.validation=64", "data.validation: 64"),
     setting("too much memory", "data.batch_size=1000000000", "training this model takes at", 6),
     Bad("negative seed", "train --config tiny.yaml --seed -1", 2, "must be at least 0, not -1"),
     Bad("no seed", "train --config tiny.yaml --seed q", 2, 'expected a whole number, not "q"'),
@@ -142,7 +142,7 @@ BAD = [
     folder("no data", "images", {}),
     folder("no images", "contains no images", {"train/a/notes.txt": b"x", "test/a/n.txt": b"x"}),
     folder("cut off", "images/train/a/2.png can't be read", ONE | {"train/a/2.png": png()[:50]}),
-    folder("other classes", "different classes; only in train: b", ONE | {"train/b/1.png": png()}),
+    folder("other classes", "different classes; not in test: b", ONE | {"train/b/1.png": png()}),
     folder("different sizes", "images differ in size", ONE | {"train/a/2.png": png(9)}),
     Bad("no network", f"{CIFAR} {NOWHERE}", 3, "CIFAR-10 can't be downloaded from", {"data": None}),
     Bad("corrupt archive", f"{CIFAR} {NOWHERE}", 3, f"{ARCHIVE} is damaged", {ARCHIVE: b"\x1f"}),
@@ -379,6 +379,7 @@ def test_a_run_directory_holds_what_the_design_says(trained: Path) -> None:
         "run", "model", "accuracy", "accuracy_interval", "loss", "n", "per_class", "confusion",
         "data", "weights", "weight_bytes", "flops_per_image", "training_flops_per_image",
         "train_images", "peak_memory_bytes", "epochs", "seconds", "seconds_per_epoch",
+        "majority_share",
     }  # fmt: skip
     assert (result["run"], result["model"], result["n"]) == (trained.name, "SimpleModel", 32)
     assert result["weights"] == 171_010
@@ -437,7 +438,9 @@ def stopped_by(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingDisplay, "epoch", epoch)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
+)
 def test_a_stopped_run_says_how_to_go_on_and_can_be(
     here: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
@@ -527,6 +530,11 @@ def test_a_dry_run_trains_nothing(here: Path) -> None:
     assert "name: SimpleModel" in done.stdout and "SpatialFeatureLayer" in done.stdout
     planned = json_of(sfl("train", "--config", "tiny.yaml", "--dry-run", "--json"))
     assert planned["weights"] == 171_010
+    assert planned["threads"] >= 1
+    done = sfl("train", "--config", "tiny.yaml", "--dry-run", "--set", "train.threads=3")
+    assert "  threads: 3\n" in done.stdout and done.stdout.endswith("\nthreads: 3\n")
+    done = sfl("train", "--config", "tiny.yaml", "--dry-run", "--set", "data.validation=64")
+    assert (done.returncode, done.stdout) == (2, "") and "leave none for training" in done.stderr
     assert tree(here).keys() == {"tiny.yaml"}
 
 
@@ -567,7 +575,7 @@ def test_the_command_that_is_printed_tests_on_the_same_images(root: str, here: P
 def test_tables_for_people(here: Path, trained: Path) -> None:
     runs = ("--runs", trained.parent)
     evaluated = sfl("evaluate", *runs).stdout
-    assert evaluated.startswith("test accuracy ") and "\n10 crescent" in evaluated
+    assert evaluated.startswith("test accuracy ") and "\ncrescent " in evaluated
     assert "tiny-s0  finished     1/1" in sfl("runs", *runs).stdout
     assert "171,010" in sfl("show", "tiny-s0", *runs).stdout
     assert "train images" in sfl("data", "--config", "tiny.yaml").stdout
