@@ -140,7 +140,7 @@ def test_resume_keeps_the_experiment(
             config_to_resume(run, [override])
         assert str(caught.value) == (
             "--resume a: these settings would make it another experiment "
-            "(only data.root, data.mirror, train.device, train.keep, train.checkpoint_every, "
+            "(only data.root, data.mirror, data.skip_broken, train.device, train.keep, train.checkpoint_every, "
             "train.tensorboard, train.threads may change; with schedule constant, train.epochs may "
             "be increased)"
         )
