@@ -31,13 +31,18 @@ class UserError(Exception):
     message: what was given, where, and what is allowed.
     hint: what to do next; printed in brackets after the message.
     exit_code: the exit code of the process.
+    command: the command that the hint speaks of, from `shell.command`; printed after it.
     """
 
-    def __init__(self, message: str, hint: str = "", exit_code: Exit = Exit.USAGE) -> None:
+    def __init__(
+        self, message: str, hint: str = "", exit_code: Exit = Exit.USAGE, command: str = ""
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.exit_code = exit_code
+        self.command = command
 
     def __str__(self) -> str:
-        return f"{self.message} ({self.hint})" if self.hint else self.message
+        hint = f"{self.hint}: {self.command}" if self.command else self.hint
+        return f"{self.message} ({hint})" if hint else self.message

@@ -5,15 +5,20 @@ Knows nothing of what is drawn.
 
 import contextlib
 import io
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
+
 from sfl.errors import Exit, UserError
 from sfl.files import atomic_path, write_error
-from sfl.progress import track
+from sfl.progress import say, track
+from sfl.units import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,14 +58,18 @@ class Picture:
 
 
 def write_pictures(shown: Sequence[Picture], folder: Path) -> None:
-    """Writes each picture as SVG and as PNG.
+    """Writes each picture as SVG and as PNG; says which letters no font here has.
 
     Raises UserError: can't be written (exit 4), disk full (exit 6).
     """
+    boxes = set[str]()
     with picture_folder(folder):
         for picture in track(shown, "Drawing"):
             for suffix in ("svg", "png"):
-                save(picture.draw, folder / f"{picture.name}.{suffix}", picture.size)
+                boxes |= save(picture.draw, folder / f"{picture.name}.{suffix}", picture.size)
+    if boxes:
+        some = " ".join(sorted(boxes)[:MOST_LETTERS]) + " …" * (len(boxes) > MOST_LETTERS)
+        say(f"no font here has {some}: boxes in the .png (install one; the .svg hold the letters)")
 
 
 @contextlib.contextmanager
@@ -73,8 +82,10 @@ def picture_folder(folder: Path) -> Iterator[None]:
         raise write_error(folder, error) from None
 
 
-def save(draw: Draw, path: Path, size: tuple[float, float]) -> None:
+def save(draw: Draw, path: Path, size: tuple[float, float]) -> set[str]:
     """Draws a figure of this size, in inches, into a file. The path's suffix says the format.
+
+    Returns the letters that no font here has.
 
     Raises UserError: unknown format (exit 2), can't be written (exit 4), disk full (exit 6).
     """
@@ -82,18 +93,21 @@ def save(draw: Draw, path: Path, size: tuple[float, float]) -> None:
     metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
     with _figure(size) as figure:
         draw(figure)
+        boxes = _fit_texts(figure)
         try:
             with atomic_path(path) as temporary:
                 suffix = path.suffix.lstrip(".") or "png"
                 figure.savefig(temporary, format=suffix, metadata=metadata)
         except ValueError as error:  # matplotlib doesn't know the format
             raise UserError(f"{path}: {error}", exit_code=Exit.USAGE) from None
+    return boxes
 
 
 def to_svg(draw: Draw, size: tuple[float, float], *, dark: bool) -> bytes:
     """The figure as SVG with a transparent background, for a light or a dark page."""
     with _figure(size, dark=dark) as figure:
         draw(figure)
+        _fit_texts(figure)
         written = io.BytesIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
         return written.getvalue()
@@ -132,15 +146,72 @@ def _figure(size: tuple[float, float], *, dark: bool = False) -> "Iterator[Figur
         "svg.fonttype": "none",  # text stays text: small files, which can be searched
         "svg.hashsalt": "sfl",  # the same figure is the same bytes
     }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # `save` returns these letters
         yield Figure(figsize=size, layout="constrained")
+
+
+def _fit_texts(figure: "Figure") -> set[str]:
+    """Gives texts fonts that have their letters; shrinks titles that are wider than the figure.
+
+    Returns the letters that no font has.
+    """
+    from matplotlib.text import Text
+
+    texts = [found for found in figure.findobj(Text) if isinstance(found, Text)]
+    families, boxes = _fonts_for(frozenset("".join(text.get_text() for text in texts)) - {"\n"})
+    for text in texts:
+        text.set_fontfamily(families)
+    room = 0.95 * figure.bbox.width
+    for title in (title for part in (figure, *figure.subfigs) for title in part.texts):
+        for _ in range(3):  # letters get narrower in steps of a pixel
+            wide = title.get_window_extent().width
+            title.set_fontsize(float(title.get_fontsize()) * min(1.0, room / wide))
+    return boxes
+
+
+def _fonts_for(letters: frozenset[str]) -> tuple[list[str], set[str]]:
+    """Font families that together have these letters, the usual one first; letters in none."""
+    from matplotlib import font_manager, rcParams
+
+    usual = font_manager.FontProperties(family=rcParams["font.family"])
+    lacking = letters - _letters_in(font_manager.findfont(usual), letters)
+    families, boxes = _other_fonts(lacking) if lacking else ((), lacking)
+    return [*rcParams["font.family"], *families], set(boxes)
+
+
+@cache
+def _other_fonts(letters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Installed families that have some of the letters, as few as are needed; letters in none."""
+    from matplotlib.font_manager import fontManager
+
+    families = []
+    for font in fontManager.ttflist:
+        # A last resort has a box for each letter.
+        if letters and "LastResort" not in font.name.replace(" ", ""):
+            found = _letters_in(font.fname, letters)
+            letters -= found
+            families += [font.name] if found else []
+    return tuple(dict.fromkeys(families)), letters
+
+
+def _letters_in(path: str, letters: frozenset[str]) -> frozenset[str]:
+    """Those letters that a font has; none of a font that can't be read or drawn at any size."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        font = FT2Font(path)
+    except (OSError, RuntimeError):
+        return frozenset()
+    return frozenset(c for c in letters if font.scalable and font.get_char_index(ord(c)))
 
 
 # --- what pictures of runs and of comparisons share
 
 MARKERS, LINES = "osD^vPX", ("-", "--", ":", "-.")
 MOST_DOTS = 30  # epochs; with more, a line without dots is clearer
-LONGEST = 28  # letters of a name in a picture
+LONGEST = 28  # columns of a name in a picture: CJK letters and emoji take two
+MOST_LETTERS = 12  # named where no font has them
 
 Style = dict[str, Any]
 
@@ -170,11 +241,16 @@ def label_epochs(axes: "Axes", label: str) -> None:
     axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=9 if len(axes.lines) <= 4 else 7)
+    add_legend(axes, axes.lines, fontsize=9 if len(axes.lines) <= 4 else 7)
+
+
+def add_legend(owner: "Axes | FigureBase", handles: Sequence[Any], **looks: Any) -> None:
+    """A legend of these artists by their labels, also of labels that begin with `_`."""
+    owner.legend(handles, [handle.get_label() for handle in handles], **looks)
 
 
 def add_title(figure: "FigureBase", title: str) -> None:
-    """A title above all axes of a figure."""
+    """A title above all axes of a figure, made smaller where it is wider than the figure."""
     figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
 
 
@@ -186,6 +262,12 @@ def hide_axes(axes: "Axes") -> None:
 
 
 def shorten(name: str, longest: int = LONGEST) -> str:
-    """A name; if it is too long, its beginning and its end."""
-    half = longest // 2
-    return name if len(name) <= longest else f"{name[: half - 1]}…{name[-half:]}"
+    """A name on one line; if it takes too many columns, its beginning and its end."""
+    start = end = one_line(name)
+    if cell_len(start) <= longest:
+        return start
+    while cell_len(start) >= longest // 2:
+        start = start[:-1]
+    while cell_len(end) > longest // 2:
+        end = end[1:]
+    return f"{start}…{end}"

@@ -3,9 +3,11 @@
 Standard output is only for results. Knows nothing of what is being counted.
 """
 
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -20,9 +22,24 @@ console = Console(
 )
 
 
-def say(line: str) -> None:
-    """Prints a message on standard error."""
-    console.print(line, markup=False)
+def say(line: str, command: str = "") -> None:
+    """Prints a message on standard error; command: what to type next, at its end."""
+    console.print(laid_out(line, command), markup=False, soft_wrap=True)
+
+
+def laid_out(line: str, command: str = "") -> str:
+    """One line; on a terminal too narrow for it, lines of whole words, and the command on its own.
+
+    A command is never broken: the terminal may wrap it, but it can be copied and pasted.
+    """
+    whole = f"{line} {command}" if command else line
+    if not console.is_terminal or cell_len(whole) <= console.width:
+        return whole
+    words = textwrap.TextWrapper(
+        console.width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False
+    )
+    rows = [row for part in line.split("\n") for row in words.wrap(part) or [""]]
+    return "\n".join([*rows, command] if command else rows)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

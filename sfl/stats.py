@@ -26,6 +26,11 @@ class Welch:
     p: float
 
 
+def majority_share(counts: Sequence[int]) -> float:
+    """The share of the most frequent class: what always answering it would get."""
+    return max(counts) / sum(counts)
+
+
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Interval of the mean of n ≥ 2 values (Student 1908, Biometrika 6); None if all are equal."""
     if not stdev(values):
@@ -88,15 +93,29 @@ def paired_bootstrap(
     first, second: (runs, N), whether each run classified each image correctly. N images are drawn
     with replacement, each with the answers of all runs; the interval is between the 2.5 and 97.5 %
     percentiles of the differences (Efron 1979, Ann. Stat. 7). The runs are not drawn.
+
+    If the difference is the same on all N images, so is every draw, which would give an interval
+    of no width. Then: where it lies if as many images as `unseen_share(N)` say the opposite.
     """
     import numpy as np
 
     each = second.mean(axis=0) - first.mean(axis=0)
     values, counts = np.unique(each.round(12), return_counts=True)
+    if len(values) == 1:
+        value, unseen = float(values[0]), unseen_share(len(each))
+        return value - (1 + value) * unseen, value + (1 - value) * unseen
     # N draws with replacement are a multinomial over the few values that a difference can have.
     draws = np.random.default_rng(0).multinomial(len(each), counts / len(each), RESAMPLES)
     low, high = np.quantile(draws @ values / len(each), [0.025, 0.975])
     return float(low), float(high)
+
+
+def unseen_share(n: int) -> float:
+    """The most, at 95 %, that happens without being seen once in n images (Clopper, Pearson 1934).
+
+    For large n it is the rule of three, 3/n (Hanley, Lippman-Hand 1983, JAMA 249).
+    """
+    return 1 - math.pow(0.05, 1 / n)
 
 
 def _t_quantile(freedom: float) -> float:

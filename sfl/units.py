@@ -1,5 +1,6 @@
-"""Sizes, counts, times and fractions as short text for tables."""
+"""Sizes, counts, times and fractions as short text for tables; names as they can be shown."""
 
+import unicodedata
 from collections.abc import Sequence
 
 
@@ -23,7 +24,8 @@ def _scaled(count: float, units: Sequence[str]) -> str:
 
 
 def age_text(seconds: float) -> str:
-    """90 → "1 min"."""
+    """90 → "1 min"; of a file from the future "0 s"."""
+    seconds = max(0.0, seconds)
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds // size:.0f} {unit}"
@@ -49,3 +51,25 @@ def points_text(fraction: float) -> str:
 def percent_text(fraction: float) -> str:
     """0.5752 → "57.52 %"."""
     return f"{100 * fraction:.2f} %"
+
+
+def one_line(name: str) -> str:
+    """A name without signs that break lines or turn their direction: each is shown as "�".
+
+    Neither has it bytes that are not UTF-8 (surrogates), nor what XML can't hold.
+    """
+    return "".join("�" if _is_unseen(sign) else sign for sign in name)
+
+
+def spreadsheet_text(text: str) -> str:
+    """A text as a cell of CSV: with an apostrophe where a spreadsheet would run it as a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def _is_unseen(sign: str) -> bool:
+    turns = unicodedata.bidirectional(sign) in BIDI
+    return turns or sign in NOT_XML or unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp")
+
+
+BIDI = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")  # they turn what follows
+NOT_XML = "\ufffe\uffff"

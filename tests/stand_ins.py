@@ -55,7 +55,7 @@ class Images:
 @pytest.fixture
 def images(monkeypatch: pytest.MonkeyPatch) -> Images:
     made = Images()
-    monkeypatch.setattr("sfl.training.setup.load_images", made)
+    monkeypatch.setattr("sfl.training.images.load_images", made)
     return made
 
 

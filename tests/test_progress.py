@@ -31,6 +31,17 @@ def test_say_prints_the_very_line_on_standard_error(capsys: pytest.CaptureFixtur
     assert (captured.out, captured.err) == ("", line + "\n")
 
 
+def test_a_long_line_on_a_terminal_is_broken_between_words(terminal: io.StringIO) -> None:
+    """And a command stands whole on a line of its own, so that it can be copied and pasted."""
+    word, then = "data/" + "x-" * 75, "sfl evaluate " + "y " * 60 + "z"
+    progress.say(f"{'long ' * 30}{word} last:", then)
+    progress.say("next:", "sfl evaluate a")
+    assert terminal.getvalue().split("\n") == [
+        ("long " * 24).rstrip(), ("long " * 6).rstrip(), word, "last:", then,
+        "next: sfl evaluate a", "",
+    ]  # fmt: skip
+
+
 def test_track_without_a_terminal_says_once_what_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sfl.stats import mcnemar, paired_bootstrap, t_interval, welch
+from sfl.stats import (
+    majority_share,
+    mcnemar,
+    paired_bootstrap,
+    t_interval,
+    unseen_share,
+    welch,
+)  # fmt: skip
 
 
 def test_students_interval_by_hand() -> None:
@@ -92,6 +99,17 @@ def test_the_paired_bootstrap_is_scipys() -> None:
     assert ours == pytest.approx((scipys.low, scipys.high), abs=0.003)
 
 
-def test_equal_answers_have_no_difference() -> None:
-    right = np.array([[True, False, True]])
-    assert paired_bootstrap(right, right) == (0.0, 0.0)
+def test_images_that_all_differ_alike_leave_open_what_so_few_may_hide() -> None:
+    """No draw differs from another; the exact bound of 0 in n is scipy's."""
+    for n in (3, 8, 1000):
+        right = np.arange(n)[None] % 2 == 0
+        bound = stats.binomtest(0, n, alternative="less").proportion_ci(0.95).high
+        assert unseen_share(n) == pytest.approx(bound)
+        assert paired_bootstrap(right, right) == pytest.approx((-bound, bound))
+        ends = paired_bootstrap(np.zeros((1, n), bool), np.ones((1, n), bool))
+        assert ends == pytest.approx((1 - 2 * bound, 1.0))
+    assert unseen_share(1000) == pytest.approx(3 / 1000, rel=0.01)  # the rule of three
+
+
+def test_majority_share() -> None:
+    assert majority_share([40, 2]) == 40 / 42 and majority_share([5, 0, 5]) == 0.5

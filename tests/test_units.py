@@ -53,3 +53,16 @@ def test_seconds(seconds: float, line: str) -> None:
 def test_percent_and_points() -> None:
     assert units.percent_text(0.57519) == "57.52 %"
     assert [units.points_text(f) for f in (-0.0769, 0.01, -0.00001)] == ["−7.69", "+1.00", "0.00"]
+
+
+def test_a_name_stays_on_its_line_and_turns_no_other_text() -> None:
+    assert units.one_line("猫 a\u200db, <&$> עברית 😀") == "猫 a\u200db, <&$> עברית 😀"
+    odd = "\n", "\r", "\x00", "\x1b", "\u2028", "\udc80", "\uffff", "\u202e", "\u2066"
+    for sign in odd:
+        assert units.one_line(f"a{sign}b") == "a�b"
+
+
+def test_what_a_spreadsheet_would_run_is_text() -> None:
+    for text in ("=1+1", "+1", "-1", "@SUM(1)", "\tx"):
+        assert units.spreadsheet_text(text) == f"'{text}"
+    assert units.spreadsheet_text("a=1") == "a=1" and units.spreadsheet_text("") == ""

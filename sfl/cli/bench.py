@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sfl.cli.options import Json
+from sfl.cli.options import Json, at_home
 
 
 def bench(
@@ -13,7 +13,10 @@ def bench(
         bool, typer.Option("--quick", help="Fewer sizes and repetitions: two minutes.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also draw it, into bench.svg or bench.png.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", callback=at_home, help="Also draw it, into bench.svg or bench.png."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -26,13 +29,13 @@ def bench(
     """
     from sfl.bench.plot import plot as draw
     from sfl.bench.run import run
-    from sfl.cli import tables
+    from sfl.cli import layout, tables
 
     measured = run(quick=quick)
     if plot is not None:
         draw(measured, plot)
     if as_json:
-        tables.print_json(measured)
+        layout.print_json(measured)
         return
     for made in tables.bench_tables(measured):
-        tables.stdout().print(made)
+        layout.print_table(made)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfl.cli.options import RUNS, DataName, Json, Runs, Set
+from sfl.cli import completion
+from sfl.cli.options import RUNS, DataName, Json, Runs, Set, at_home
 from sfl.errors import Exit, UserError
 
 if TYPE_CHECKING:
@@ -13,7 +14,11 @@ if TYPE_CHECKING:
 
 Models = Annotated[
     list[str],
-    typer.Argument(metavar="CONFIG_OR_RUN", help="Two models or more: configs, runs, or both."),
+    typer.Argument(
+        metavar="CONFIG_OR_RUN",
+        help="Two models or more: configs, runs, or both.",
+        autocompletion=completion.configs_and_runs,
+    ),
 ]
 Seeds = Annotated[
     int | None,
@@ -33,7 +38,11 @@ Unfinished = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Write a report with pictures: report.html, report.md."),
+    typer.Option(
+        metavar="DIR",
+        callback=at_home,
+        help="Write a report with pictures: report.html, report.md.",
+    ),
 ]
 FailIfWorse = Annotated[
     bool,
@@ -65,8 +74,8 @@ def compare(
     \b
     Examples:
       sfl compare conv spatial
-      sfl compare spatial-shared spatial --seeds 3 --set train.epochs=20 --out report
-      sfl compare spatial-s0 checkpoints/other-s0 my.yaml --no-train --json
+      sfl compare spatial-shared spatial --seeds 3 --out report
+      sfl compare spatial-s0 my.yaml --no-train --json
     """
     if as_json + as_csv + as_markdown > 1:
         raise UserError("--json, --csv and --markdown: only one of them can be given")
@@ -99,15 +108,16 @@ def compare(
 
 
 def _print(comparison: "Comparison", as_json: bool, as_csv: bool, as_markdown: bool) -> None:
-    from sfl.cli import tables
+    from sfl.cli import layout, tables
     from sfl.compare import table
 
     if as_json:
-        tables.print_json(comparison.model_dump())
+        layout.print_json(comparison.model_dump())
     elif as_csv:
-        print(table.to_csv(comparison), end="")
+        layout.print_utf8(table.to_csv(comparison))
     elif as_markdown:
-        print(table.to_markdown(comparison), end="")
+        layout.print_utf8(table.to_markdown(comparison))
     else:
-        tables.print_comparison([m.name for m in comparison.models], table.rows(comparison))
-        tables.print_lines([*comparison.remarks, "", *comparison.conclusion])
+        names = [model.name for model in comparison.models]
+        layout.print_table(tables.comparison_table(names, table.rows(comparison)))
+        layout.print_lines([*comparison.remarks, "", *comparison.conclusion])

@@ -4,12 +4,19 @@ from typing import Annotated
 
 import typer
 
+from sfl.cli import completion
 from sfl.cli.options import Json, Set
 
 
 def data(
     config: Annotated[
-        str, typer.Option("--config", metavar="FILE", help="Whose data; default: CIFAR-10.")
+        str,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Whose data; default: CIFAR-10.",
+            autocompletion=completion.configs,
+        ),
     ] = "spatial",
     set_: Set = None,
     as_json: Json = False,
@@ -21,14 +28,19 @@ def data(
       sfl data
       sfl data --set data.source=folder --set data.root=my-images
     """
-    from sfl.cli import tables
+    from sfl.cli import layout, tables
     from sfl.config.load import load
 
     settings = load(config, set_ or [])
-    from sfl.training.setup import load_images
+    from sfl.data import survey
+    from sfl.training.images import load_images
 
-    described = load_images(settings).summary()
+    dataset = load_images(settings)
+    described = survey.summary(dataset)
     if as_json:
-        tables.print_json(described)
-    else:
-        tables.stdout().print(tables.data_table(described))
+        layout.print_json(described)
+        return
+    per_class = described.pop("per_class")
+    layout.print_table(tables.data_table(described))
+    layout.print_table(tables.class_counts_table(per_class))
+    layout.print_lines(list(survey.doubts(dataset)))

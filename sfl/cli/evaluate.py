@@ -4,13 +4,19 @@ from typing import Annotated
 
 import typer
 
+from sfl.cli import completion
 from sfl.cli.options import RUNS, Json, Runs, Set
 from sfl.errors import UserError
 
 
 def evaluate(
     run: Annotated[
-        str | None, typer.Argument(metavar="RUN_OR_FILE", help="Default: the newest finished run.")
+        str | None,
+        typer.Argument(
+            metavar="RUN_OR_FILE",
+            help="Default: the newest finished run.",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     set_: Set = None,
     runs: Runs = RUNS,
@@ -25,7 +31,7 @@ def evaluate(
       sfl evaluate checkpoints/spatial-s0/best.safetensors --set data.root=/data
       sfl evaluate spatial-s0 --csv > images.csv
     """
-    from sfl.cli import tables
+    from sfl.cli import layout, tables
     from sfl.progress import say
     from sfl.runs.store import find_weights
 
@@ -38,10 +44,12 @@ def evaluate(
     tested = test_weights(path, set_ or [], need_train=False)
     result = {"file": str(path), **tested.values}
     if as_csv:
-        tables.print_csv(("file", "class", "prediction", "confidence", "correct"), tested.rows())
+        layout.print_csv(("file", "class", "prediction", "confidence", "correct"), tested.rows())
         return
     if as_json:
-        tables.print_json(result)
+        layout.print_json(result)
         return
     print(tables.result_line(result))
-    tables.stdout().print(tables.evaluation_table(result))
+    layout.print_lines([line] if (line := tables.majority_line(result)) else [])
+    for made in tables.evaluation_tables(result, layout.width()):
+        layout.print_table(made)

@@ -3,6 +3,7 @@
 Knows no command: it is given the whole program as a function.
 """
 
+import codecs
 import contextlib
 import errno
 import io
@@ -18,7 +19,9 @@ from typing import Any, NoReturn, TextIO
 import typer
 
 from sfl import torchrun
+from sfl.cli.completion import COMPLETING
 from sfl.errors import Exit, UserError
+from sfl.shell import command
 
 
 def run(program: Callable[[list[str]], object]) -> NoReturn:
@@ -28,7 +31,7 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
     """
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    caught = _catch_ending_signals()
     warnings.showwarning = _one_line
     _prepare_streams()
     try:
@@ -38,8 +41,9 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
     except SystemExit as ending:
-        # click and rich exit with 1 if nobody reads the output any more. Nothing of ours does.
-        if ending.code == 1:
+        # click and rich exit with 1 if nobody reads the output any more. Nothing of ours does,
+        # but typer, to tell fish that it has nothing to offer.
+        if ending.code == 1 and COMPLETING not in os.environ:
             _stop_writing()
         raise
     except BrokenPipeError:
@@ -47,13 +51,26 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        line, exit_code = describe(error)
-        who = f" (worker {torchrun.rank()})" if torchrun.count() > 1 else ""
-        if not (torchrun.rank() and exit_code is Exit.USAGE):  # rank 0 prints it for all
-            print(f"error{who}: {line}", file=sys.stderr)
-        sys.exit(exit_code)
+        _report(error)
+        sys.exit(describe(error).exit_code)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from here on SIGTERM ends the process
+        for number in caught:  # from here on they end the process
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def _catch_ending_signals() -> list[int]:
+    """SIGTERM and SIGHUP unwind as an exit; returns those of them that do.
+
+    Windows has no SIGHUP, and under nohup it stays ignored.
+    """
+    handlers = {signal.SIGTERM: _on_sigterm, getattr(signal, "SIGHUP", None): _on_hangup}
+    caught = []
+    for number, handler in handlers.items():
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+            caught.append(number)
+    return caught
 
 
 class _Forgiving:
@@ -75,6 +92,25 @@ class _Forgiving:
         return getattr(self._stream, name)
 
 
+# What a stream gets whose encoding lacks a character, as ASCII does: signs that look like it.
+SIGNS = {
+    "×": "x", "÷": "/", "±": "+-", "−": "-", "–": "-", "…": "...", "→": "->", "√": "sqrt",
+    "≥": ">=", "≤": "<=", "‖": "|", "²": "^2", "Σ": "sum", "“": '"', "”": '"', "’": "'",
+}  # fmt: skip
+LOOKALIKES = "sfl.lookalikes"
+
+
+def _lookalike(error: UnicodeError) -> tuple[str | bytes, int]:
+    """For codecs.register_error: a sign that looks like it, else an escape such as \\xdf."""
+    assert isinstance(error, UnicodeEncodeError)
+    if sign := SIGNS.get(error.object[error.start]):
+        return sign, error.start + 1
+    return codecs.backslashreplace_errors(error)
+
+
+codecs.register_error(LOOKALIKES, _lookalike)
+
+
 def _prepare_streams() -> None:
     if torchrun.rank() > 0:  # all ranks have the result; rank 0 prints it
         sys.stdout = io.StringIO()
@@ -83,8 +119,24 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - stays open until the end
     for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8 can be printed
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=LOOKALIKES)
     sys.stderr = _Forgiving(sys.stderr)  # type: ignore[assignment]
+
+
+def _report(error: Exception) -> None:
+    """Prints the line of an error."""
+    said = describe(error)
+    if torchrun.rank() and said.exit_code is Exit.USAGE:  # rank 0 prints it for all
+        return
+    who = f" (worker {torchrun.rank()})" if torchrun.count() > 1 else ""
+    start = "" if isinstance(error, typer.Abort) else f"error{who}: "
+    if not sys.stderr.isatty():
+        print(f"{start}{said}", file=sys.stderr)
+        return
+    from sfl.progress import laid_out
+
+    line = f"{said.message} ({said.hint}):" if said.command else str(said)
+    print(laid_out(f"{start}{line}", said.command), file=sys.stderr)
 
 
 def _stop_writing() -> NoReturn:
@@ -93,27 +145,33 @@ def _stop_writing() -> NoReturn:
     sys.exit(Exit.DONE)
 
 
-def describe(error: Exception) -> tuple[str, Exit]:
-    """An exception as one line for the user, and the exit code."""
+def describe(error: Exception) -> UserError:
+    """An exception as one line for the user, with the exit code."""
     if isinstance(error, UserError):
-        return str(error), error.exit_code
+        return error
     if hasattr(error, "format_message"):  # typer's own: an unknown option or command
-        return _usage(error), Exit.USAGE
+        return _usage(error)
     if isinstance(error, typer.Abort):  # the answer was no, Ctrl-C, or none at all
-        return "stopped, nothing was done (--yes answers the question)", Exit.INTERRUPTED
+        said, hint = "stopped, nothing was done", "--yes answers the question"
+        return UserError(said, hint, Exit.INTERRUPTED)
     if _is_out_of_memory(error):
-        return "out of memory (a smaller data.batch_size or model needs less)", Exit.RESOURCES
+        hint = "a smaller data.batch_size or model needs less"
+        return UserError("out of memory", hint, Exit.RESOURCES)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"no space left on the disk: {error.filename or 'standard output'}", Exit.RESOURCES
-    message = textwrap.shorten(str(error), 300)
-    return f"a bug of sfl: {type(error).__name__}: {message} (--debug shows where)", Exit.BUG
+        where = error.filename or "standard output"
+        return UserError(f"no space left on the disk: {where}", "", Exit.RESOURCES)
+    said = f"a bug of sfl: {type(error).__name__}: {textwrap.shorten(str(error), 300)}"
+    return UserError(said, "--debug shows where", Exit.BUG)
 
 
-def _usage(error: Exception) -> str:
+def _usage(error: Exception) -> UserError:
     """typer's message, and which --help to read."""
     line = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
-    return f"{line} ({context.command_path} --help shows what there is)" if context else line
+    if context is None:
+        return UserError(line)
+    then = command(*context.command_path.split()[1:], "--help")
+    return UserError(line, "see what there is", command=then)
 
 
 def _one_line(message: Warning | str, *place: object, **more: object) -> None:
@@ -123,6 +181,11 @@ def _one_line(message: Warning | str, *place: object, **more: object) -> None:
 
 def _on_sigterm(number: int, frame: object) -> NoReturn:
     sys.exit(Exit.TERMINATED)  # as an exception: a run says how to resume it
+
+
+def _on_hangup(number: int, frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # it comes twice when a terminal goes
+    _on_sigterm(number, frame)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -2,21 +2,24 @@
 
 import atexit
 import gc
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
 
 from sfl import torchrun
-from sfl.cli import exits
+from sfl.cli import completion, exits
 from sfl.cli.bench import bench
 from sfl.cli.compare import compare
 from sfl.cli.data import data
 from sfl.cli.evaluate import evaluate
+from sfl.cli.options import Command, Group
 from sfl.cli.plot import plot
 from sfl.cli.predict import predict
-from sfl.cli.runs import runs_app
+from sfl.cli.runs import list_runs, runs_app
 from sfl.cli.show import show
 from sfl.cli.train import train
 from sfl.errors import UserError
@@ -26,10 +29,18 @@ app = typer.Typer(
     epilog="Start with: sfl train --config configs/quickstart.yaml",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    cls=Group,
 )
+
+
+def _summary(command: Callable[..., object]) -> str:
+    """Its first paragraph, whole: typer would shorten it in the list of commands."""
+    return str(inspect.getdoc(command)).partition("\n\n")[0]
+
+
 for command in (train, evaluate, predict, compare, plot, show, data, bench):
-    app.command()(command)
-app.add_typer(runs_app, name="runs")
+    app.command(cls=Command, short_help=_summary(command))(command)
+app.add_typer(runs_app, name="runs", short_help=_summary(list_runs))
 
 
 @app.callback(invoke_without_command=True)
@@ -63,6 +74,7 @@ def _leave_garbage() -> None:
 
 def main() -> NoReturn:
     """Runs the command line of this process, and exits."""
+    completion.join_words_of_bash()
     reuse_memory()
     atexit.register(_leave_garbage)
     exits.run(lambda arguments: app(arguments, prog_name="sfl", standalone_mode=False))

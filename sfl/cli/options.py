@@ -1,20 +1,75 @@
-"""Options that several commands share."""
+"""Options that several commands share; an option that takes one value is given once."""
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+
+from sfl.cli import completion
+from sfl.errors import UserError
+from sfl.shell import home
+
+
+def at_home(path: Path | None) -> Path | None:
+    """The path of an option, with `~` expanded."""
+    return path and home(path)
+
 
 Runs = Annotated[
     Path,
-    typer.Option("--runs", envvar="SFL_RUNS", metavar="DIR", help="Folder of run directories."),
+    typer.Option(
+        "--runs",
+        envvar="SFL_RUNS",
+        metavar="DIR",
+        callback=at_home,
+        help="Folder of run directories.",
+    ),
 ]
+Config = Annotated[
+    str | None,
+    typer.Option(
+        "--config", metavar="FILE", help="A YAML file, or a name: spatial.",
+        autocompletion=completion.configs,
+    ),
+]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="A.B=V", help="Change a setting; may be repeated."),
-]
+    typer.Option(
+        "--set", metavar="A.B=V", help="Change a setting; may be repeated.",
+        autocompletion=completion.settings,
+    ),
+]  # fmt: skip
 DataName = Annotated[
     str | None, typer.Option(metavar="TEXT", help="Name of the images in titles: CIFAR-10.")
 ]
 RUNS = Path("checkpoints")
+
+
+class Command(TyperCommand):
+    """A command that refuses an option given twice, where typer would take the last one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _refuse_repeated(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+
+class Group(TyperGroup):
+    """The same for a command that has commands."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _refuse_repeated(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+
+def _refuse_repeated(command: Command | Group, ctx: Any, args: list[str]) -> None:
+    """Raises UserError (exit 2) for an option with a value that is given twice. ctx: typer's."""
+    if ctx.resilient_parsing:  # a shell asks for completions
+        return
+    _, _, given = command.make_parser(ctx).parse_args(list(args))
+    for option, times in Counter(given).items():
+        several = option.multiple or getattr(option, "is_flag", False)
+        if times > 1 and option.param_type_name == "option" and not several:
+            raise UserError(f"{option.opts[0]} is given {times} times", "give it once")

@@ -5,25 +5,36 @@ from typing import Annotated
 
 import typer
 
-from sfl.cli.options import RUNS, DataName, Json, Runs, Set
+from sfl.cli import completion
+from sfl.cli.options import RUNS, DataName, Json, Runs, Set, at_home
 from sfl.errors import UserError
+
+RunArgument = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run, or its folder.", autocompletion=completion.runs),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        callback=at_home,
+        help="Folder for the pictures; default: plots in the run.",
+    ),
+]
 
 
 def plot(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or its folder.")],
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder for the pictures; default: plots in the run."),
-    ] = None,
+    run: RunArgument,
+    out: Out = None,
     layer: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Layer whose filters are shown; default: the first."),
     ] = None,
     units: Annotated[
-        str | None, typer.Option(metavar="N,N…", help="Numbers of its units: 0,3,7.")
+        str | None, typer.Option(metavar="N,N", help="Numbers of its units: 0,3,7.")
     ] = None,
     images: Annotated[
-        str | None, typer.Option(metavar="N,N…", help="Numbers of test images: 0,12.")
+        str | None, typer.Option(metavar="N,N", help="Numbers of test images: 0,12.")
     ] = None,
     data_name: DataName = None,
     set_: Set = None,
@@ -37,7 +48,7 @@ def plot(
       sfl plot spatial-s0
       sfl plot spatial-s0 --layer features.3 --units 0,1 --set data.root=/data
     """
-    from sfl.cli import tables
+    from sfl.cli import layout
     from sfl.config.load import override
     from sfl.files import check_folder
     from sfl.pictures import need_matplotlib, write_pictures
@@ -62,7 +73,7 @@ def plot(
     write_pictures(shown, folder)
     if as_json:
         listed = [{"name": picture.name, "caption": picture.caption} for picture in shown]
-        tables.print_json({"run": found.name, "folder": str(folder), "pictures": listed})
+        layout.print_json({"run": found.name, "folder": str(folder), "pictures": listed})
         return
     for picture in shown:
         print(f"{folder / picture.name}.svg  {picture.caption}")

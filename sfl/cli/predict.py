@@ -5,12 +5,18 @@ from typing import Annotated
 
 import typer
 
+from sfl.cli import completion
 from sfl.cli.options import RUNS, Json, Runs, Set
 from sfl.errors import Exit, UserError
 
 
 def predict(
-    run: Annotated[str, typer.Argument(metavar="RUN_OR_FILE", help="A run or a file of weights.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_OR_FILE", help="A run or weights.", autocompletion=completion.runs
+        ),
+    ],
     files: Annotated[
         list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")
     ],
@@ -26,7 +32,7 @@ def predict(
       sfl predict spatial-s0 cat.jpg
       sfl predict checkpoints/spatial-s0/best.safetensors photos --csv > classes.csv
     """
-    from sfl.cli import tables
+    from sfl.cli import layout, tables
     from sfl.progress import say
     from sfl.runs.store import find_weights
 
@@ -44,11 +50,11 @@ def predict(
     unreadable = [{"file": file, "reason": reason} for file, reason in found.unreadable]
     if as_json:
         named = {"file": str(path), "model": found.model}
-        tables.print_json({**named, "predictions": rows, "unreadable": unreadable})
+        layout.print_json({**named, "predictions": rows, "unreadable": unreadable})
     elif as_csv:
-        tables.print_csv(("file", "prediction", "confidence"), rows)
+        layout.print_csv(("file", "prediction", "confidence"), rows)
     elif rows:
-        tables.stdout().print(tables.predictions_table(rows))
+        layout.print_table(tables.predictions_table(rows))
     if unreadable:
         count = f"{len(unreadable):,} of {len(rows) + len(unreadable):,} files"
         raise UserError(f"{count} could not be read", "they are named above", Exit.DATA)

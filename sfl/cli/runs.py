@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfl.cli.options import RUNS, Json, Runs
-from sfl.errors import PROGRAM, UserError
+from sfl.cli import completion
+from sfl.cli.options import RUNS, Command, Group, Json, Runs, at_home
+from sfl.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.text import Text
 
 WATCH_SECONDS = 2
 
-runs_app = typer.Typer(rich_markup_mode=None)
+runs_app = typer.Typer(rich_markup_mode=None, cls=Group)
 
 
 @runs_app.callback(invoke_without_command=True)
@@ -35,7 +36,7 @@ def list_runs(
     context.obj = runs
     if context.invoked_subcommand is not None:
         return
-    from sfl.cli import tables
+    from sfl.cli import layout, tables
     from sfl.progress import say
     from sfl.runs import listing, store
 
@@ -44,31 +45,33 @@ def list_runs(
         return
     rows = list(map(listing.describe, store.list_runs(runs)))
     if as_json:
-        tables.print_json({"runs": rows})
+        layout.print_json({"runs": rows})
     elif rows:
-        tables.stdout().print(tables.runs_table(rows))
+        layout.print_table(tables.runs_table(rows))
         for row in rows:
             if row["failure"]:
                 print(f"{row['run']}: {row['failure']}")
     else:
-        say(f"{runs}: no runs yet; train one: {PROGRAM} train --config configs/quickstart.yaml")
+        say(f"{runs}: no runs yet; train one:", store.FIRST_RUN)
 
 
 def _watch(root: Path, as_json: bool) -> None:
     """Shows the table every two seconds: the newest runs first, as many as fit on the screen."""
+    from rich.console import Console
     from rich.live import Live
 
-    from sfl.cli import tables
+    from sfl.cli import layout, tables
     from sfl.runs import listing, store
 
-    console = tables.stdout()
+    console = Console()
     if as_json or not console.is_terminal:
         raise UserError("--watch needs a terminal and can't be used with --json", "leave it out")
 
-    def table() -> "Table":
+    def table() -> "Text":
         room = max(1, console.size.height - 3)
         newest = reversed(store.list_runs(root)[-room:])
-        return tables.runs_table(list(map(listing.describe, newest)))
+        made = tables.runs_table(list(map(listing.describe, newest)))
+        return layout.text(made, console.size.width)
 
     with contextlib.suppress(KeyboardInterrupt), Live(table(), console=console) as live:
         while True:
@@ -76,13 +79,19 @@ def _watch(root: Path, as_json: bool) -> None:
             live.update(table())
 
 
-@runs_app.command("rm")
+@runs_app.command("rm", cls=Command)
 def remove_runs(
     context: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="RUN")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN", help="Runs, or their folders.", autocompletion=completion.runs
+        ),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     runs: Annotated[
-        Path | None, typer.Option("--runs", metavar="DIR", help="Folder of run directories.")
+        Path | None,
+        typer.Option("--runs", metavar="DIR", callback=at_home, help="Folder of run directories."),
     ] = None,
 ) -> None:
     """Delete runs, after asking.

@@ -1,47 +1,18 @@
-"""Prints results on standard output, as tables or as JSON. Computes nothing."""
+"""Results as tables. Computes nothing; `sfl.cli.layout` prints them."""
 
-import csv
-import json
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from sfl.cli.layout import Table
 from sfl.units import age_text, bytes_text, count_text
 
 if TYPE_CHECKING:
     from sfl.nn.summary import ModelSummary
 
-PLAIN_WIDTH = 160  # of tables that are written to a file or a pipe
-
-
-def stdout() -> Console:
-    """The console for results: as wide as the terminal, or wide enough for all tables."""
-    width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    # Brackets and colons in a name are printed as they are: no markup, no emoji.
-    return Console(highlight=False, markup=False, emoji=False, width=width)
-
-
-def print_json(values: dict[str, Any]) -> None:
-    print(json.dumps(values, indent=2, ensure_ascii=False))
-
-
-def print_csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Prints a line of columns, and a line for each row."""
-    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-
-
-def table(*columns: str, title: str | None = None) -> Table:
-    """A table whose first column is text and whose other columns are numbers."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    return made
+CONFUSIONS = 10  # of the most frequent ones that are listed
 
 
 def result_line(result: dict[str, Any]) -> str:
@@ -53,53 +24,103 @@ def result_line(result: dict[str, Any]) -> str:
     )
 
 
-def evaluation_table(result: dict[str, Any]) -> Table:
-    """The accuracy of each class, and the confusion matrix beside it."""
-    numbers = range(1, len(result["per_class"]) + 1)
-    made = table("true class", "accuracy", *map(str, numbers), title="columns: predicted class")
-    for number, (name, accuracy) in zip(numbers, result["per_class"].items(), strict=True):
-        row = result["confusion"][number - 1]
+def majority_line(result: dict[str, Any]) -> str | None:
+    """What a model gets that always gives one answer; None where classes are equally frequent."""
+    counts = [sum(row) for row in result["confusion"]]
+    if len(counts) < 2 or len(set(counts)) < 2:
+        return None
+    name = list(result["per_class"])[counts.index(max(counts))]
+    return f"always answering {name} gets {result['majority_share']:.2%}: classes are unequal"
+
+
+def evaluation_tables(result: dict[str, Any], width: int) -> list[Table]:
+    """A line for each class, with the confusion matrix where it fits; else with a list beside it.
+
+    The matrix's columns are headed by the classes' names, or by letters where these are too long.
+    """
+    names = list(result["per_class"])
+    letters = [_letters(number) for number in range(len(names))]
+    if len(names) <= width // 3:  # a column takes three places at least
+        for heads, rows in (
+            (names, names),
+            (letters, list(map(" ".join, zip(letters, names, strict=True)))),
+        ):
+            made = _by_class(result, heads, rows)
+            if made.fits(width):
+                return [made]
+    return [_by_class(result, [], names), _confusions(result, names)]
+
+
+def _by_class(result: dict[str, Any], heads: Sequence[str], rows: Sequence[str]) -> Table:
+    title = "columns on the right: predicted class" if heads else None
+    made = Table(["true class", "images", "accuracy", *heads], title)
+    for name, accuracy, row in zip(
+        rows, result["per_class"].values(), result["confusion"], strict=True
+    ):
         text = "" if accuracy is None else f"{accuracy:.1%}"  # None: no image of this class
-        made.add_row(f"{number} {name}", text, *map(str, row))
+        cells = map(str, row) if heads else ()
+        made.add_row(name, f"{sum(row):,}", text, *cells)
+    return made
+
+
+def _letters(number: int) -> str:
+    """0 → "A", 25 → "Z", 26 → "AA": as a spreadsheet's columns."""
+    before, last = divmod(number, 26)
+    return (_letters(before - 1) if before else "") + ascii_uppercase[last]
+
+
+def _confusions(result: dict[str, Any], names: Sequence[str]) -> Table:
+    found = [
+        (count, names[true], names[predicted], sum(row))
+        for true, row in enumerate(result["confusion"])
+        for predicted, count in enumerate(row)
+        if count and true != predicted
+    ]
+    made = Table(["most frequent confusions: true → predicted", "images", "of the class"])
+    for count, true, predicted, of in sorted(found, key=lambda one: -one[0])[:CONFUSIONS]:
+        made.add_row(f"{true} → {predicted}", f"{count:,}", f"{count / of:.1%}")
     return made
 
 
 def predictions_table(rows: Sequence[dict[str, Any]]) -> Table:
     """A row for each file: its predicted class, and how sure that is."""
-    made = table("file", "predicted class", "confidence")
-    made.columns[1].justify = "left"
+    made = Table(["file", "confidence", "predicted class"], prose=True)
     for row in rows:
-        made.add_row(row["file"], row["prediction"], f"{row['confidence']:.1%}")
+        made.add_row(row["file"], f"{row['confidence']:.1%}", row["prediction"])
     return made
 
 
 def data_table(described: dict[str, Any]) -> Table:
     """A description of a data set, a row for each value."""
-    made = table("data", "value")
+    made = Table(["data", "value"], prose=True)
     for key, value in described.items():
+        if isinstance(value, dict):
+            value = [f"{inner}: {one}" for inner, one in value.items()]
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         made.add_row(key.replace("_", " "), text)
-    made.columns[1].justify = "left"
     return made
 
 
-def print_comparison(names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Prints a comparison, one column for each model."""
-    made = table("", *names)
+def class_counts_table(per_class: dict[str, dict[str, int]]) -> Table:
+    """The number of images of each class in each split."""
+    made = Table(["images of class", *next(iter(per_class.values()))])
+    for name, counts in per_class.items():
+        made.add_row(name, *(f"{count:,}" for count in counts.values()))
+    return made
+
+
+def comparison_table(names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Table:
+    """One column for each model."""
+    made = Table(["", *names])
     for label, cells in rows:
         made.add_row(label, *cells)
-    stdout().print(made)
-
-
-def print_lines(lines: Sequence[str]) -> None:
-    """Prints sentences. On a terminal, lines are broken between words."""
-    for line in lines:
-        stdout().print(line, soft_wrap=not sys.stdout.isatty())
+    return made
 
 
 def summary_table(summary: "ModelSummary") -> Table:
     """One row for each layer, and their sum."""
-    made = table("layer", "output", "weights", "bytes", "as dense", "FLOPs/image", "weights shared")
+    columns = ["layer", "output", "weights", "bytes", "as dense", "FLOPs/image", "weights shared"]
+    made = Table(columns, optional=["as dense", "bytes", "FLOPs/image", "output"])
     for layer in summary.layers:
         made.add_row(
             f"{layer.name} {layer.kind}",
@@ -110,7 +131,6 @@ def summary_table(summary: "ModelSummary") -> Table:
             count_text(layer.flops) if layer.flops else "",
             layer.sharing,
         )
-    made.add_section()
     dense = sum(layer.dense or layer.weights for layer in summary.layers)
     sums = (f"{summary.weights:,}", bytes_text(summary.bytes), f"{dense:,}")
     made.add_row("all", "", *sums, count_text(summary.flops), "")
@@ -121,9 +141,8 @@ STATUS_STYLES = {"running": "cyan", "interrupted": "yellow", "failed": "red", "d
 
 
 def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
-    made = table("run", "status", "epochs", "accuracy", "age", "size")
-    for column in made.columns[1:]:
-        column.no_wrap = True
+    columns = ["run", "status", "epochs", "accuracy", "age", "size", "model", "images"]
+    made = Table(columns, optional=["model", "images", "size", "age", "epochs"])
     for row in rows:
         accuracy = row["accuracy"]
         made.add_row(
@@ -133,6 +152,8 @@ def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
             "" if accuracy is None else f"{row['accuracy_of']} {accuracy:.2%}",
             age_text(row["age_seconds"]),
             bytes_text(row["bytes"]),
+            row["model"] or "",
+            row["images"] or "",
         )
     return made
 
@@ -147,7 +168,7 @@ def _layer_tables(entries: Sequence[dict[str, Any]]) -> list[Table]:
     for entry in entries:
         title = f"{entry['layers']}, forward + backward, batch {entry['batch']}"
         columns = (entry["precision"], "ms", "smallest – largest", "share of mm", "÷ first")
-        rows = table(*columns, title=title)
+        rows = Table(columns, title)
         first = next(iter(entry["forms"].values()))["seconds"]
         for name, form in entry["forms"].items():
             ratios = (f"{form['share_of_mm']:.0%}", f"{form['seconds'] / first:.1f}")
@@ -159,7 +180,7 @@ def _layer_tables(entries: Sequence[dict[str, Any]]) -> list[Table]:
 def _step_table(measured: dict[str, Any]) -> Table:
     title = "a training step; peak memory above that of torch and a step of its optimizer"
     columns = ("network", "ms", "smallest – largest", "notebook ÷ this", "peak memory")
-    made = table(*columns, title=title)
+    made = Table(columns, title)
     for entry in measured["steps"]:
         notebook = entry["steps"][f"{entry['network']}, notebook"]["seconds"]
         for name, step in entry["steps"].items():

@@ -1,26 +1,33 @@
 """`sfl train`: its options, and what it prints."""
 
-import shlex
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfl.cli.options import RUNS, Json, Runs, Set
+from sfl.cli import completion
+from sfl.cli.options import RUNS, Config, Json, Runs, Set
 from sfl.cli.show import print_model
-from sfl.errors import PROGRAM, UserError
+from sfl.errors import UserError
+
+Resume = Annotated[
+    str | None,
+    typer.Option(metavar="RUN", help="Continue this run.", autocompletion=completion.runs),
+]
+
+if TYPE_CHECKING:
+    from sfl.config.schema import Config as Settings
 
 
 def train(
-    config: Annotated[
-        str | None,
-        typer.Option("--config", metavar="FILE", help="A YAML file, or a name: spatial."),
-    ] = None,
+    config: Config = None,
     set_: Set = None,
     seed: Annotated[
         str | None, typer.Option(metavar="N", help="The same as --set train.seed=N.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run; must be new.")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Continue this run.")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the run; must be new.")
+    ] = None,
+    resume: Resume = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show config and model.")] = False,
     runs: Runs = RUNS,
     as_json: Json = False,
@@ -33,10 +40,11 @@ def train(
       sfl train --config spatial --set optimizer.lr=1e-3 --seed 1
       sfl train --resume spatial-s0
     """
-    from sfl.cli import tables
+    from sfl.cli import layout, tables
     from sfl.config.load import load
     from sfl.progress import say
     from sfl.runs.store import data_root_option, find, run_name
+    from sfl.shell import command
 
     overrides = [*(set_ or []), *([f"train.seed={seed}"] if seed is not None else [])]
     if (config is None) == (resume is None):
@@ -54,19 +62,30 @@ def train(
         assert config is not None
         folder, settings = runs, load(config, overrides)
         if dry_run:
-            if not as_json:
-                print(settings.to_yaml(), end="")
-            print_model(settings, as_json, None, config=settings.to_dict())
+            _show(settings, as_json)
             return
         from sfl.training import start
 
         named = run_name(config, settings) if name is None else name
         result = start.train(settings, runs, named, exact=name is not None)
     if as_json:
-        tables.print_json(result)
+        layout.print_json(result)
         return
     print(tables.result_line(result))
-    where = [] if folder == RUNS else ["--runs", str(folder)]
-    then = ["evaluate", result["run"], *where, *data_root_option(settings)]
-    say(f"saved in {folder / result['run']}")
-    say(f"next: {shlex.join([PROGRAM, *then])}")
+    saved = folder / result["run"]
+    say(f"saved in {saved}")
+    say("next:", command("evaluate", saved, *data_root_option(settings)))
+
+
+def _show(settings: "Settings", as_json: bool) -> None:
+    """What a run would be; raises UserError for sizes that can't be trained."""
+    from sfl.training.device import threads
+    from sfl.training.setup import check_sizes
+
+    summary = check_sizes(settings)
+    if not as_json:
+        print(settings.to_yaml(), end="")
+    with threads(settings.train.threads) as count:
+        print_model(settings, summary, as_json, config=settings.to_dict(), threads=count)
+    if not as_json:
+        print(f"threads: {count}")

@@ -42,6 +42,7 @@ def compare(
             test=first.data.test,
             train_images=[model.results[0].result.train_images for model in compared],
             test_images=first.n,
+            majority_share=_majority_share(compared[0]),
         ),
         models=models,
         differences=differences,
@@ -51,6 +52,12 @@ def compare(
             for model, difference in zip(models[1:], differences, strict=True)
         ],
     )
+
+
+def _majority_share(model: ComparedModel) -> float:
+    import numpy as np
+
+    return stats.majority_share(np.bincount(model.results[0].labels).tolist())
 
 
 def _refuse_other_images(compared: Sequence[ComparedModel]) -> None:

@@ -4,6 +4,7 @@ Each is drawn into a given figure. Knows no files.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,37 +17,51 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-SHOWN = 8  # images that only one model gets right
-LONGEST = 60  # letters of a name in a file's name
+SHOWN, COLUMNS = 8, 4  # images that only one model gets right, and how many beside each other
+LONGEST = 60  # bytes of a name in a file's name
 MOST_NUMBERS = 20  # classes of a matrix whose cells have room for numbers
+MOST_CELLS = 200  # classes of a matrix whose cells can be seen
+MOST_NAMES = 40  # classes whose names have room beside a matrix; of more, every k-th is named
 
 
-def matrices(comparison: Comparison, classes: Sequence[str]) -> list[Picture]:
-    """Each model's confusion matrix, on one scale, and its difference from the first model's."""
+def matrices(
+    comparison: Comparison, classes: Sequence[str], chosen: Sequence[str], of_chosen: str
+) -> list[Picture]:
+    """Each model's confusion matrix, on one scale, and its difference from the first model's.
+
+    chosen, of_chosen: those that are shown if there are too many, and what to call them.
+    """
     import numpy as np
 
+    places, among = list(range(len(classes))), ""
+    if len(classes) > MOST_CELLS:
+        places, among = sorted(map(classes.index, chosen)), f" Shown: {of_chosen}."
+    classes = [classes[place] for place in places]
     side = max(3.6, min(7.0, 2.2 + 0.32 * len(classes)))
     shares = []
     for model in comparison.models:
         counts = np.array(model.confusion, dtype=float)
         images = counts.sum(axis=1, keepdims=True)
-        shares.append(100 * counts / np.where(images > 0, images, np.nan))  # no image: blank
+        share = 100 * counts / np.where(images > 0, images, np.nan)  # no image: blank
+        shares.append(share[np.ix_(places, places)])
     found, first = [], comparison.models[0]
     for model, share in zip(comparison.models, shares, strict=True):
         title = (
-            f"{shorten(model.name)}: {model.model}, % of each true class\n"
-            f"{comparison.data.name}, n = {model.n}"
+            f"{shorten(model.name)}: {model.model}\n"
+            f"% of each true class; {shorten(comparison.data.name)}, n = {model.n}"
         )
         draw = partial(_matrix, share, classes, title, SEQUENTIAL)
-        caption = f"What {model.name} predicts for each class, in % of its test images."
+        caption = f"What {model.name} predicts for each class, in % of its test images.{among}"
         found.append(Picture(f"confusion-{_file_name(model.name)}", caption, draw, (side, side)))
     for model, share in zip(comparison.models[1:], shares[1:], strict=True):
         title = (
-            f"{shorten(model.name)} − {shorten(first.name)}, points of each true class\n"
-            f"{comparison.data.name}, n = {model.n} and {first.n}"
+            f"{shorten(model.name)} − {shorten(first.name)}\n"
+            f"points of each true class; {shorten(comparison.data.name)}, "
+            f"n = {model.n} and {first.n}"
         )
         draw = partial(_matrix, share - shares[0], classes, title, DIVERGING)
-        caption = f"Where {model.name} predicts other classes than {first.name} does, in points."
+        both = f"{model.name} predicts other classes than {first.name} does"
+        caption = f"Where {both}, in points.{among}"
         name = f"confusion-{_file_name(model.name)}-against-{_file_name(first.name)}"
         found.append(Picture(name, caption, draw, (side, side)))
     return found
@@ -58,11 +73,17 @@ def disagreements(
     """For each model but the first: the test images on which the two disagree most."""
     found = []
     for difference, model in zip(comparison.differences, compared[1:], strict=True):
-        title = f"{comparison.data.name}, n = {len(compared[0].results)} and {len(model.results)}"
+        sides = [side for side in _sides(compared[0], model) if side.places]
+        if not sides:
+            continue
+        runs = f"n = {len(compared[0].results)} and {len(model.results)}"
+        title = f"{shorten(comparison.data.name)}, {runs}"
         both = f"{difference.first} and {difference.second}"
         caption = f"Test images on which {both} disagree most, with their number in the test set."
-        draw = partial(_disagreements, compared[0], model, images, title)
-        found.append(Picture(f"images-{_file_name(difference.second)}", caption, draw, (5.2, 5.0)))
+        draw = partial(_disagreements, sides, images, title)
+        height = 0.4 + sum(0.25 + 1.0 * side.rows for side in sides)
+        name = f"images-{_file_name(difference.second)}"
+        found.append(Picture(name, caption, draw, (5.2, height)))
     return found
 
 
@@ -77,7 +98,9 @@ def _matrix(
     most = float(np.nanmax(abs(values), initial=1.0)) if differing else 100.0
     low = -most if differing else 0.0
     colour = matplotlib.colormaps[colour_map]
-    axes.imshow(values, cmap=colour_map, vmin=low, vmax=most)
+    drawn = axes.imshow(values, cmap=colour_map, vmin=low, vmax=most)
+    if len(classes) > MOST_NUMBERS:
+        figure.colorbar(drawn, ax=axes, label="points" if differing else "%", shrink=0.7)
     for row, line in enumerate(values) if len(classes) <= MOST_NUMBERS else ():
         for column, value in enumerate(line):
             if not np.isnan(value):
@@ -86,38 +109,60 @@ def _matrix(
                 text = "0" if round(value) == 0 else f"{value:{'+' if differing else ''}.0f}"
                 text = text.replace("-", "−")
                 axes.text(column, row, text, ha="center", va="center", fontsize=7, color=ink)
-    names = [shorten(name, 14) for name in classes]
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
-    axes.set_yticks(range(len(names)), names)
+    named = range(0, len(classes), -(-len(classes) // MOST_NAMES))
+    names = [shorten(classes[place], 14) for place in named]
+    axes.set_xticks(named, names, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(named, names)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    axes.set_title(title)
+    if len(classes) > MOST_NUMBERS:
+        axes.tick_params(labelsize=6)
+    add_title(figure, title)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Test images that one model gets right in more of its runs than another: their numbers."""
+
+    right: ComparedModel
+    wrong: ComparedModel
+    places: list[int]
+
+    @property
+    def rows(self) -> int:
+        return -(-len(self.places) // COLUMNS)
+
+
+def _sides(first: ComparedModel, second: ComparedModel) -> list[_Side]:
+    import numpy as np
+
+    rights = [np.mean([r.correct for r in model.results], axis=0) for model in (first, second)]
+    lead, labels = rights[0] - rights[1], first.results[0].labels
+    return [
+        _Side(first, second, _largest_leads(lead, labels)[:SHOWN]),
+        _Side(second, first, _largest_leads(-lead, labels)[:SHOWN]),
+    ]
 
 
 def _disagreements(
-    first: ComparedModel, second: ComparedModel, images: TestImages, title: str, figure: "Figure"
+    sides: Sequence[_Side], images: TestImages, title: str, figure: "Figure"
 ) -> None:
-    """Two rows for each model: images that it gets right in more of its runs than the other."""
-    import numpy as np
-
+    """A part for each side, with its images and what the other model takes them for."""
     add_title(figure, title)
-    rights = [np.mean([r.correct for r in model.results], axis=0) for model in (first, second)]
-    labels = first.results[0].labels
-    halves = figure.subfigures(2, 1, squeeze=False)[:, 0]
-    for half, lead, ahead, behind in (
-        (halves[0], rights[0] - rights[1], first, second),
-        (halves[1], rights[1] - rights[0], second, first),
-    ):
-        shown = _largest_leads(lead, labels)[:SHOWN]
-        add_title(half, f"right: {shorten(ahead.name)}; wrong: {shorten(behind.name)}")
-        cells = half.subplots(2, SHOWN // 2).flat
-        for axes, place in zip(cells, shown, strict=False):
+    parts = figure.subfigures(
+        len(sides), 1, squeeze=False, height_ratios=[0.25 + side.rows for side in sides]
+    )
+    for part, side in zip(parts[:, 0], sides, strict=True):
+        add_title(part, f"right: {shorten(side.right.name)}; wrong: {shorten(side.wrong.name)}")
+        cells = part.subplots(side.rows, COLUMNS, squeeze=False).flat
+        for axes, place in zip(cells, side.places, strict=False):
             axes.imshow(images.as_picture(place))
-            taken = _most_frequent([int(one.predictions[place]) for one in behind.results])
-            true, other = (shorten(images.classes[c], 12) for c in (int(labels[place]), taken))
-            axes.set_title(f"{true}, not\n{other}", fontsize=6.5, loc="center")
-            axes.set_xlabel(str(place), fontsize=6)
-        for axes in half.axes:
+            taken = _most_frequent([int(one.predictions[place]) for one in side.wrong.results])
+            true = int(side.wrong.results[0].labels[place])
+            is_a, taken_for = (shorten(images.classes[c], 14) for c in (true, taken))
+            axes.set_title(f"is: {is_a}\ntaken for: {taken_for}", fontsize=6.5, loc="center")
+            axes.set_xlabel(f"image {place}", fontsize=6)
+        for axes in part.axes:
             hide_axes(axes)
 
 
@@ -143,5 +188,5 @@ def _most_frequent(values: Sequence[int]) -> int:
 
 def _file_name(name: str) -> str:
     """A name as a part of a file's name, without signs that a file system may not allow."""
-    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in name[:LONGEST]).strip(".-")
-    return safe or "model"
+    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+    return safe.encode()[:LONGEST].decode(errors="ignore").strip(".-") or "model"

@@ -13,7 +13,15 @@ from sfl import pictures as drawing
 from sfl.compare import confusion
 from sfl.compare.model import ComparedModel
 from sfl.compare.schema import Comparison
-from sfl.pictures import Picture, label_epochs, line_styles, plot_curve, shorten
+from sfl.pictures import (
+    Picture,
+    add_legend,
+    add_title,
+    label_epochs,
+    line_styles,
+    plot_curve,
+    shorten,
+)
 from sfl.plots.test_images import TestImages
 from sfl.runs.listing import judged_on
 from sfl.units import count_text
@@ -27,7 +35,7 @@ COSTS = (
     ("flops", "training_flops", "FLOPs of training"),
     ("time", "seconds", "seconds of training"),
 )
-MOST_CLASSES = 40  # with more, neither bars nor a matrix can be read
+MOST_CLASSES = 40  # with more, bars can't be read
 BESIDE: dict[str, Any] = {"xytext": (7, 5), "textcoords": "offset points", "va": "bottom"}
 MOST_NAMES = 4  # written beside their points; with more, there is a legend
 
@@ -52,12 +60,12 @@ def pictures(
         draw = partial(_by_cost, comparison, field, label)
         found.append(Picture(f"accuracy-by-{name}", caption, draw))
     classes = list(comparison.models[0].per_class)
-    if len(classes) <= MOST_CLASSES:
-        caption = "Test accuracy of each class: mean, and smallest to largest of the runs."
-        height = 1.4 + len(classes) * (0.12 + 0.13 * len(compared))
-        draw = partial(_classes, compared, title)
-        found.append(Picture("classes", caption, draw, (5.2, height)))
-        found += confusion.matrices(comparison, classes)
+    chosen, of_classes = _chosen_classes(compared)
+    caption = f"Test accuracy of {of_classes}: mean, and smallest to largest of the runs."
+    height = 1.4 + len(chosen) * (0.12 + 0.13 * len(compared))
+    draw = partial(_classes, compared, chosen, title)
+    found.append(Picture("classes", caption, draw, (5.2, height)))
+    found += confusion.matrices(comparison, classes, chosen, of_classes)
     if images is not None:
         found += confusion.disagreements(comparison, compared, images)
     return _with_unique_names(found)
@@ -78,7 +86,7 @@ def _title(comparison: Comparison) -> str:
     networks = " and ".join(dict.fromkeys(model.model for model in comparison.models))
     runs = ", ".join(dict.fromkeys(str(model.n) for model in comparison.models))
     data = comparison.data
-    return f"{networks}\n{data.name}, {data.test_images:,} test images, n = {runs}"
+    return f"{networks}\n{shorten(data.name)}, {data.test_images:,} test images, n = {runs}"
 
 
 def _curves(
@@ -97,12 +105,12 @@ def _curves(
         low, high = list(map(min, each)), list(map(max, each))
         axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
     label_epochs(axes, label)
-    axes.set_title(title)
+    add_title(figure, title)
 
 
 def _by_cost(comparison: Comparison, field: str, label: str, figure: "Figure") -> None:
     axes = figure.add_subplot()
-    models = comparison.models
+    models, points = comparison.models, []
     costs = [getattr(model, field) for model in models]
     for style, model, cost in zip(line_styles(len(models)), models, costs, strict=True):
         accuracy = 100 * model.accuracy
@@ -110,18 +118,18 @@ def _by_cost(comparison: Comparison, field: str, label: str, figure: "Figure") -
         bars = [[max(0.0, accuracy - 100 * low)], [max(0.0, 100 * high - accuracy)]]
         name = shorten(model.name)
         looks = {"marker": style["marker"], "markersize": 7, "capsize": 4}
-        axes.errorbar([cost], [accuracy], bars, label=name, **looks)
+        points.append(axes.errorbar([cost], [accuracy], bars, label=name, **looks))
         if len(models) <= MOST_NAMES:
             axes.annotate(name, (cost, accuracy), **BESIDE)
     if len(models) > MOST_NAMES:
-        figure.legend(loc="outside lower left", ncols=2)
+        add_legend(figure, points, loc="outside lower left", ncols=2)
     _cost_axis(axes, costs)
     low, high = axes.get_ylim()
     axes.set_ylim(max(0.0, low), min(100.0, high))
     axes.set_xlabel(label)
     axes.set_ylabel("test accuracy, %")
     axes.grid(alpha=0.25)
-    axes.set_title(_title(comparison))
+    add_title(figure, _title(comparison))
 
 
 def _cost_axis(axes: "Axes", costs: Sequence[float]) -> None:
@@ -138,29 +146,45 @@ def _cost_axis(axes: "Axes", costs: Sequence[float]) -> None:
     axes.margins(y=0.25)
 
 
-def _classes(compared: Sequence[ComparedModel], title: str, figure: "Figure") -> None:
-    """A bar for each class and model; the classes are sorted by the first model's accuracy."""
-    axes = figure.add_subplot()
-    count, first = len(compared), compared[0]
+def _chosen_classes(compared: Sequence[ComparedModel]) -> tuple[list[str], str]:
+    """The classes that are shown, and what to call them: with many, where the models differ most.
+
+    They are sorted by the first model's accuracy.
+    """
+    first = compared[0]
     tested = [name for name in first.classes if first.results[0].result.per_class[name] is not None]
-    order = sorted(tested, key=lambda name: fmean(_percents(first, name)))
+    means = {name: [fmean(_percents(model, name)) for model in compared] for name in tested}
+    apart = sorted(tested, key=lambda name: min(means[name]) - max(means[name]))[:MOST_CLASSES]
+    few = f"the {MOST_CLASSES} of {len(tested)} classes in which the models differ most"
+    called = "each class" if len(apart) == len(tested) else few
+    return sorted(apart, key=lambda name: means[name][0]), called
+
+
+def _classes(
+    compared: Sequence[ComparedModel], order: Sequence[str], title: str, figure: "Figure"
+) -> None:
+    """A bar for each class and model."""
+    axes = figure.add_subplot()
+    count, models = len(compared), []
     for place, model in enumerate(compared):
         shift = 0.8 * ((count - 1) / 2 - place) / count
         runs = [_percents(model, name) for name in order]
         means = list(map(fmean, runs))
         bars = [[mean - min(values) for mean, values in zip(means, runs, strict=True)],
                 [max(values) - mean for mean, values in zip(means, runs, strict=True)]]  # fmt: skip
-        axes.barh(
+        bars_of_model = axes.barh(
             [row + shift for row in range(len(order))], means, 0.8 / count,
             label=shorten(model.name), xerr=bars if len(model.results) > 1 else None, ecolor="gray",
             hatch="//" if place >= 7 else None,
         )  # fmt: skip
+        models.append(bars_of_model)
     axes.set_yticks(range(len(order)), [shorten(name, 20) for name in order])
     axes.set_xlabel("test accuracy, %")
     axes.set_xlim(0, 100)
+    axes.margins(y=0.02)
     axes.grid(alpha=0.25, axis="x")
-    drawing.add_title(figure, title)
-    figure.legend(loc="outside lower left", ncols=3)
+    add_title(figure, title)
+    add_legend(figure, models, loc="outside lower left", ncols=2 if count == 2 else 1)
 
 
 def _percents(model: ComparedModel, name: str) -> list[float]:

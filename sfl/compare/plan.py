@@ -72,7 +72,7 @@ def readable(root: Path) -> Iterator[Found]:
 
 def read_images(model: ComparedModel) -> "Dataset":
     """A model's images; a comparison reads each data set once."""
-    from sfl.training.setup import load_images
+    from sfl.training.images import load_images
 
     key = model.config.data.model_dump_json()
     if key not in model.images_read:

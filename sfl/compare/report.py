@@ -20,10 +20,12 @@ from sfl.compare.model import ComparedModel
 from sfl.compare.schema import Comparison
 from sfl.compare.table import escaped, rows, to_csv, to_markdown
 from sfl.errors import UserError
-from sfl.files import one_at_a_time, write_text
+from sfl.files import write_text
+from sfl.locks import one_at_a_time
 from sfl.pictures import Picture
 from sfl.plots.test_images import TestImages, load_test_images
 from sfl.progress import say
+from sfl.units import one_line
 
 
 def write(comparison: Comparison, compared: Sequence[ComparedModel], out: Path) -> None:
@@ -38,7 +40,7 @@ def write(comparison: Comparison, compared: Sequence[ComparedModel], out: Path) 
             for file in out.glob(f"{glob.escape(name)}.*"):
                 file.unlink()
         pictures.write_pictures(shown, out)
-        write_text(out / "comparison.json", json.dumps(comparison.model_dump(), ensure_ascii=False))
+        write_text(out / "comparison.json", json.dumps(comparison.model_dump()))
         write_text(out / "comparison.csv", to_csv(comparison))
         write_text(out / "report.md", _markdown(comparison, shown))
         write_text(out / "report.html", _page(comparison, shown))
@@ -107,7 +109,7 @@ def _page(comparison: Comparison, shown: Sequence[Picture]) -> str:
 
 def _text(text: str) -> str:
     """Text as HTML; no line is broken before a percent sign."""
-    return html.escape(text).replace(" %", "&nbsp;%")
+    return html.escape(one_line(text)).replace(" %", "&nbsp;%")
 
 
 def _figure(picture: Picture) -> str:

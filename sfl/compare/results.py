@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from sfl.compare.model import ComparableResult, ComparedModel, RunResult
 from sfl.compare.names import changeable
-from sfl.errors import PROGRAM, Exit, UserError
+from sfl.errors import Exit, UserError
 from sfl.progress import say
 from sfl.runs.directory import BEST, LABELS, PREDICTIONS, RESULT, Run
+from sfl.shell import command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,8 +41,9 @@ def read_results(
             else:
                 say(f"{run.path}: not finished ({epochs}); left out (--unfinished includes it)")
         if not found:
-            hint = f"go on with it: {PROGRAM} train --resume RUN, or include it: --unfinished"
-            raise UserError(f"{model.name}: no run has finished", hint, Exit.RUN)
+            then = command("train", "--resume", next(iter(model.runs.values())).path)
+            hint = "include it: --unfinished; or go on with it"
+            raise UserError(f"{model.name}: no run has finished", hint, Exit.RUN, then)
         model.results = found
 
 

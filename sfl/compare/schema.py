@@ -78,7 +78,10 @@ class Welch(_Values):
 class Bootstrap(_Values):
     """Paired bootstrap over the test images (Efron 1979): it covers their draw, not the seeds."""
 
-    interval: Interval = Field(description="Of the difference of means.")
+    interval: Interval = Field(
+        description="Of the difference of means. If all images have the same difference, which "
+        "leaves nothing to draw: by the share that so many images may hide (Clopper, Pearson 1934)."
+    )
     resamples: int = Field(description="Number of draws, each of as many images.")
 
 
@@ -105,6 +108,11 @@ class Difference(_Values):
         description="Numbers of test images that all runs of the first and none of the second get."
     )
     only_second: list[int] = Field(description="The same, with the models exchanged.")
+
+    @property
+    def is_of_equal_answers(self) -> bool:
+        """Whether every run of both models gets the same images right."""
+        return self.only_first_count == self.only_second_count == 0
 
     @property
     def interval(self) -> list[float]:
@@ -137,6 +145,11 @@ class Images(_Values):
     test: str = Field(description="SHA-256 of the test split.")
     train_images: list[int] = Field(description="Number of images trained on, for each model.")
     test_images: int = Field(description="Number of images tested on.")
+    majority_share: float | None = Field(
+        None,
+        description="Accuracy of always answering the test images' most frequent class; null in "
+        "comparisons that earlier versions wrote.",
+    )
 
 
 class Comparison(_Values):

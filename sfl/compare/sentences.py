@@ -1,12 +1,13 @@
 """A comparison in words: what else differs, what intervals don't cover, which model is ahead."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sfl.compare.model import ComparedModel
 from sfl.compare.names import differing
 from sfl.compare.schema import Difference, Model
 from sfl.compare.table import p_text
 from sfl.config.schema import Config
+from sfl.runs.records import Environment, Machine
 from sfl.units import count_text, percent_text, points_text
 
 # What twins may differ in, and what draws their first weights.
@@ -17,6 +18,7 @@ BOOTSTRAP = "the bootstrap's interval covers the draw of the test images"
 WELCH = f"{BOOTSTRAP}; Welch's interval covers the seeds"
 NO_SPREAD = "all runs of a model have the same accuracy: that says nothing about other seeds"
 SEVERAL = "p-values are not corrected for multiple comparisons"
+MOST_NAMES = 4  # runs that a remark names
 TIMES_VARY = 1.1  # longest by shortest training time, from which on it is remarked
 
 
@@ -72,14 +74,50 @@ def _local_layers_in_float32(compared: Sequence[ComparedModel]) -> list[str]:
 
 
 def _differing_machines(compared: Sequence[ComparedModel]) -> list[str]:
-    """In what the runs' machines differ that changes how long they take, or their numbers."""
-    environments = [one.run.environment for model in compared for one in model.results]
+    """In what the runs' machines and programs differ, and who has what.
+
+    It changes how long they take, or their numbers. A run that was resumed may have several.
+    """
     found = []
-    for name in ("device", "threads", "precision"):
-        values = dict.fromkeys(str(getattr(each, name, "unknown")) for each in environments)
-        if len(values) > 1:
-            found.append(f"not the same {name}: {', '.join(values)}")
+    for name, value in MACHINE.items():
+        owners: dict[str, list[str]] = {}
+        for model in compared:
+            runs = [(one.run.name, _values(one.run.environment, value)) for one in model.results]
+            alike = all(values == runs[0][1] for _, values in runs)
+            for owner, values in [(model.name, runs[0][1])] if alike else runs:
+                for each in values:
+                    owners.setdefault(each, []).append(owner)
+        if len(owners) > 1:
+            each_of = "; ".join(f"{value} ({_few(names)})" for value, names in owners.items())
+            found.append(f"not the same {name}: {each_of}")
     return found
+
+
+def _values(environment: Environment | None, value: Callable[[Machine], object]) -> list[str]:
+    """A value of a run's machine, and of those on which it was resumed."""
+    machines = [environment, *environment.resumed] if environment else []
+    return list(dict.fromkeys(str(value(machine)) for machine in machines)) or ["unknown"]
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _commit(machine: Machine) -> str:
+    git = machine.git
+    return "no checkout" if git is None else git.commit[:10] + ", changed" * (not git.clean)
+
+
+# What is remarked where runs differ in it: how to name it, how to read it.
+MACHINE: dict[str, Callable[[Machine], object]] = {
+    "version of sfl": lambda m: m.sfl,
+    "commit of sfl": _commit,
+    "version of torch": lambda m: m.packages.get("torch", "unknown"),
+    "device": lambda m: m.device,
+    "threads": lambda m: m.threads,
+    "precision": lambda m: m.precision,
+}
 
 
 def _times_vary(model: Model) -> bool:
@@ -128,6 +166,9 @@ def _certainty(first: Model, second: Model, difference: Difference) -> str:
     if difference.accuracy < 0:
         low, high = -high, -low
     interval = f"95 % interval of the lead {points_text(low)} to {points_text(high)}"
+    if difference.is_of_equal_answers:
+        unseen = f"a lead of up to {100 * high:.2f} points can't be excluded (95 %)"
+        interval = f"right on the same images, but {unseen}"
     each = "one seed each" if first.n == second.n == 1 else f"{first.n} and {second.n} seeds"
     if difference.welch:
         return f"{interval}, {p_text(difference.welch.p)} (Welch, {each})"
@@ -143,7 +184,9 @@ def _cost(ahead: Model, behind: Model) -> str:
 
 
 def _times(ratio: float) -> str:
-    """1.004 → "the same"; 0.803 → "0.80 times the"; 20.9 → "21 times the"."""
+    """1.004 → "the same"; 0.803 → "0.80 times the"; 20.9 → "21 times the"; 0.02 → "1/50 of the"."""
     if 0.995 <= ratio < 1.005:
         return "the same"
-    return f"{ratio:.2f} times the" if ratio < 10 else f"{ratio:.0f} times the"
+    if 0 < ratio < 0.1:
+        return f"1/{1 / ratio:,.0f} of the"
+    return f"{ratio:.2f} times the" if ratio < 10 else f"{ratio:,.0f} times the"

@@ -13,9 +13,18 @@ from pydantic import BaseModel
 
 from sfl.compare.schema import Comparison, Difference, Model, Target
 from sfl.config.load import flat
-from sfl.units import bytes_text, count_text, percent_text, points_text, seconds_text
+from sfl.units import (
+    bytes_text,
+    count_text,
+    one_line,
+    percent_text,
+    points_text,
+    seconds_text,
+    spreadsheet_text,
+)  # fmt: skip
 
 NONE = "–"
+MAJORITY = "always the most frequent class"  # what its accuracy would be
 COVERED = {"seeds": "seeds (t)", "images": "images (Wilson)"}  # and by which interval
 
 
@@ -25,10 +34,17 @@ def rows(comparison: Comparison) -> list[tuple[str, list[str]]]:
     target = models[0].target
     reached = f"{100 * target.accuracy:g} %" if target else ""
     made = [(label, [text(model) for model in models]) for label, text in OF_MODELS.items()]
+    made += [(MAJORITY, [_majority(comparison)] * len(models))]
     made += [(label, [NONE, *map(text, differences)]) for label, text in OF_DIFFERENCES.items()]
     made += [(label, [text(model) for model in models]) for label, text in COST.items()]
     made += [(label.format(reached), list(map(text, models))) for label, text in PRICE.items()]
     return [row for row in made if any(cell not in ("", NONE) for cell in row[1])]
+
+
+def _majority(comparison: Comparison) -> str:
+    """Empty where the classes have equally many test images."""
+    share, classes = comparison.data.majority_share, len(comparison.models[0].per_class)
+    return percent_text(share) if share and share > 1 / classes else ""
 
 
 def _network(model: Model) -> str:
@@ -74,9 +90,9 @@ OF_DIFFERENCES: dict[str, Callable[[Difference], str]] = {
     "  95 %, images (bootstrap)": lambda d: _span(d.bootstrap.interval, points_text),
     "  McNemar, exact": lambda d: NONE if d.mcnemar is None else p_text(d.mcnemar.p),
     "images that only this model gets right": lambda d: f"{d.only_second_count:,.0f}",
-    "  in all its runs": lambda d: f"{len(d.only_second):,}",
+    "  in all its runs": lambda d: NONE if d.mcnemar else f"{len(d.only_second):,}",
     "images that only the first gets right": lambda d: f"{d.only_first_count:,.0f}",
-    "  in all runs of the first": lambda d: f"{len(d.only_first):,}",
+    "  in all runs of the first": lambda d: NONE if d.mcnemar else f"{len(d.only_first):,}",
 }
 COST: dict[str, Callable[[Model], str]] = {
     "trainable weights": lambda m: f"{m.weights:,}",
@@ -135,12 +151,16 @@ def to_markdown(comparison: Comparison) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text in which no sign has a meaning in Markdown."""
-    return re.sub(r"([\\`*_\[\]<|])", r"\\\1", text)
+    """Text on one line in which no sign has a meaning in Markdown, nor in GitHub's."""
+    inner = re.sub(r"([\\`*_\[\]<|&$~])", r"\\\1", one_line(text))
+    # What makes a heading, a quotation or a list of a line that begins with it.
+    return re.sub(r"^(\d*)(>|#+(?=\s)|[+-](?=\s)|(?<=\d)[.)](?=\s))", r"\1\\\2", inner)
 
 
 def to_csv(comparison: Comparison) -> str:
     """One row for each model. Lists of images and the confusion matrix are in the JSON alone.
+
+    A text that a spreadsheet would run as a formula (`=…`) gets an apostrophe before it.
 
     The columns are the same for all comparisons, apart from those of the classes.
     """
@@ -179,11 +199,11 @@ def _cells(values: dict[str, Any]) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     for name, value in flat(values).items():
         if not isinstance(value, list):
-            cells[name] = value
+            cells[name] = spreadsheet_text(value) if isinstance(value, str) else value
         elif name.endswith("interval"):
             cells |= {f"{name}_low": value[0], f"{name}_high": value[1]}
         elif name.endswith(("only_first", "only_second")):
             cells[name] = len(value)
         elif name != "confusion":
-            cells[name] = ";".join(map(str, value))
+            cells[name] = spreadsheet_text(";".join(map(str, value)))
     return cells

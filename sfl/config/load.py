@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sfl.config.fields import field_at, has_none, is_text
 from sfl.config.messages import describe, did_you_mean
 from sfl.config.schema import Config
 from sfl.config.yamlfile import YamlTree, parse, read, set_value
@@ -77,10 +78,11 @@ def _written_by_sfl() -> Iterator[None]:
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
-    """The config with `a.b=v` overrides, checked as in a file."""
+    """The config with `a.b=v` overrides, checked as in a file. What nobody has set stays unset."""
     if not overrides:
         return config
-    return _validated(apply_overrides(YamlTree(config.to_dict()), overrides))
+    given = config.model_dump(exclude_unset=True, exclude_none=True)
+    return _validated(apply_overrides(YamlTree(given), overrides))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -93,15 +95,23 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def apply_overrides(tree: YamlTree, overrides: Sequence[str]) -> YamlTree:
-    """The tree with `a.b=v` overrides; each v is read as YAML."""
+    """The tree with `a.b=v` overrides.
+
+    Each v is read as YAML. Only that of a text setting is taken as it is: a folder may be named
+    `images #2` or `2024`. `null` is no text where the setting may be None.
+    """
     for override in overrides:
         key, equals, value = override.partition("=")
         loc = tuple(part.strip() for part in key.split("."))
         if not equals or not all(loc):
             raise UserError(f"--set {override}: expected a.b=value, as in train.epochs=20")
-        if not value.strip():
-            raise UserError(f"--set {override}: has no value", f"for the default: {key}=null")
-        tree = set_value(tree, loc, value, f"--set {override}")
+        field = field_at(loc, Config)
+        text, may_be_none = (is_text(field), has_none(field)) if field else (False, True)
+        if not (value if text else value.strip()):
+            default = "leave it out" if text and not may_be_none else f"{key}=null"
+            raise UserError(f"--set {override}: has no value", f"for the default: {default}")
+        as_text = text and not (may_be_none and value == "null")
+        tree = set_value(tree, loc, value, f"--set {override}", as_text=as_text)
     return tree
 
 

@@ -6,17 +6,14 @@ A line gives the place, the key, the value given and the allowed values. Knows n
 import difflib
 import json
 from collections.abc import Iterable
-from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from sfl.config.yamlfile import Key, Place, YamlTree
+from sfl.config.fields import Loc, all_fields, choice, field_at, settings_at
+from sfl.config.yamlfile import Place, YamlTree
 
 MAX_SHOWN = 60  # characters of a value in a message
-
-Loc = tuple[Key, ...]
 
 # The part of a message between the key and the value given, from pydantic's context of the error.
 _RANGES = {
@@ -30,7 +27,7 @@ _RANGES = {
     "float_type": "expected a number",
     "bool_type": "expected true or false",
     "list_type": "expected a list",
-    "string_type": "expected text (a number in quotes is text)",
+    "string_type": "expected text (write it in quotes)",
     "model_type": "expected keys and values",
     "too_short": "expected at least {min_length} values",
     "too_long": "expected at most {max_length} values",
@@ -54,6 +51,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f": did you mean {proper[close[0]]}?" if close else ""
 
 
+def _elsewhere(word: str, settings: type[BaseModel]) -> str:
+    """As `did_you_mean`, with the settings of that name, or nearly so, in the whole tree."""
+    named = {name: name.rpartition(".")[2] for name in all_fields(settings)}
+    close = difflib.get_close_matches(word, set(named.values()), n=1, cutoff=0.9)
+    places = [name for name, last in named.items() if last in close]
+    return f": did you mean {' or '.join(places)}?" if places else ""
+
+
 def _explain(mistake: ErrorDetails, settings: type[BaseModel]) -> tuple[Loc, str]:
     """The place of an error, and its message."""
     loc, kind, context = mistake["loc"], mistake["type"], mistake.get("ctx", {})
@@ -61,20 +66,21 @@ def _explain(mistake: ErrorDetails, settings: type[BaseModel]) -> tuple[Loc, str
     if kind == "value_error":
         return _from_validator(loc, str(context["error"]), given, settings)
     if kind == "extra_forbidden":
-        around = _settings_at(loc[:-1], settings)
+        around = settings_at(loc[:-1], settings)
         assert around is not None, "an unknown key is always inside settings"
         known = list(around.model_fields)
-        guess = did_you_mean(str(loc[-1]), known)
+        guess = _elsewhere(str(loc[-1]), settings) or did_you_mean(str(loc[-1]), known)
         return loc, f"unknown key {key}{guess}; allowed: {', '.join(known)}"
+    field = field_at(loc, settings)
+    words = choice(field) if field else []
     if kind == "missing":
-        choice = _choice(loc, settings)
-        return loc, f"{key} is missing" + (f"; give {_alternatives(choice)}" if choice else "")
+        return loc, f"{key} is missing" + (f"; give {_alternatives(words)}" if words else "")
     if kind == "literal_error":
-        choice = _choice(loc, settings)
-        guess = did_you_mean(str(mistake["input"]), choice)
-        return loc, f"{key}: expected {_alternatives(choice)}, not {given}{guess}"
+        guess = did_you_mean(str(mistake["input"]), words)
+        return loc, f"{key}: expected {_alternatives(words)}, not {given}{guess}"
     if kind == "string_pattern_mismatch":
-        description = str(_field(loc, settings).description).rstrip(".")
+        assert field is not None
+        description = str(field.description).rstrip(".")
         return loc, f"{key}: expected {description}, not {given}"
     if kind in _RANGES:
         bounds = {
@@ -90,38 +96,13 @@ def _from_validator(
     loc: Loc, message: str, given: str, settings: type[BaseModel]
 ) -> tuple[Loc, str]:
     """An error that our own validator raised: "key: …" is about that key of its settings."""
-    found = _settings_at(loc, settings)
+    found = settings_at(loc, settings)
     if found is None:
         return loc, f"{_dotted(loc)}: {message}, not {given}"
     key, colon, rest = message.partition(": ")
     if colon and key in found.model_fields:
         return (*loc, key), f"{_dotted((*loc, key))}: {rest}"
     return loc, f"{_dotted(loc)}: {message}"
-
-
-def _settings_at(loc: Loc, settings: type[BaseModel]) -> type[BaseModel] | None:
-    """The settings at `loc`; None if a plain value is there."""
-    for part in loc:
-        field = settings.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return None
-        settings = inner
-    return settings
-
-
-def _field(loc: Loc, settings: type[BaseModel]) -> FieldInfo:
-    around = _settings_at(loc[:-1], settings)
-    assert around is not None, f"{loc} is not a key of settings"
-    return around.model_fields[str(loc[-1])]
-
-
-def _choice(loc: Loc, settings: type[BaseModel]) -> list[str]:
-    """The allowed words of a setting; [] if it isn't a choice of words."""
-    annotation = _field(loc, settings).annotation
-    branches = (annotation,) if get_origin(annotation) is Literal else get_args(annotation)
-    literals = [branch for branch in branches if get_origin(branch) is Literal]
-    return [str(word) for literal in literals for word in get_args(literal)]
 
 
 def _dotted(loc: Loc) -> str:

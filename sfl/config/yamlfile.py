@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -116,15 +117,22 @@ def parse(text: str, name: str) -> YamlTree:
     return YamlTree(values, reader.places)
 
 
-def set_value(tree: YamlTree, loc: tuple[str, ...], text: str, source: str) -> YamlTree:
-    """The tree with the value at `loc` set to `text`, read as YAML; `source` names it."""
+def set_value(
+    tree: YamlTree, loc: tuple[str, ...], text: str, source: str, *, as_text: bool = False
+) -> YamlTree:
+    """The tree with the value at `loc` set to `text`; `source` names it in messages.
+
+    as_text: if True, the value is the text itself; otherwise it is read as YAML.
+    """
     _refuse_inside_a_value(tree, loc, source)
-    try:
-        node = _compose(text)
-    except (yaml.YAMLError, RecursionError):
-        raise UserError(f"{source}: {text!r} is not a YAML value") from None
     reader = _Reader(source, line_numbers=False)
-    value = reader.value(node, loc) if node is not None else None
+    value: Any = text
+    if not as_text:
+        try:
+            node = _compose(text)
+        except (yaml.YAMLError, RecursionError):
+            raise UserError(f"{source}: {text!r} is not a YAML value") from None
+        value = reader.value(node, loc) if node is not None else None
     around: list[tuple[Key, ...]] = [loc[:depth] for depth in range(1, len(loc))]
     places = {part: Place(source) for part in around if part not in tree.places}
     places |= {**reader.places, loc: Place(source)}
@@ -163,8 +171,11 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 
 def _compose(text: str) -> yaml.Node | None:
     """The tree of nodes. With BaseLoader, only nodes tagged in the text have a special tag."""
-    node: yaml.Node | None = yaml.compose(text, Loader=yaml.BaseLoader)
-    return node
+    nodes = list(islice(yaml.compose_all(text, Loader=yaml.BaseLoader), 2))
+    if len(nodes) > 1:
+        problem = "a second document begins here; a config is one (extends: FILE builds on another)"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=nodes[1].start_mark)
+    return nodes[0] if nodes else None
 
 
 class _Reader:
@@ -204,6 +215,8 @@ class _Reader:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError(f"{place}: a key must be a word, not a list or map")
             key = str(key_node.value)
+            if key == "<<" and key_node.style is None:
+                raise UserError(f"{place}: << does not merge here (use extends: FILE at the top)")
             if key in seen:
                 raise UserError(f"{place}: {key} is given twice, first in line {seen[key].line}")
             seen[key] = self.places[(*loc, key)] = place

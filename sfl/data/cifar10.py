@@ -26,6 +26,7 @@ from sfl.data.dataset import Dataset, Split
 from sfl.data.download import download
 from sfl.errors import Exit, UserError
 from sfl.progress import say, track
+from sfl.shell import command
 
 SOURCES = (
     str(CIFAR10.url),  # its authors'
@@ -161,7 +162,8 @@ def _download(root: Path, mirror: str | None, fetch: bool) -> Path:
     """Downloads the archive into `root`; its path."""
     form = _other_form(root)
     if not fetch:
-        raise UserError(f"{root}: CIFAR-10 is not here{form}", "fetch it: sfl data", Exit.DATA)
+        then = command("data", "--set", f"data.root={root}")
+        raise UserError(f"{root}: CIFAR-10 is not here{form}", "fetch it", Exit.DATA, then)
     if form:
         say(f"{root}: CIFAR-10's archive is not here{form}")
     archive = root / str(CIFAR10.filename)

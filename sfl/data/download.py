@@ -16,7 +16,8 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from sfl.errors import Exit, UserError
-from sfl.files import atomic_path, one_at_a_time, write_error
+from sfl.files import TEMPORARY, atomic_path, write_error
+from sfl.locks import one_at_a_time
 from sfl.progress import say, track
 from sfl.units import bytes_text
 
@@ -44,7 +45,8 @@ def download(sources: Sequence[str], path: Path, sha256: str, hint: str) -> None
     if the disk is full. Whatever stops it, Ctrl-C too: the next call goes on with what has come.
     """
     _make_writable(path.parent)
-    with one_at_a_time(path.with_name(f".{path.name}.lock")):
+    left_over = [f".{path.name}.*{TEMPORARY}"]
+    with one_at_a_time(path.with_name(f".{path.name}.lock"), left_over):
         if path.exists():  # another process may have downloaded it meanwhile
             return
         failures = []

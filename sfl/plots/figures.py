@@ -8,7 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sfl import pictures
-from sfl.pictures import DIVERGING, SEQUENTIAL, Picture, add_title, hide_axes, line_styles
+from sfl.pictures import (
+    DIVERGING,
+    SEQUENTIAL,
+    Picture,
+    add_title,
+    hide_axes,
+    line_styles,
+    shorten,
+)  # fmt: skip
 from sfl.plots import filters
 from sfl.plots.filters import Filters, Similarity
 from sfl.plots.test_images import TestImages
@@ -133,7 +141,7 @@ def _leak(metrics: Sequence[dict[str, Any]], title: str, figure: "Figure") -> No
         pictures.plot_curve(axes, epochs, shares, style, name)
     axes.set_ylim(bottom=0)
     pictures.label_epochs(axes, "weight norm² outside the field, %")
-    axes.set_title(title)
+    add_title(figure, title)
 
 
 def _filters(layer: Filters, units: Sequence[int], title: str, figure: "Figure") -> None:
@@ -191,7 +199,7 @@ def _similarity_map(cosine: "Tensor", title: str, figure: "Figure") -> None:
     figure.colorbar(drawn, ax=axes, label="mean cosine", shrink=0.8)
     axes.set_xlabel("positions to the right")
     axes.set_ylabel("positions down")
-    axes.set_title(title)
+    add_title(figure, title)
 
 
 def _similarity(layers: dict[str, Similarity], title: str, figure: "Figure") -> None:
@@ -209,7 +217,7 @@ def _similarity(layers: dict[str, Similarity], title: str, figure: "Figure") -> 
     axes.set_ylabel("mean cosine")
     axes.grid(alpha=0.25)
     axes.legend()
-    axes.set_title(title)
+    add_title(figure, title)
 
 
 def _fields(
@@ -238,7 +246,8 @@ def _activations(
         axes = cells[row][0]
         hide_axes(axes)
         axes.imshow(images.as_picture(place))
-        axes.set_ylabel(f"{images.classes[int(images.labels[place])]} {place}", fontsize=7)
+        name = shorten(images.classes[int(images.labels[place])], 20)
+        axes.set_ylabel(f"{name}\nimage {place}", fontsize=7)
         for axes, (name, layer) in zip(cells[row][1:], maps.items(), strict=True):
             hide_axes(axes)
             axes.imshow(layer[row].numpy(), cmap=SEQUENTIAL, vmin=0)

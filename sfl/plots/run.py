@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
-from sfl.pictures import Picture
+from sfl.pictures import Picture, shorten
 from sfl.plots import figures, filters
 from sfl.plots.test_images import TestImages, load_test_images, name_of_images
 from sfl.progress import say
@@ -30,7 +30,8 @@ def run_pictures(
     Raises UserError (exit 2) for a layer, a unit or an image that doesn't exist.
     """
     network = f"{config.model.name}, {config.model.storage or 'weights shared'}"
-    title = f"{run.name}: {network}\n{data_name or name_of_images(config.data.source)}, n = 1"
+    data = data_name or name_of_images(config.data.source)
+    title = f"{shorten(run.name)}: {network}\n{shorten(data)}, n = 1"
     layers = _layers(model, in_dimensions)
     chosen = _index_of([one.name for one in layers], layer)
     count = layers[chosen].weight.shape[2]

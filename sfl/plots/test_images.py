@@ -1,11 +1,11 @@
 """The test images of a run, for pictures. They are never downloaded for that."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
+from sfl.shell import home
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,10 +44,10 @@ def load_test_images(config: Config, fingerprint: str) -> TestImages:
     """
     from sfl.data.sources import load_dataset
 
-    data, root = config.data, Path(config.data.root).expanduser()
+    data = config.data
     dataset = load_dataset(
-        data.source, root=root, resize=data.resize, shapes=data.shapes.model_dump(),
-        fetch=False, need_train=False,
+        data.source, root=home(data.root), resize=data.resize, shapes=data.shapes.model_dump(),
+        fetch=False, need_train=False, skip_broken=data.skip_broken,
     )  # fmt: skip
     if dataset.fingerprints["test"] != fingerprint:
         where = data.root if data.source == "folder" else data.source

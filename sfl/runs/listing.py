@@ -5,6 +5,7 @@ Reads text files only; needs no torch. Knows no models and no comparison.
 
 import time
 from collections.abc import Collection
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from sfl.errors import UserError
@@ -49,7 +50,9 @@ def best(run: Run) -> tuple[float, Images] | tuple[None, None]:
 
 def describe(run: Run) -> dict[str, Any]:
     """Status, progress, accuracy, age and size. Of a damaged run, the status says so."""
-    unknown = dict.fromkeys(("failure", "epochs_done", "epochs", "accuracy", "accuracy_of"))
+    unknown = dict.fromkeys(
+        ("failure", "epochs_done", "epochs", "accuracy", "accuracy_of", "model", "images")
+    )
     described: dict[str, Any] = {"run": run.name, "status": run.status, **unknown}
     described |= {"age_seconds": round(time.time() - run.modified), "bytes": run.bytes}
     try:
@@ -60,6 +63,14 @@ def describe(run: Run) -> dict[str, Any]:
             "epochs": int(run.config["train"]["epochs"]),
             "accuracy": accuracy,
             "accuracy_of": images,
+            "model": f"{run.config['model']['name']}, {run.config['model']['layer']}",
+            "images": _images(run.config["data"]),
         }
     except (UserError, KeyError, TypeError, ValueError):
         return described | {"status": "damaged"}
+
+
+def _images(data: dict[str, Any]) -> str:
+    """The source, and the last part of the folder where that is known: "folder flowers"."""
+    root = str(data.get("root", "")) if data["source"] == "folder" else ""
+    return f"{data['source']} {PurePath(root).name}".strip()

@@ -6,12 +6,14 @@ import torch
 
 from sfl.config.load import from_text, from_tree, override
 from sfl.config.schema import MAY_CHANGE, Config
-from sfl.errors import PROGRAM, Exit, UserError
+from sfl.errors import Exit, UserError
 from sfl.learning.learner import Learner
 from sfl.progress import say
 from sfl.runs.directory import BEST, CONFIG, LAST, Run
+from sfl.shell import command
 from sfl.training.checkpoint import Checkpoint, check_weights, read_checkpoint
 from sfl.training.epoch import EpochSoFar, Metrics
+from sfl.training.images import refuse_lost_root
 from sfl.training.setup import Setup
 
 
@@ -32,11 +34,13 @@ def check_resumable(run: Run, config: Config) -> str | None:
     """The precision with which the run started; None if it has not started.
 
     It must be kept: `auto` may mean another one on this machine. Reads no images. Raises UserError
-    (exit 4) if the run can't be resumed with this config.
+    (exit 4) if the run can't be resumed with this config, (exit 3) if nobody says where its images
+    are.
     """
     _refuse_finished(run, config)
     if (run.path / LAST).exists():
         _refuse_other_settings(config, read_checkpoint(run.path / LAST, with_tensors=False))
+    refuse_lost_root(run.path, config, from_tree(run.config_tree))
     return run.environment.precision if run.environment else None
 
 
@@ -101,8 +105,9 @@ def _refuse_finished(run: Run, config: Config) -> None:
     if run.result is None:
         return
     if config.train.epochs <= run.result.epochs:
-        hint = f"see it with: {PROGRAM} evaluate {run.path}; more epochs: --set train.epochs=N"
-        raise UserError(f"{run.path}: has finished", hint, Exit.RUN)
+        hint = "more epochs: --set train.epochs=N; see it with"
+        then = command("evaluate", run.path)
+        raise UserError(f"{run.path}: has finished", hint, Exit.RUN, then)
     if not (run.path / LAST).exists():
         hint = "train.keep: weights deleted it when the run finished; train a new run"
         raise UserError(f"{run.path}: has no {LAST} to resume from", hint, Exit.RUN)

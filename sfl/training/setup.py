@@ -5,15 +5,13 @@ All that can be refused is refused here, before a run directory exists.
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from sfl.config.schema import Config
-from sfl.data.batches import batch_count
-from sfl.data.dataset import Dataset, Split, hold_out
-from sfl.data.sources import load_dataset
+from sfl.data.batches import batch_count, last_batch
+from sfl.data.dataset import Dataset, Split
 from sfl.errors import Exit, UserError
 from sfl.learning.learner import Learner
 from sfl.learning.optimizers import build_optimizer
@@ -21,9 +19,9 @@ from sfl.learning.seeding import seed_global
 from sfl.learning.world import ALONE, World
 from sfl.nn import engine
 from sfl.nn.models.networks import build_model
-from sfl.nn.summary import ModelSummary, summarize
+from sfl.nn.summary import ModelSummary, check_batch, summarize
 from sfl.progress import say
-from sfl.training.checkpoint import read_checkpoint
+from sfl.training import images
 from sfl.training.device import pick_device, pick_precision
 from sfl.training.memory import check_memory, is_out_of_memory
 from sfl.training.tensorboard import check_tensorboard
@@ -70,14 +68,17 @@ def set_up(
         check_tensorboard()
     _check_workers(config, device, world)
     precision = precision or pick_precision(config.train.precision, device)
-    if dataset is None and config.data.source != "folder":
-        check(config, device, precision, *image_shape(config), training=training)  # no download yet
-    dataset = dataset or load_images(config)
-    sizes = (dataset.in_dimensions, len(dataset.classes))
-    summary = check(config, device, precision, *sizes, training=training)
-    train, validation = dataset.train, None
-    if config.data.validation and len(train):
-        train, validation = hold_out(train, config.data.validation, len(dataset.classes))
+    if training and dataset is None and config.data.source != "folder":
+        planned = check_sizes(config, world=world)  # no download yet
+        check_memory(planned, config, device, precision, images.image_sizes(config).in_dimensions)
+    dataset = dataset or images.load_images(config)
+    sizes = images.Sizes(dataset.in_dimensions, len(dataset.classes), len(dataset.train))
+    if training:
+        summary = check_sizes(config, sizes, world)
+        check_memory(summary, config, device, precision, sizes.in_dimensions)
+    else:
+        summary = describe_model(config, sizes.in_dimensions, sizes.classes)
+    train, validation = images.train_and_validation(config, dataset)
     setup = Setup(
         config=config,
         device=device,
@@ -110,8 +111,8 @@ def _check_workers(config: Config, device: torch.device, world: World) -> None:
 
 def _refuse_other_workers(setup: Setup) -> None:
     """Raises UserError (exit 3) where workers would not train the same thing."""
-    config, images = setup.config.to_dict(share=True), setup.dataset.describe()
-    told = {"settings": config, "images": images, "precision": setup.precision}
+    told = {"settings": setup.config.to_dict(share=True), "precision": setup.precision}
+    told |= {"images": setup.dataset.describe()}
     told |= {"version of sfl": version("sfl")}
     for rank, other in enumerate(setup.world.all_of(told)):
         different = [key for key, value in told.items() if other[key] != value]
@@ -123,52 +124,54 @@ def _refuse_other_workers(setup: Setup) -> None:
             )
 
 
-def check(
-    config: Config,
-    device: torch.device,
-    precision: str,
-    in_dimensions: tuple[int, int, int],
-    classes: int,
-    *,
-    training: bool,
+def check_sizes(
+    config: Config, sizes: images.Sizes | None = None, world: World = ALONE
 ) -> ModelSummary:
-    """The model layer by layer. Raises UserError where it doesn't fit the images or the memory."""
-    summary = describe_model(config, in_dimensions, classes)
-    if training:
-        check_memory(summary, config.data.batch_size, config.optimizer, device, precision)
-    return summary
+    """The model layer by layer. Raises UserError (exit 2) for all that can't be trained by sizes.
 
-
-def load_images(config: Config, *, need_train: bool = True) -> Dataset:
-    """The config's images, on the CPU; need_train: whether a folder without train is refused."""
-    data = config.data
-    dataset = load_dataset(
-        data.source,
-        root=Path(data.root).expanduser(),
-        mirror=data.mirror,
-        resize=data.resize,
-        shapes=data.shapes.model_dump(),
-        need_train=need_train,
-    )
-    channels, given = dataset.in_dimensions[0], len(data.normalize.mean)
-    if channels != given:
-        raise UserError(f"data.normalize: {given} channels given, the images have {channels}")
-    return dataset
-
-
-def image_shape(config: Config, weights: Path | None = None) -> tuple[tuple[int, int, int], int]:
-    """(C, H, W) and the number of classes of the config's images; only a folder is read for it.
-
-    weights: a run's file of weights, which remembers its images; they need not be there any more.
+    sizes: of the images; None: as `image_sizes` finds them.
     """
-    if weights is not None and weights.exists():
-        images = read_checkpoint(weights, with_tensors=False).images
-        channels, height, width = images["in_dimensions"]
-        return (channels, height, width), len(images["classes"])
-    if config.data.source != "folder":
-        return (3, 32, 32), 10
-    dataset = load_images(config)
-    return dataset.in_dimensions, len(dataset.classes)
+    sizes = sizes or images.image_sizes(config)
+    images.check_channels(config, sizes.in_dimensions)
+    count = sizes.train_images - config.data.validation
+    if count < 1:
+        raise UserError(
+            f"data.validation: {config.data.validation} of {sizes.train_images} training images "
+            "would leave none for training",
+            "give a smaller number",
+        )
+    with torch.device("meta"):
+        model = build(config, sizes.in_dimensions, sizes.classes)
+    _check_last_batch(model, config, sizes.in_dimensions, count, world)
+    return summarize(model, sizes.in_dimensions)
+
+
+def _check_last_batch(
+    model: nn.Module, config: Config, in_dimensions: tuple[int, int, int], count: int, world: World
+) -> None:
+    """Raises UserError (exit 2) if a layer can't be trained on an epoch's last, smallest batch.
+
+    count: of the images of an epoch. The last worker has the fewest of a batch; one without any
+    trains on an image of zeros.
+    """
+
+    def fewest(batch_size: int) -> int:
+        last = last_batch(count, batch_size)
+        return max(last, world.size) if config.train.sync_batchnorm else max(1, last // world.size)
+
+    size = config.data.batch_size
+    try:
+        check_batch(model, in_dimensions, fewest(size))
+    except ValueError as error:
+        among = f", {world.size} processes" if world.size > 1 else ""
+        others = sorted(range(1, 2 * size + 2), key=lambda other: abs(other - size))
+        better = [other for other in others if fewest(other) > fewest(size)][:1]
+        ways = [f"set data.batch_size={other}" for other in better] or ["take more images"]
+        raise UserError(
+            f"an epoch's last batch has too few images: {fewest(size)} (of {count:,} training "
+            f"images, data.batch_size {size}{among}); {config.model.name}: {error}",
+            f"{ways[0]}, or smaller model.kernel_sizes",
+        ) from None
 
 
 def build(config: Config, in_dimensions: tuple[int, int, int], classes: int) -> nn.Module:

@@ -10,16 +10,19 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from sfl.config.load import from_text, override
+from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.learning.divergence import refuse_loss
 from sfl.progress import say
 from sfl.runs.directory import BEST, RESULT, Run
 from sfl.runs.records import Result
-from sfl.stats import wilson_interval
-from sfl.training.checkpoint import load_weights, read_checkpoint
+from sfl.stats import majority_share, wilson_interval
+from sfl.training.checkpoint import Checkpoint, load_weights, read_checkpoint
+from sfl.training.device import threads
 from sfl.training.evaluate import Evaluation, evaluate
+from sfl.training.images import load_images, refuse_lost_root
 from sfl.training.load import restore
-from sfl.training.setup import Setup, load_images, set_up
+from sfl.training.setup import Setup, set_up
 
 
 def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, Any]]:
@@ -45,6 +48,7 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
         "accuracy_interval": list(wilson_interval(evaluation.correct, len(evaluation.labels))),
         "loss": evaluation.loss,
         "n": len(evaluation.labels),
+        "majority_share": majority_share(confusion.sum(dim=1).tolist()),
         "per_class": dict(zip(classes, per_class, strict=True)),
         "confusion": confusion.tolist(),
         "data": setup.dataset.provenance(),
@@ -113,15 +117,14 @@ def test_weights(path: Path, overrides: Sequence[str], *, need_train: bool) -> T
     have other classes or another shape than the training images.
     """
     checkpoint = read_checkpoint(path)
-    kept = from_text(checkpoint.config, str(path))
-    config = override(kept, overrides)
-    said = "root" in kept.data.model_fields_set or any("data.root" in given for given in overrides)
-    if config.data.source != "shapes" and not said:
-        raise UserError(
-            f"{path}: its images were at an absolute path, which is not saved in a run",
-            "give their folder: --set data.root=DIR",
-            Exit.DATA,
-        )
+    config = override(from_text(checkpoint.config, str(path)), overrides)
+    refuse_lost_root(path, config)
+    with threads(config.train.threads):
+        return _test(checkpoint, config, need_train)
+
+
+def _test(checkpoint: Checkpoint, config: Config, need_train: bool) -> Tested:
+    path = checkpoint.path
     setup = set_up(config, load_images(config, need_train=need_train), training=False)
     trained_on, given = checkpoint.images, setup.dataset.describe()
     for key, what in (("classes", "classes"), ("in_dimensions", "images of the shape")):

@@ -1,6 +1,7 @@
 """Every way out of a command line: exit code and one line on standard error."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -19,9 +20,10 @@ A_BUG = "error: a bug of sfl: ValueError: two lines (--debug shows where)\n"
 
 @pytest.fixture(autouse=True)
 def _same_signals_afterwards() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def outcome(
         (KeyboardInterrupt(), 130, ""),
         (SystemExit(143), 143, ""),
         (MemoryError(), 6, OUT_OF_MEMORY),
-        (typer.Abort(), 130, "error: stopped, nothing was done (--yes answers the question)\n"),
+        (typer.Abort(), 130, "stopped, nothing was done (--yes answers the question)\n"),
         (ValueError("two\nlines"), 1, A_BUG),
         (typer.BadParameter("no\nsuch"), 2, "error: Invalid value: no such\n"),
     ],
@@ -84,16 +86,34 @@ def sfl(code: str, **options: object) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_sigterm_unwinds_and_exits_143() -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_unwinds_and_exits_143(name: str) -> None:
+    """SIGHUP comes twice when a terminal goes."""
+    again = "os.kill(os.getpid(), signal.SIGHUP)" if name == "SIGHUP" else "pass"
     code = (
         "import os, signal, sys\n"
         "def program(arguments):\n"
-        "    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    finally:\n        print('unwound', file=sys.stderr)\n"
+        f"    try:\n        os.kill(os.getpid(), signal.{name})\n"
+        f"    finally:\n        {again}\n        print('unwound', file=sys.stderr)\n"
         "exits.run(program)"
     )
     done = sfl(code)
     assert (done.returncode, done.stderr) == (143, "unwound\n")
+
+
+def test_under_nohup_a_terminal_that_goes_stops_nothing() -> None:
+    code = (
+        "import os, signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "exits.run(lambda arguments: os.kill(os.getpid(), signal.SIGHUP))"
+    )
+    assert sfl(code).returncode == 0
+
+
+def test_a_system_without_sighup_runs_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "SIGHUP")  # as on Windows
+    with pytest.raises(SystemExit) as ended:
+        exits.run(lambda arguments: 0)
+    assert ended.value.code == 0
 
 
 def test_a_name_that_the_terminal_cannot_show_stops_nothing() -> None:
@@ -101,7 +121,28 @@ def test_a_name_that_the_terminal_cannot_show_stops_nothing() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
     done = sfl(code, stdout=subprocess.PIPE, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "\\udcff \\xd7 \\u2013\n"
+    assert done.stdout == "\\udcff x -\n"  # signs that look alike, else escapes
+
+
+def test_on_a_terminal_an_error_is_broken_between_words_and_its_command_is_whole() -> None:
+    ours, theirs = pty.openpty()
+    code = (
+        "from sfl.errors import UserError\n"
+        "def program(arguments):\n"
+        "    raise UserError('a ' + 'word ' * 10 + 'last', 'mend it', command='sfl ' + 'x ' * 30)\n"
+        "exits.run(program)"
+    )
+    environment = {**os.environ, "COLUMNS": "30", "TERM": "xterm"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"from sfl.cli import exits\n{code}"], stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    assert done.returncode == 2
+    assert os.read(ours, 10_000).decode().split("\r\n") == [
+        "error: a word word word word", "word word word word word word", "last (mend it):",
+        "sfl " + "x " * 30, "",
+    ]  # fmt: skip
+    os.close(ours)
 
 
 def test_a_warning_is_one_line(

@@ -131,10 +131,10 @@ BAD = [
     setting("no value", "train.epochs", "--set train.epochs: expected a.b=value, as in train.epo"),
     setting("no key", "=3", "--set =3: expected a.b=value"),
     setting("no YAML", "train.epochs=[1", "--set train.epochs=[1: '[1' is not a YAML value"),
-    setting("code on the command line", "data.root=!!python/name:os.system", "is not allowed"),
+    setting("code on the command line", "train.seed=!!python/name:os.system", "is not allowed"),
     setting("a kernel larger than its input", "model.kernel_sizes=[33]", "33 is larger than its"),
     setting("sizes of another model", "model.channels=[5, 5]", "channels has 2 entries"),
-    setting("more held out than there is", "data.validation=64", "data.validation: 64 would hold"),
+    setting("more held out than there is", "data.validation=64", "data.validation: 64"),
     setting("too much memory", "data.batch_size=1000000000", "training this model takes at", 6),
     Bad("negative seed", "train --config tiny.yaml --seed -1", 2, "must be at least 0, not -1"),
     Bad("no seed", "train --config tiny.yaml --seed q", 2, 'expected a whole number, not "q"'),
@@ -142,7 +142,7 @@ BAD = [
     folder("no data", "images", {}),
     folder("no images", "contains no images", {"train/a/notes.txt": b"x", "test/a/n.txt": b"x"}),
     folder("cut off", "images/train/a/2.png can't be read", ONE | {"train/a/2.png": png()[:50]}),
-    folder("other classes", "different classes; only in train: b", ONE | {"train/b/1.png": png()}),
+    folder("other classes", "different classes; not in test: b", ONE | {"train/b/1.png": png()}),
     folder("different sizes", "images differ in size", ONE | {"train/a/2.png": png(9)}),
     Bad("no network", f"{CIFAR} {NOWHERE}", 3, "CIFAR-10 can't be downloaded from", {"data": None}),
     Bad("corrupt archive", f"{CIFAR} {NOWHERE}", 3, f"{ARCHIVE} is damaged", {ARCHIVE: b"\x1f"}),
@@ -163,7 +163,7 @@ BAD = [
     Bad("resume with a name", "train --resume a --name b", 2, "--resume can be used with --set"),
     Bad("delete an unknown run", "runs rm none --yes", 4, "none: no such run in checkpoints"),
     Bad("watch into a file", "runs --watch", 2, "--watch needs a terminal and can't be used with"),
-    Bad("delete nothing", "runs rm", 2, "Missing argument 'RUN'. (sfl runs rm --help shows what"),
+    Bad("delete nothing", "runs rm", 2, "Missing argument 'RUN'. (see what there is: sfl runs rm"),
     Bad("a name with a path", "train --config tiny.yaml --name a/b", 2, "--name 'a/b': expected"),
     Bad("a long name", f"train --config tiny.yaml --name {'n' * 300}", 2, "up to 200 letters"),
     Bad("a name like an option", "train --config tiny.yaml --name=-x", 2, "'-x': expected a name"),
@@ -177,7 +177,17 @@ BAD = [
     Bad("both", "train --config tiny.yaml --resume a", 2, "one of the two"),
     Bad("unknown command", "trian", 2, "No such command 'trian'."),
     Bad("unknown option", "train --confg x", 2, "No such option: --confg"),
-    Bad("an option of commands", "--runs x runs", 2, "No such option: --runs (sfl --help shows"),
+    Bad(
+        "an option of commands",
+        "--runs x runs",
+        2,
+        "No such option: --runs (see what there is: sfl --help)",
+    ),
+    Bad(
+        "two configs", "train --config a --config b", 2, "--config is given 2 times (give it once)"
+    ),
+    Bad("two folders of runs", "runs --runs a --runs b", 2, "--runs is given 2 times"),
+    Bad("two seeds", "train --config tiny.yaml --seed 1 --seed=2", 2, "--seed is given 2 times"),
     Bad("an option without value", "train --config", 2, "Option '--config' requires an argument"),
 ]
 
@@ -272,8 +282,8 @@ def test_a_finished_run_is_not_gone_on_with(trained: Path) -> None:
     done = sfl("train", "--resume", trained.name, "--runs", trained.parent)
     assert done.returncode == 4
     assert the_error(done) == (
-        f"{trained}: has finished (see it with: sfl evaluate {trained}; more epochs: "
-        "--set train.epochs=N)"
+        f"{trained}: has finished (more epochs: --set train.epochs=N; see it with: "
+        f"sfl evaluate {trained})"
     )
     assert tree(trained) == before
 
@@ -369,6 +379,7 @@ def test_a_run_directory_holds_what_the_design_says(trained: Path) -> None:
         "run", "model", "accuracy", "accuracy_interval", "loss", "n", "per_class", "confusion",
         "data", "weights", "weight_bytes", "flops_per_image", "training_flops_per_image",
         "train_images", "peak_memory_bytes", "epochs", "seconds", "seconds_per_epoch",
+        "majority_share",
     }  # fmt: skip
     assert (result["run"], result["model"], result["n"]) == (trained.name, "SimpleModel", 32)
     assert result["weights"] == 171_010
@@ -427,7 +438,9 @@ def stopped_by(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingDisplay, "epoch", epoch)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
+)
 def test_a_stopped_run_says_how_to_go_on_and_can_be(
     here: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
@@ -517,6 +530,11 @@ def test_a_dry_run_trains_nothing(here: Path) -> None:
     assert "name: SimpleModel" in done.stdout and "SpatialFeatureLayer" in done.stdout
     planned = json_of(sfl("train", "--config", "tiny.yaml", "--dry-run", "--json"))
     assert planned["weights"] == 171_010
+    assert planned["threads"] >= 1
+    done = sfl("train", "--config", "tiny.yaml", "--dry-run", "--set", "train.threads=3")
+    assert "  threads: 3\n" in done.stdout and done.stdout.endswith("\nthreads: 3\n")
+    done = sfl("train", "--config", "tiny.yaml", "--dry-run", "--set", "data.validation=64")
+    assert (done.returncode, done.stdout) == (2, "") and "leave none for training" in done.stderr
     assert tree(here).keys() == {"tiny.yaml"}
 
 
@@ -528,14 +546,36 @@ def test_results_go_to_stdout_and_progress_to_stderr(here: Path) -> None:
     assert "epoch 1/1  loss " in done.stderr
     assert "saved in checkpoints/tiny-s0\n" in done.stderr
     following = done.stderr.rstrip("\n").split("\n")[-1]
-    assert following == "next: sfl evaluate tiny-s0"
+    assert following == "next: sfl evaluate checkpoints/tiny-s0"
     assert sfl(*following.removeprefix("next: sfl ").split()).returncode == 0
+
+
+ODD_ROOTS = ["images #2", "a: b", "it's $HOME \\", "a\nb", "a\n", "😀"]
+
+
+@pytest.mark.parametrize("root", ODD_ROOTS)
+def test_the_command_that_is_printed_tests_on_the_same_images(root: str, here: Path) -> None:
+    """Read by sh; beside a folder whose name is the beginning of the other's."""
+    for name, colour in ((root, "red"), (re.split(r"[^a-z]", root)[0] or "b", "blue")):
+        for place in ("train/x", "train/y", "test/x", "test/y"):
+            folder = here / name / place
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), colour).save(folder / "1.png")
+    settings = ("data.source=folder", f"data.root={here / root}")
+    done = sfl("train", "--config", "tiny.yaml", *(f"--set={given}" for given in settings))
+    assert done.returncode == 0, done.stderr
+    following = done.stderr.rstrip("\n").split("\n")[-1].removeprefix("next: ")
+    script = f"sfl() {{ printf '%s\\0' \"$@\"; }}\n{following}"
+    words = subprocess.run(["sh", "-c", script], capture_output=True, check=True).stdout
+    evaluated = sfl(*words.decode().split("\0")[:-1])
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "these are not the images of its run" not in evaluated.stderr
 
 
 def test_tables_for_people(here: Path, trained: Path) -> None:
     runs = ("--runs", trained.parent)
     evaluated = sfl("evaluate", *runs).stdout
-    assert evaluated.startswith("test accuracy ") and "\n10 crescent" in evaluated
+    assert evaluated.startswith("test accuracy ") and "\ncrescent " in evaluated
     assert "tiny-s0  finished     1/1" in sfl("runs", *runs).stdout
     assert "171,010" in sfl("show", "tiny-s0", *runs).stdout
     assert "train images" in sfl("data", "--config", "tiny.yaml").stdout
@@ -556,6 +596,24 @@ def test_sfl_runs_may_stand_in_the_environment(
     assert json_of(sfl("runs", "--json"))["runs"][0]["run"] == "tiny-s0"
 
 
+def test_a_home_that_no_shell_expands(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SFL_RUNS='~/runs' once made a folder named ~."""
+    make_run(here / "home" / "runs" / "a")
+    monkeypatch.setenv("HOME", str(here / "home"))
+    assert json_of(sfl("runs", "--runs=~/runs", "--json"))["runs"][0]["run"] == "a"
+    monkeypatch.setenv("SFL_RUNS", "~/runs")
+    assert json_of(sfl("runs", "--json"))["runs"][0]["run"] == "a"
+    assert sfl("runs", "--runs", "other", "rm", "a", "--runs=~/runs", "--yes").returncode == 0
+    for place in ("train/x", "test/x"):
+        (here / "home" / "images" / place).mkdir(parents=True)
+        (here / "home" / "images" / place / "1.png").write_bytes(png())
+    images = ("--set", "data.source=folder", "--set", "data.root=~/images")
+    assert sfl("data", *images).returncode == 0
+    lost = sfl("data", *images[:-1], "data.root=~nobody-of-this-name/x")
+    assert (lost.returncode, "~nobody-of-this-name/x" in lost.stderr) == (3, True)
+    assert not (here / "~").exists()
+
+
 # --- deleting
 
 
@@ -572,7 +630,8 @@ def test_runs_rm_asks_and_takes_no_for_an_answer(three: Path, answer: str) -> No
     done = sfl("runs", "rm", "a", stdin=answer)
     assert done.returncode == 130
     assert "checkpoints/a  finished" in done.stderr and "Delete 1 run? [y/N]" in done.stderr
-    assert done.stderr.endswith("error: stopped, nothing was done (--yes answers the question)\n")
+    assert done.stderr.endswith("stopped, nothing was done (--yes answers the question)\n")
+    assert "error" not in done.stderr  # the user decided so
     assert sorted(os.listdir(three)) == ["a", "b", "c"]
 
 
@@ -618,13 +677,25 @@ def test_help_and_version() -> None:
             assert f"  {command}" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "command", ["train", "evaluate", "compare", "show", "data", "runs", "runs rm"]
-)
+COMMANDS = ["train", "evaluate", "compare", "plot", "show", "data", "bench", "runs", "runs rm"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_help_has_examples(command: str) -> None:
     done = sfl(*command.split(), "--help")
     assert done.returncode == 0
     assert f"sfl {command}" in done.stdout.split("Example", 1)[1]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_every_help_fits_and_is_whole(
+    command: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = sfl(*command.split(), "--help").stdout.split("\n")
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if line.endswith(("...", "…")) and "Usage" not in line]
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,23 @@
 """Tables and lines as a person reads them; numbers by hand."""
 
 import io
+import json
+import sys
 
 import pytest
-from rich.console import Console
-from rich.table import Table
 
-from sfl.cli import tables
+from sfl.cli import layout, tables
+from sfl.cli.layout import Table
 from sfl.nn.summary import LayerSummary, ModelSummary
 
 
-def text(made: Table) -> list[str]:
-    """The rows, with one blank between words."""
-    written = io.StringIO()
-    Console(file=written, width=160, markup=False, emoji=False).print(made)
-    return [" ".join(line.split()) for line in written.getvalue().rstrip("\n").split("\n")]
+def text(made: Table, width: int = 160) -> list[str]:
+    """The lines, with one blank between words."""
+    return [" ".join(line.plain.split()) for line in made.lines(width)]
+
+
+def lines(made: Table, width: int) -> list[str]:
+    return [line.plain for line in made.lines(width)]
 
 
 RESULT = {
@@ -34,21 +37,147 @@ def test_the_result_in_one_line() -> None:
 
 
 def test_the_evaluation_by_class() -> None:
-    title, head, *rows = text(tables.evaluation_table(RESULT))
-    assert title == "columns: predicted class"
-    assert head.split() == ["true", "class", "accuracy", "1", "2", "3"]
+    (made,) = tables.evaluation_tables(RESULT, 80)
+    title, *rows = text(made)
+    assert title == "columns on the right: predicted class"
     assert [row.split() for row in rows] == [
-        ["1", "cat", "75.0%", "3", "1", "0"],
-        ["2", "[dog]", "100.0%", "0", "4", "0"],
-        ["3", "eel", "0", "0", "0"],  # no test image of this class: no accuracy
+        ["true", "class", "images", "accuracy", "cat", "[dog]", "eel"],
+        ["cat", "4", "75.0%", "3", "1", "0"],
+        ["[dog]", "4", "100.0%", "0", "4", "0"],
+        ["eel", "0", "0", "0", "0"],  # no test image of this class: no accuracy
     ]
 
 
+def result_of(count: int, name: str = "class") -> dict[str, object]:
+    """Each class has ten images: eight right, two taken for the next class."""
+    confusion = [[0] * count for _ in range(count)]
+    for place in range(count):
+        confusion[place][place] = 8
+        confusion[place][(place + 1) % count] += 2
+    names = [f"{name} {place}" for place in range(count)]
+    return {"per_class": dict.fromkeys(names, 0.8), "confusion": confusion}
+
+
+def test_letters_head_the_columns_where_names_are_too_long() -> None:
+    (made,) = tables.evaluation_tables(result_of(10), 80)
+    _, head, first, *_ = text(made)
+    assert head.split() == ["true", "class", "images", "accuracy", *"ABCDEFGHIJ"]
+    assert first.split() == ["A", "class", "0", "10", "80.0%", "8", "2", *"00000000"]
+
+
+def test_classes_whose_names_are_digits_head_their_own_columns() -> None:
+    result = result_of(10)
+    result["per_class"] = dict.fromkeys("0123456789", 0.8)
+    (made,) = tables.evaluation_tables(result, 80)
+    assert text(made)[1].split()[4:] == list("0123456789")
+    assert text(made)[2].split() == ["0", "10", "80.0%", "8", "2", *"00000000"]
+
+
+@pytest.mark.parametrize("count", [2, 20, 100, 1000])
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_each_class_has_a_line_at_every_width(count: int, width: int) -> None:
+    made = tables.evaluation_tables(result_of(count), width)
+    printed = [line for each in made for line in lines(each, width)]
+    assert all(len(line) <= width for line in printed)
+    for place in range(count):
+        (_,) = [line for line in printed if f"class {place} " in line and "80.0%" in line]
+    assert len(made) == (1 if count == 2 or (count, width) == (20, 120) else 2)
+
+
+def test_where_the_matrix_does_not_fit_the_worst_confusions_are_listed() -> None:
+    result = result_of(100)
+    result["confusion"][7][93] = 5  # type: ignore[index]
+    by_class, worst = tables.evaluation_tables(result, 80)
+    assert len(text(by_class)) == 101
+    head, first, *others = text(worst)
+    assert head.startswith("most frequent confusions")
+    assert first == "class 7 → class 93 5 33.3%"
+    assert len(others) == tables.CONFUSIONS - 1
+
+
+def test_a_thousand_classes_take_no_minute() -> None:
+    made = tables.evaluation_tables(result_of(1000), 160)
+    assert sum(len(lines(each, 160)) for each in made) == 1001 + 1 + tables.CONFUSIONS
+
+
+@pytest.mark.parametrize(
+    ("confusion", "expected"),
+    [
+        ([[40, 0], [2, 0]], "always answering cat gets 95.24%: classes are unequal"),
+        ([[3, 1], [3, 1]], None),
+        ([[5]], None),
+    ],
+)
+def test_the_majority_is_named_where_classes_are_unequal(
+    confusion: list[list[int]], expected: str | None
+) -> None:
+    names = dict.fromkeys(["cat", "dog"][: len(confusion)], 1.0)
+    result = {"per_class": names, "confusion": confusion, "majority_share": 40 / 42}
+    assert tables.majority_line(result) == expected
+
+
+# --- tables that are too wide
+
+
+def test_the_least_important_columns_go_first_and_that_is_said() -> None:
+    made = Table(["run", "status", "size"], optional=["size", "status"])
+    made.add_row("a-long-name", "finished", "1.5 kB")
+    assert lines(made, 80) == [
+        "run            status    size", "a-long-name  finished  1.5 kB",
+    ]  # fmt: skip
+    head, row, note = lines(made, 24)
+    assert (head.split(), row) == (["run", "status"], "a-long-name  finished")
+    assert note == "(not shown in 24 columns: size; --json has all)"
+    assert lines(made, 5)[0] == "a-long-name"  # names are never cut
+
+
+def test_a_table_that_stays_too_wide_becomes_blocks() -> None:
+    made = Table(["", "spatial", "conv"])
+    made.add_row("test accuracy", "57.52 %", "65.07 %")
+    made.add_row("sd", "", "0.20")
+    assert lines(made, 20) == [
+        "test accuracy", "  spatial: 57.52 %", "  conv: 65.07 %", "sd", "  conv: 0.20",
+    ]  # fmt: skip
+
+
+def test_prose_is_broken_between_words() -> None:
+    made = Table(["data", "value"], prose=True)
+    made.add_row("classes", "disk, ring, square, frame, triangle")
+    assert lines(made, 30) == [
+        "data     value", "classes  disk, ring, square,", "         frame, triangle",
+    ]  # fmt: skip
+
+
+def test_wide_letters_keep_columns_aligned() -> None:
+    made = Table(["class", "n"])
+    made.add_row("猫", "1")
+    made.add_row("cat", "22")
+    assert lines(made, 80) == ["class   n", "猫      1", "cat    22"]
+
+
 def test_names_are_never_taken_for_markup_or_emoji(capsys: pytest.CaptureFixture[str]) -> None:
-    made = tables.table("run")
+    made = Table(["run"])
     made.add_row("[red]a[/red] :cat: x")
-    tables.stdout().print(made)
+    layout.print_table(made)
     assert "[red]a[/red] :cat: x" in capsys.readouterr().out
+
+
+# --- what programs read
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_json_and_csv_are_right_in_every_encoding(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    layout.print_json({"groß": "猫"})
+    sys.stdout.flush()
+    assert json.loads(written.getvalue().decode(encoding)) == {"groß": "猫"}
+    written.truncate(0), written.seek(0)
+    layout.print_utf8("groß,猫\n")
+    sys.stdout.flush()
+    assert written.getvalue().decode("utf-8") == "groß,猫\n"
 
 
 def test_the_layers_of_a_model_and_their_sum() -> None:
@@ -68,12 +197,16 @@ def test_the_layers_of_a_model_and_their_sum() -> None:
 
 
 def test_runs_with_and_without_an_accuracy() -> None:
-    empty = dict.fromkeys(("epochs_done", "epochs", "accuracy", "accuracy_of"))
+    empty = dict.fromkeys(("epochs_done", "epochs", "accuracy", "accuracy_of", "model", "images"))
     done = {"epochs_done": 5, "epochs": 5, "accuracy": 0.5, "accuracy_of": "test"}
+    done |= {"model": "SimpleModel, conv", "images": "folder flowers"}
     rows = [{"run": "a", "status": "finished", **done}, {"run": "b", "status": "damaged", **empty}]
     made = tables.runs_table([row | {"age_seconds": 61, "bytes": 1500} for row in rows])
     _, first, second = text(made)
-    assert first.split() == ["a", "finished", "5/5", "test", "50.00%", "1", "min", "1.5", "kB"]
+    assert first.split() == [
+        "a", "finished", "5/5", "test", "50.00%", "1", "min", "1.5", "kB",
+        "SimpleModel,", "conv", "folder", "flowers",
+    ]  # fmt: skip
     assert second.split() == ["b", "damaged", "1", "min", "1.5", "kB"]
 
 
@@ -84,10 +217,3 @@ def test_data_in_words() -> None:
         ["classes", "disk, ring"],
         ["n", "64"],
     ]
-
-
-def test_no_row_is_broken_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
-    made = tables.table("run", "status")
-    made.add_row("x" * 120, "finished")
-    tables.stdout().print(made)
-    assert len(capsys.readouterr().out.rstrip("\n").split("\n")) == 2

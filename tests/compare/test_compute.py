@@ -8,11 +8,12 @@ import pytest
 from sfl.compare.compute import compare
 from sfl.compare.model import ComparedModel
 from sfl.compare.results import read_result
+from sfl.compare.table import rows
 from sfl.config.load import from_text
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.runs.directory import Run
-from tests.conftest import make_run
+from tests.conftest import ENVIRONMENT, make_run
 
 
 def config(model: str = "{name: SimpleModel}") -> Config:
@@ -177,9 +178,46 @@ def test_other_machines_are_remarked(tmp_path: Path) -> None:
     other = make_run(tmp_path / "other", environment={"device": "B"})
     remarks = compare([group("a", [one]), group("b", [other])]).remarks
     assert remarks[-2:] == [
-        "not the same device: A, B",
-        "not the same precision: bfloat16, float32",
+        "not the same device: A (a); B (b)",
+        "not the same precision: bfloat16 (a); float32 (b)",
     ]
+
+
+def test_other_versions_are_remarked_and_who_has_which(tmp_path: Path) -> None:
+    """A model whose runs are alike by its name, other runs by theirs; a resumed run has several."""
+    commit = {"commit": "0123456789abcdef", "clean": True}
+    old: dict[str, Any] = {"git": commit}
+    new: dict[str, Any] = {"sfl": "0.2.0", "packages": {"torch": "3.0"}, "threads": 4}
+    new["git"] = commit | {"clean": False}
+    alike = [make_run(tmp_path / f"a{i}", accuracy=i / 10, environment=old) for i in (5, 6)]
+    mixed = [
+        make_run(tmp_path / f"b{i}", accuracy=i / 10, environment=environment)
+        for i, environment in ((5, new), (6, old), (7, old | {"resumed": [ENVIRONMENT | new]}))
+    ]
+    remarks = compare([group("a", alike), group("b", mixed)]).remarks
+    assert [line for line in remarks if line.startswith("not the same ")] == [
+        "not the same version of sfl: 0.1.0 (a, b6, b7); 0.2.0 (b5, b7)",
+        "not the same commit of sfl: 0123456789 (a, b6, b7); 0123456789, changed (b5, b7)",
+        "not the same version of torch: 2.14.1 (a, b6, b7); 3.0 (b5, b7)",
+        "not the same threads: 2 (a, b6, b7); 4 (b5, b7)",
+    ]
+    many = [make_run(tmp_path / f"c{i}", accuracy=i / 10, environment=old) for i in range(6)]
+    many.append(make_run(tmp_path / "c6", environment=new))
+    remarks = compare([group("c", many), group("d", mixed[:1])]).remarks
+    assert "not the same threads: 2 (c0, c1, c2, c3 and 2 more); 4 (c6, d)" in remarks
+    (tmp_path / "a5" / "environment.json").unlink()  # of the first versions
+    remarks = compare([group("a", alike[:1]), group("b", mixed[:1])]).remarks
+    assert "not the same threads: unknown (a); 4 (b)" in remarks
+
+
+def test_the_share_of_the_most_frequent_class_is_named_where_classes_are_unequal(
+    tmp_path: Path,
+) -> None:
+    for count, share, said in ((10, 0.5, None), (5, 0.6, ["60.00 %", "60.00 %"])):
+        paths = [make_run(tmp_path / f"{n}{count}", right=[True] * count) for n in "ab"]
+        found = compare([group("a", paths[:1]), group("b", paths[1:])])
+        assert found.data.majority_share == share
+        assert dict(rows(found)).get("always the most frequent class") == said
 
 
 CONV, DENSE = "{name: SimpleModel, layer: conv}", "{name: SimpleModel, storage: dense}"
@@ -270,8 +308,42 @@ def test_a_few_images_are_not_beyond_chance(tmp_path: Path) -> None:
 def test_level(tmp_path: Path) -> None:
     (said,) = conclusions(tmp_path, [0.5], [0.5])
     assert said.startswith(
-        "a and b are level at 50.00 %: 95 % interval of the lead 0.00 to 0.00, p = 1"
+        "a and b are level at 50.00 %: right on the same images, but a lead of up to 2.95 points "
+        "can't be excluded (95 %), p = 1.0000 (McNemar)"
     )
+
+
+def test_equal_answers_to_few_images_leave_much_open(tmp_path: Path) -> None:
+    """Nothing is seen on 8 images: 1 − 0.05^(1/8) = 31.23 % may hide."""
+    a, b = (make_run(tmp_path / name, right=[True] * 8) for name in "ab")
+    found = compare([group("a", [a]), group("b", [b])])
+    assert found.differences[0].bootstrap.interval == pytest.approx([-0.3123, 0.3123], abs=1e-4)
+    assert dict(rows(found))["  95 %, images (bootstrap)"][1] == "−31.23 to +31.23"
+    assert "a lead of up to 31.23 points can't be excluded" in found.conclusion[0]
+    assert not found.differences[0].is_beyond_chance
+
+
+def test_one_run_each_has_one_row_for_each_number_of_images(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / f"a{n}", accuracy=n / 10) for n in (5, 6)]
+    few, more = (rows(compare([group("a", runs[:n]), group("b", runs[1:])])) for n in (1, 2))
+    shown, also = ([label for label, _ in each if "right" in label or "all" in label]
+                   for each in (few, more))  # fmt: skip
+    assert shown == [
+        "images that only this model gets right", "images that only the first gets right",
+    ]  # fmt: skip
+    assert "  in all its runs" in also and "  in all runs of the first" in also
+
+
+@pytest.mark.parametrize(
+    ("flops", "said"),
+    [(5000, "the same FLOPs"), (4000, "0.80 times the FLOPs"), (12, "1/417 of the FLOPs"),
+     (400, "1/12 of the FLOPs"), (60_000_000, "12,000 times the FLOPs")],
+)  # fmt: skip
+def test_costs_that_are_far_apart(tmp_path: Path, flops: int, said: str) -> None:
+    cheap = make_run(tmp_path / "a", accuracy=0.8, training_flops_per_image=flops)
+    other = make_run(tmp_path / "b", accuracy=0.5)
+    (line,) = compare([group("a", [cheap]), group("b", [other])]).conclusion
+    assert line.endswith(f"took the same time to train and {said}.")
 
 
 # --- a target

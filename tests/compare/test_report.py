@@ -2,9 +2,9 @@
 
 import csv
 import html
+import io
 import json
 import re
-import warnings
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -145,20 +145,44 @@ def test_pictures_of_an_earlier_report_go(made: list[str], tmp_path: Path) -> No
     assert not [name for name in there if "conv" in name] and ".lock" not in there
 
 
-@pytest.mark.parametrize("name", ["$x_1$", "${body}", "a*b_c`", "n" * 100, "ü ñ 猫"])
+@pytest.mark.parametrize(
+    "name", ["$x_1$", "${body}", 'a*b_c`&lt;"', "n" * 100, "ü ñ 猫", "猫" * 60, "=1+1"]
+)
 def test_odd_names(tmp_path: Path, name: str) -> None:
-    """Neither mathematics nor a template, nor too long for a file's name."""
+    """Neither mathematics nor a template nor a formula, nor too long for a file's name."""
     for each, config in ((name, CONV), ("other", SPATIAL)):
-        path, classes = tmp_path / "runs" / f"{each}-s0", {f"{name}1": 0.75, f"{name}2": 0.25}
+        path = tmp_path / "runs" / f"{each}-s0"
+        classes = {f"{name}1": 0.75, f"{name}<&\n\x01\u202e": 0.25}
         make_run(path, f"{config}{DATA}", right=[True, False], per_class=classes)
     arguments = ("compare", f"{name}-s0", "other-s0", "--runs", tmp_path / "runs", "--no-train")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a cat has none in this font
-        done = sfl(*arguments, "--out", tmp_path / "report")
+    done = sfl(*arguments, "--out", tmp_path / "report", "--csv", "--data-name", f"{name}\n<&")
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") <= 6  # no flood of letters without a font
+    row = next(csv.DictReader(io.StringIO(done.stdout)))
+    assert row["name"] == ("'" if name.startswith("=") else "") + name
+    for svg in (tmp_path / "report").glob("*.svg"):
+        ElementTree.parse(svg)
     page = (tmp_path / "report" / "report.html").read_text()
     assert f"<h1>{html.escape(name)} and other</h1>" in page
     assert f"# {escaped(name)} and other" in (tmp_path / "report" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a|b & $x_1$ ~c~ &lt;", "a\\|b \\& \\$x\\_1\\$ \\~c\\~ \\&lt;"),
+        ("a\nb\u202e", "a�b�"),  # a row of a table stays one
+        ("# a", "\\# a"),
+        ("- a", "\\- a"),
+        ("1. a", "1\\. a"),
+        (">a", "\\>a"),
+        ("+6.25", "+6.25"),
+        ("72.50 %", "72.50 %"),
+        ("---", "---"),
+    ],
+)
+def test_no_sign_has_a_meaning_in_markdown(text: str, expected: str) -> None:
+    assert escaped(text) == expected
 
 
 def test_the_page_needs_nothing_else(made: list[str], tmp_path: Path) -> None:
@@ -329,8 +353,11 @@ def test_each_picture_shows_what_it_says(made: list[str], tmp_path: Path) -> Non
     assert axes.images[0].get_array().tolist() == [[0, 0], [0, 0]]  # type: ignore[union-attr]
     shown = [axes for axes in drawn["images-a-b-c"].axes if axes.images]
     # Places 20 to 27 only conv gets right in all its runs; a class each in turn.
-    assert [axes.get_xlabel() for axes in shown] == ["22", "23", "24", "25", "26", "27", "20", "21"]
-    assert shown[0].get_title() == "disk, not\nring"
+    assert [axes.get_xlabel() for axes in shown] == [
+        f"image {place}" for place in (22, 23, 24, 25, 26, 27, 20, 21)
+    ]
+    assert shown[0].get_title() == "is: disk\ntaken for: ring"
+    assert len(drawn["images-a-b-c"].subfigs) == 1  # no part for images that only the other gets
     assert np.array_equal(np.asarray(shown[0].images[0].get_array()), images.as_picture(22))
 
 

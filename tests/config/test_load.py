@@ -91,6 +91,41 @@ def test_an_override_may_hold_equals_signs() -> None:
     assert load.load("spatial", ["data.root=a=b"]).data.root == "a=b"
 
 
+TEXTS = [
+    "images #2", "a: b", "&x", "*x", "!!x", "null", "~", "2024", "1e5", "true", "'a'", '"a"', "[a",
+    "{a", "a\udcff", "a\nb", "a\n", " a ", " ", "😀", "C:\\x", "%x", "- a", "#a", "a=b", "---",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_setting_takes_the_argument_as_it_is(text: str) -> None:
+    made = load.load("spatial", [f"data.root={text}", f"data.mirror={text}"])
+    assert made.data.root == text
+    assert made.data.mirror == (None if text == "null" else text)  # it has None as its default
+    assert load.override(made, [f"data.root={text}"]) == made
+    assert load.from_text(made.to_yaml(), "config.yaml") == made
+
+
+def test_null_is_a_default_only_where_the_setting_may_be_none() -> None:
+    assert load.load("spatial", ["data.mirror=http://a", "data.mirror=null"]).data.mirror is None
+    assert load.load("spatial", ["train.epochs=null"]).train.epochs == 5
+    assert failure("spatial", ["train.device=null"]).endswith('mps, not "null"')
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("data.root=", "leave it out"),
+        ("data.mirror=", "data.mirror=null"),
+        ("train.epochs= ", "train.epochs=null"),
+        ("data.nothing=", "data.nothing=null"),
+    ],
+)
+def test_a_setting_without_a_value(override: str, hint: str) -> None:
+    said = f"--set {override}: has no value (for the default: {hint})"
+    assert failure("spatial", [override]) == said
+
+
 @pytest.mark.parametrize(
     ("override", "line"),
     [
@@ -156,3 +191,10 @@ def test_a_config_may_build_on_one_that_ships(tmp_path: Path) -> None:
     mine.write_text("extends: spatial\n")
     (tmp_path / "spatial").write_text("model: {name: SimpleModel}\n")
     assert load.load(mine).model.name == "SimpleModel"
+
+
+def test_what_nobody_has_set_stays_unset_through_overrides() -> None:
+    """A run whose data.root was absolute lacks it, and resuming must know."""
+    kept = load.override(load.from_text(SIMPLE, "a"), ["train.seed=4"])
+    assert kept.train.seed == 4 and "root" not in kept.data.model_fields_set
+    assert "root" in load.override(kept, ["data.root=data"]).data.model_fields_set

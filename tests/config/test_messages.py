@@ -25,8 +25,23 @@ MISTAKES = [
         f"c.yaml:2: unknown key train.epohcs: did you mean epochs?; allowed: {TRAIN_KEYS}",
     ),
     (MODEL + "train: {zzz: null}", f"c.yaml:2: unknown key train.zzz; allowed: {TRAIN_KEYS}"),
+    (
+        MODEL + "train: {batch_size: 3}",
+        "c.yaml:2: unknown key train.batch_size: did you mean data.batch_size?; allowed: "
+        + TRAIN_KEYS,
+    ),
+    (
+        MODEL + "batchsize: 3",
+        "c.yaml:2: unknown key batchsize: did you mean data.batch_size?; allowed: model, data, "
+        "optimizer, train",
+    ),
+    (
+        MODEL + "train: {name: adam}",
+        "c.yaml:2: unknown key train.name: did you mean model.name or optimizer.name?; allowed: "
+        + TRAIN_KEYS,
+    ),
     (MODEL + "int: 3", "c.yaml:2: unknown key int; allowed: model, data, optimizer, train"),
-    (MODEL + "<<: 3", "c.yaml:2: unknown key <<; allowed: model, data, optimizer, train"),
+    (MODEL + "<<: 3", "c.yaml:2: << does not merge here (use extends: FILE at the top)"),
     # missing ones
     ("train: {epochs: 1}", "c.yaml:1: model is missing"),
     ("model:", "c.yaml:1: model is missing"),
@@ -46,7 +61,7 @@ MISTAKES = [
     ),
     (
         MODEL + "data: {root: 5}",
-        "c.yaml:2: data.root: expected text (a number in quotes is text), not 5",
+        "c.yaml:2: data.root: expected text (write it in quotes), not 5",
     ),
     (MODEL + "optimizer: {betas: 0.9}", "c.yaml:2: optimizer.betas: expected a list, not 0.9"),
     (

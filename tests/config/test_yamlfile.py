@@ -84,6 +84,8 @@ def test_every_value_knows_its_line() -> None:
         ("a: 1\nb: &x [*x]\n", "c.yaml:2: a value that contains itself"),
         ("b: &x\n  c: *x\n", "c.yaml:1: a value that contains itself"),
         ("a: 1\nb: [1, 2\n", "c.yaml:3: not YAML: expected ',' or ']', but got '<stream end>'"),
+        ("a: 1\n---\nb: 2\n", "c.yaml:3: not YAML: a second document begins here; a config is one"),
+        ("a: &x {b: 1}\nc:\n  <<: *x\n", "c.yaml:3: << does not merge here (use extends: FILE"),
         ("a: *nobody\n", "c.yaml:1: not YAML: found undefined alias 'nobody'"),
         ("? [a]\n: b\n", "c.yaml:1: a key must be a word, not a list or map"),
         ("a: \0\n", "c.yaml: not YAML: unacceptable character #x0000: special characters"),
@@ -182,6 +184,8 @@ def test_set_value_puts_in_or_replaces_and_leaves_the_tree_alone() -> None:
     assert set_value(before, ("x", "y"), "[no]", "--set").values["x"] == {"y": ["no"]}
     assert set_value(before, ("a", "c"), "{e: 5}", "--set").values["a"]["c"] == {"e": 5}
     assert set_value(before, ("a", "b"), "", "--set").values["a"]["b"] is None
+    as_it_is = set_value(before, ("a", "b"), "1 # 2", "--set", as_text=True)
+    assert as_it_is.values["a"]["b"] == "1 # 2"
     assert before.values == tree().values
 
 

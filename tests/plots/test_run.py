@@ -161,3 +161,5 @@ def test_each_picture_shows_what_it_says(run: Path) -> None:
     assert len(axes.collections) == 1  # what chance would do
     assert sum(bool(axes.images) for axes in drawn["receptive-fields"].axes) == 4
     assert sum(bool(axes.images) for axes in drawn["activations"].axes) == 3 * 2
+    places = [axes.get_ylabel().split("\n")[1:] for axes in drawn["activations"].axes[::2]]
+    assert places == [["image 0"], ["image 5"], ["image 9"]]

@@ -9,7 +9,7 @@ from sfl.errors import UserError
 from sfl.runs import store
 from sfl.runs.directory import Run
 from sfl.runs.listing import best, describe, judged_on, will_be_logged
-from tests.conftest import make_run
+from tests.conftest import TINY, make_run
 
 
 def test_a_run_in_short(runs_dir: Path) -> None:
@@ -20,6 +20,7 @@ def test_a_run_in_short(runs_dir: Path) -> None:
     assert described == {
         "run": "a", "status": "finished", "failure": None, "epochs_done": 1, "epochs": 1,
         "accuracy": 0.625, "accuracy_of": "test", "bytes": size,
+        "model": "SimpleModel, spatial", "images": "shapes",
     }  # fmt: skip
 
 
@@ -92,3 +93,10 @@ def test_runs_are_judged_on_images_that_all_of_them_log(
 ) -> None:
     configs = [from_text(f"model: {{name: SimpleModel}}\n{text}\n", "c.yaml") for text in settings]
     assert judged_on(*map(will_be_logged, configs)) == images
+
+
+def test_images_from_a_folder_are_named_by_its_last_part(runs_dir: Path) -> None:
+    config = TINY.replace(
+        "source: shapes, shapes: {train: 64, test: 32}", "source: folder, root: ../my/flowers"
+    )
+    assert describe(Run(make_run(runs_dir / "a", config)))["images"] == "folder flowers"

@@ -1,5 +1,6 @@
 """What a config stands for on this machine, and what is refused before anything is written."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,11 @@ import torch
 
 from sfl.data.dataset import Dataset, hold_out
 from sfl.errors import Exit, UserError
+from sfl.learning.world import World
 from sfl.training import memory
-from sfl.training import setup as setups
 from sfl.training.checkpoint import write_checkpoint
-from sfl.training.setup import build, describe_model, image_shape, load_images, set_up
+from sfl.training.images import image_shape, load_images
+from sfl.training.setup import build, check_sizes, describe_model, set_up
 from tests.training.tiny import random_dataset, tiny_config, tiny_setup
 
 
@@ -30,7 +32,7 @@ def test_validation_images_are_taken_from_the_training_images() -> None:
     assert (len(setup.train), len(setup.validation)) == (44, 20)
     assert setup.validation.labels.bincount().tolist() == [2] * 10
     assert setup.steps_per_epoch == 2
-    _, expected = hold_out(setup.dataset.train, 20, 10)
+    _, expected = hold_out(setup.dataset.train, 20, setup.dataset.classes)
     assert torch.equal(setup.validation.images, expected.images)
     other = tiny_setup("data.validation=20", "train.seed=5")
     assert other.validation is not None
@@ -49,14 +51,64 @@ def test_sizes_that_do_not_fit_are_the_configs_mistake() -> None:
         assert e.value.exit_code == Exit.USAGE
 
 
+# Its third block normalises maps of 1×1.
+ONE_BY_ONE = """
+model: {name: SpatialDenseNet, channels: [2, 2, 2, 2, 2, 2], kernel_sizes: [3, 3, 3, 3, 5, 1]}
+data: {source: shapes, batch_size: 8, shapes: {train: 16, test: 8}}
+train: {device: cpu}
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "workers", "said"),
+    [
+        ({"data.shapes.train": 17}, 1, "1 (of 17 training images, data.batch_size 8)"),
+        ({"data.validation": 7}, 1, "1 (of 9 training images, data.batch_size 8)"),
+        ({"data.batch_size": 1}, 1, "1 (of 16 training images, data.batch_size 1)"),
+        ({"data.batch_size": 3}, 1, "1 (of 16 training images, data.batch_size 3)"),
+        ({"data.batch_size": 6}, 3, "1 (of 16 training images, data.batch_size 6, 3 processes)"),
+        ({"data.batch_size": 15}, 2, "1 (of 16 training images, data.batch_size 15, 2 processes)"),
+    ],
+    ids=str,
+)
+def test_a_last_batch_too_small_to_normalise_is_refused_before_images_are_read(
+    settings: dict[str, int], workers: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = [f"{key}={value}" for key, value in settings.items()]
+    config = tiny_config(*changes, base=ONE_BY_ONE)
+    monkeypatch.setattr("sfl.training.images.load_dataset", lambda *a, **k: pytest.fail("loaded"))
+    with pytest.raises(UserError) as error:
+        set_up(config, world=World(workers))
+    assert error.value.exit_code == Exit.USAGE
+    assert f"an epoch's last batch has too few images: {said}" in str(error.value)
+    assert "SpatialDenseNet: features.14 BatchNormReLU:" in str(error.value)
+    # What the hint names can be trained.
+    (better,) = re.findall(r"set (data\.batch_size=\d+)", error.value.hint)
+    keys = [change for change in changes if "batch_size" not in change]
+    check_sizes(tiny_config(*keys, better, base=ONE_BY_ONE), world=World(workers))
+
+
+def test_last_batches_that_are_large_enough() -> None:
+    """Also one image, where its maps are larger or nothing is normalised."""
+    for config in (
+        tiny_config(base=ONE_BY_ONE),
+        tiny_config("data.shapes.train=18", base=ONE_BY_ONE),
+        tiny_config("data.shapes.train=17", "model.kernel_sizes=[3,3,3,3,4,1]", base=ONE_BY_ONE),
+        tiny_config("data.shapes.train=65"),
+    ):
+        assert check_sizes(config).weights > 0
+    synchronized = tiny_config("data.batch_size=6", "train.sync_batchnorm=true", base=ONE_BY_ONE)
+    assert check_sizes(synchronized, world=World(3)).weights > 0
+
+
 def test_channels_of_images_and_normalize_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     def grey(*arguments: object, **keywords: object) -> Dataset:
         return random_dataset(size=(1, 32, 32))
 
-    monkeypatch.setattr(setups, "load_dataset", grey)
+    monkeypatch.setattr("sfl.training.images.load_dataset", grey)
     with pytest.raises(UserError, match=r"data.normalize: 3 channels given, the images have 1"):
         load_images(tiny_config())
-    config = tiny_config("data.normalize={mean: [0.5], std: [0.25]}")
+    config = tiny_config("data.normalize={mean: [0.5], std: [0.25]}", "data.source=folder")
     assert set_up(config).summary.layers[0].weights == (9 + 1) * 2 * 900
 
 
@@ -64,7 +116,7 @@ def test_a_device_that_is_not_there_is_refused_before_images_are_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr("sfl.training.images.load_dataset", lambda *a, **k: pytest.fail("loaded"))
     with pytest.raises(UserError, match="no CUDA device"):
         tiny_setup("train.device=cuda")
 
@@ -98,11 +150,11 @@ def test_describing_allocates_nothing() -> None:
 def test_only_a_folder_is_read_for_the_shape_of_its_images(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr("sfl.training.images.load_dataset", lambda *a, **k: pytest.fail("loaded"))
     assert image_shape(tiny_config()) == ((3, 32, 32), 10)
     assert image_shape(tiny_config("data.source=cifar10")) == ((3, 32, 32), 10)
     small = random_dataset(classes=4, size=(3, 20, 24))
-    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: small)
+    monkeypatch.setattr("sfl.training.images.load_dataset", lambda *a, **k: small)
     folder = tiny_config("data.source=folder", f"data.root={tmp_path}")
     assert image_shape(folder) == ((3, 20, 24), 4)
     assert set_up(folder).summary.layers[-1].out_shape == (4,)

@@ -15,7 +15,6 @@ from sfl.runs.directory import BEST, PREDICTIONS, RESULT
 from sfl.runs.records import Result
 from sfl.stats import wilson_interval
 from sfl.training import memory
-from sfl.training import setup as setups
 from sfl.training import testing as results
 from sfl.training.fit import fit
 from sfl.training.recorder import Recorder
@@ -35,7 +34,7 @@ class Constant(nn.Module):
 
 def test_numbers_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     dataset = random_dataset(test=32)  # labels 0 to 9, in turn: 4 of the first two, 3 of the rest
-    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: dataset)
+    monkeypatch.setattr("sfl.training.images.load_dataset", lambda *a, **k: dataset)
     setup = tiny_setup()
     evaluation, found = results.test_model(setup, Constant(1))
     assert found["n"] == 32
@@ -68,7 +67,7 @@ def test_numbers_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 def test_a_class_without_test_images_has_no_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = random_dataset(test=3)
-    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: dataset)
+    monkeypatch.setattr("sfl.training.images.load_dataset", lambda *a, **k: dataset)
     _, found = results.test_model(tiny_setup(), Constant(1))
     assert list(found["per_class"].values()) == [0, 1, 0] + [None] * 7
     json.dumps(found, allow_nan=False)
@@ -100,7 +99,8 @@ def test_a_file_of_weights_gives_the_runs_result_again(
             Dataset(
                 "shapes",
                 ("disk", "ring"),
-                *[Split(torch.zeros(4, 3, 32, 32).byte(), torch.arange(4) % 2)] * 2,
+                Split(torch.zeros(4, 3, 32, 32).byte(), torch.arange(4) % 2),
+                Split(torch.zeros(4, 3, 32, 32).byte(), torch.arange(4) % 2),
             ),
             "has disk, ring",
         ),
@@ -111,7 +111,7 @@ def test_other_classes_than_it_was_trained_on(
 ) -> None:
     run = new_run(tmp_path)
     fit(tiny_setup("train.epochs=1"), run)
-    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: images)
+    monkeypatch.setattr("sfl.training.images.load_dataset", lambda *a, **k: images)
     with pytest.raises(UserError, match=message) as error:
         results.test_weights(run.path / BEST, [], need_train=True)
     assert error.value.exit_code == Exit.DATA
@@ -120,11 +120,11 @@ def test_other_classes_than_it_was_trained_on(
 def test_other_images_than_it_was_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: random_dataset())
+    monkeypatch.setattr("sfl.training.images.load_dataset", lambda *a, **k: random_dataset())
     run = new_run(tmp_path)
     fit(tiny_setup("train.epochs=1"), run)
     larger = random_dataset(size=(3, 40, 32))
-    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: larger)
+    monkeypatch.setattr("sfl.training.images.load_dataset", lambda *a, **k: larger)
     message = "images of the shape 3, 32, 32; data.source shapes has 3, 40, 32"
     with pytest.raises(UserError, match=message) as error:
         results.test_weights(run.path / BEST, [], need_train=True)
@@ -135,3 +135,20 @@ def test_no_file_of_weights(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such checkpoint") as error:
         results.test_weights(tmp_path / BEST, [], need_train=True)
     assert error.value.exit_code == Exit.RUN
+
+
+def test_it_is_tested_with_the_threads_that_were_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, before = new_run(tmp_path), torch.get_num_threads()
+    fit(tiny_setup("train.epochs=1"), run)
+    found, evaluate = [], results.evaluate  # type: ignore[attr-defined]
+
+    def noting(*arguments: Any, **keywords: Any) -> Any:
+        found.append(torch.get_num_threads())
+        return evaluate(*arguments, **keywords)
+
+    monkeypatch.setattr(results, "evaluate", noting)
+    for overrides in ([f"train.threads={before + 2}"], []):
+        results.test_weights(run.path / BEST, overrides, need_train=True)
+    assert found == [before + 2, before]

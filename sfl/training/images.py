@@ -1,0 +1,90 @@
+"""A config's images: loading them, their sizes before they are loaded, training and validation."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from sfl.config.schema import Config
+from sfl.data.dataset import Dataset, Split, hold_out
+from sfl.data.sources import load_dataset
+from sfl.errors import Exit, UserError
+from sfl.progress import say
+from sfl.shell import home
+from sfl.training.checkpoint import read_checkpoint
+
+
+class Sizes(NamedTuple):
+    """The sizes of a data set; train_images: those that will be held out for validation, too."""
+
+    in_dimensions: tuple[int, int, int]
+    classes: int
+    train_images: int
+
+
+def load_images(config: Config, *, need_train: bool = True) -> Dataset:
+    """The config's images, on the CPU; need_train: whether a folder without train is refused."""
+    data = config.data
+    dataset = load_dataset(
+        data.source,
+        root=home(data.root),
+        mirror=data.mirror,
+        resize=data.resize,
+        shapes=data.shapes.model_dump(),
+        skip_broken=data.skip_broken,
+        need_train=need_train,
+    )
+    check_channels(config, dataset.in_dimensions)
+    return dataset
+
+
+def train_and_validation(config: Config, dataset: Dataset) -> tuple[Split, Split | None]:
+    """The images of a run. Raises UserError (exit 2) where they can't be had."""
+    count, own = config.data.validation, dataset.validation
+    if not len(dataset.train):  # only test images are here
+        return dataset.train, None
+    if count and own is not None:
+        said = f"data.validation: {count}, but the folder has images for validation"
+        raise UserError(said, "leave it out, or remove that folder")
+    if own is not None:
+        say(f"validation: the {len(own):,} images of the folder's own split")
+    return hold_out(dataset.train, count, dataset.classes) if count else (dataset.train, own)
+
+
+def refuse_lost_root(where: Path, *configs: Config) -> None:
+    """Raises UserError (exit 3) if none of a run's configs says where its images are.
+
+    An absolute data.root is not saved in a run, and the default is another folder.
+    """
+    if all(c.data.source != "shapes" and "root" not in c.data.model_fields_set for c in configs):
+        raise UserError(
+            f"{where}: its images were at an absolute path, which is not saved in a run",
+            "give their folder: --set data.root=DIR",
+            Exit.DATA,
+        )
+
+
+def image_sizes(config: Config) -> Sizes:
+    """The sizes of the config's images; only a folder is read for it."""
+    if config.data.source == "folder":
+        dataset = load_images(config)
+        return Sizes(dataset.in_dimensions, len(dataset.classes), len(dataset.train))
+    shapes = config.data.source == "shapes"
+    return Sizes((3, 32, 32), 10, config.data.shapes.train if shapes else 50_000)
+
+
+def image_shape(config: Config, weights: Path | None = None) -> tuple[tuple[int, int, int], int]:
+    """(C, H, W) and the number of classes of the config's images, as `image_sizes` has them.
+
+    weights: a run's file of weights, which remembers its images; they need not be there any more.
+    """
+    if weights is not None and weights.exists():
+        images = read_checkpoint(weights, with_tensors=False).images
+        channels, height, width = images["in_dimensions"]
+        return (channels, height, width), len(images["classes"])
+    return image_sizes(config)[:2]
+
+
+def check_channels(config: Config, in_dimensions: tuple[int, int, int]) -> None:
+    """Raises UserError (exit 2) if the images don't have as many channels as data.normalize."""
+    channels, given = in_dimensions[0], len(config.data.normalize.mean)
+    if channels != given:
+        raise UserError(f"data.normalize: {given} channels given, the images have {channels}")
