@@ -93,7 +93,7 @@ def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, q
     steps_of_simple = found["steps"][0]["steps"]
     assert list(steps_of_simple) == ["SimpleModel, notebook", "SimpleModel, local"]
     assert steps_of_simple["SimpleModel, local"]["seconds"] == 0.018
-    shown = [[str(cell) for cell in made.columns[0]._cells] for made in tables.bench_tables(found)]
+    shown = [[str(row[0]) for row in made.rows] for made in tables.bench_tables(found)]
     assert shown[len(found["layers"])][:2] == ["SimpleModel, notebook", "SimpleModel, local"]
 
 

@@ -156,9 +156,12 @@ def test_training_has_the_threads_that_were_asked_for(
 ) -> None:
     monkeypatch.setattr("sfl.training.start.set_up", lambda c, *_, **__: stand_in(c))
     found = []
-    monkeypatch.setattr(
-        "sfl.training.start.fit", lambda *_: found.append(torch.get_num_threads()) or {}
-    )
+
+    def noting(*_: object) -> dict[str, object]:
+        found.append(torch.get_num_threads())
+        return {}
+
+    monkeypatch.setattr("sfl.training.start.fit", noting)
     before = torch.get_num_threads()
     run = made(made_run, runs_dir / "a", "one", finished=False)
     for number in (before + 1, before + 2):
