@@ -73,7 +73,8 @@ def predict_files(weights: Path, given: Sequence[Path], overrides: Sequence[str]
         answers = zip((i.file for i in images), names, found.confidences.tolist(), strict=True)
         predicted.predictions.extend(Prediction(*answer) for answer in answers)
     if scaled:
-        say(f"{scaled:,} of {len(files):,} images were scaled to the run's {size[1]}x{size[0]}")
+        total, shape = len(predicted.predictions), f"{size[1]}x{size[0]}"
+        say(f"{scaled:,} of {total:,} images were scaled to {shape}, the size of the run's images")
     return predicted
 
 
