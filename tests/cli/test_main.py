@@ -144,7 +144,13 @@ BAD = [
     folder("cut off", "images/train/a/2.png can't be read", ONE | {"train/a/2.png": png()[:50]}),
     folder("other classes", "different classes; not in test: b", ONE | {"train/b/1.png": png()}),
     folder("different sizes", "images differ in size", ONE | {"train/a/2.png": png(9)}),
-    Bad("no network", f"{CIFAR} {NOWHERE}", 3, "CIFAR-10 can't be downloaded from", {"data": None}),
+    Bad(
+        "no network",
+        f"{CIFAR} {NOWHERE}",
+        3,
+        "cifar-10-python.tar.gz can't be downloaded from",
+        {"data": None},
+    ),
     Bad("corrupt archive", f"{CIFAR} {NOWHERE}", 3, f"{ARCHIVE} is damaged", {ARCHIVE: b"\x1f"}),
     Bad("data of nothing", "data --set data.source=folder --set data.root=no", 3, "no does not ex"),
     # runs and checkpoints

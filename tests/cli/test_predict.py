@@ -55,7 +55,7 @@ def test_files_and_folders_are_predicted_without_the_training_images(
     answers = {Path(row["file"]).name: row["prediction"] for row in found["predictions"]}
     assert answers == {"a.png": "red", "=b.png": "blue"}
     assert all(0.5 < row["confidence"] <= 1 for row in found["predictions"])
-    assert "1 of 2 images were scaled to the run's 8x8" in done.stderr
+    assert "1 of 2 images were scaled to 8x8" in done.stderr
     assert "passed over, because the suffix is not an image's" in done.stderr
     table = sfl(*arguments).stdout
     assert "predicted class" in table and "photos/more/a.png" in table

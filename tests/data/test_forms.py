@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,8 +49,7 @@ def test_kaggles_form(here: Path) -> None:
 
 def test_hugging_faces_form(here: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow isn't installed")
-    from pyarrow import parquet
-
+    parquet = pytest.importorskip("pyarrow.parquet")
     (here / "plain_text").mkdir()
     for split, values in (("train", (1, 2)), ("test", (3, 4))):
         rows = []
@@ -64,11 +64,11 @@ def test_hugging_faces_form(here: Path) -> None:
 
 
 def test_keras_arrays(here: Path) -> None:
-    images = {
+    arrays: dict[str, Any] = {
         f"x_{split}": np.stack([np.asarray(picture(value)) for value in values])
         for split, values in (("train", (1, 2)), ("test", (3, 4)))
     }
-    labels = {f"y_{split}": np.array([[0], [9]]) for split in ("train", "test")}
-    np.savez("cifar10.npz", **images, **labels)
+    arrays |= {f"y_{split}": np.array([[0], [9]]) for split in ("train", "test")}
+    np.savez("cifar10.npz", **arrays)
     exec(KERAS, {})
     check(here / "images", [1, 2], [3, 4])
