@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sfl.data import cache
 from sfl.data.dataset import Dataset, Split
-from sfl.data.decoding import Decoded, decode_all, digest, image_suffixes, unreadable
+from sfl.data.decoding import Decoded, Unreadable, decode_all, digest, image_suffixes
 from sfl.errors import Exit, UserError
 from sfl.locks import one_at_a_time
 from sfl.progress import say, track
@@ -73,29 +73,37 @@ def load_folder(
             decoded = decode_all(listing.paths, digests, resize, skip_broken=skip_broken)
             reading = _reading(listing, decoded)
             dataset = _dataset(listing, decoded.images, reading)
-            told = {**dataset.fingerprints, "reading": json.dumps(reading)}
-            cache.write(decoded.images, told, root, key)
+            cache.write(decoded.images, _told(dataset, reading), root, key)
+    _refuse_empty(listing, dataset.splits)
+    _say(listing, dataset.reading)
     return dataset
 
 
 def _reading(listing: Listing, decoded: Decoded) -> dict[str, Any]:
     """What was seen while the files were decoded, as plain values."""
-    broken = {
-        listing.name(place): error.message.partition("can't be read: ")[2]
-        for place, error in decoded.broken.items()
-    }
+    broken = {listing.name(place): error.reason for place, error in decoded.broken.items()}
     narrow = [listing.name(place) for place in decoded.narrow]
     return {"turned_upright": len(decoded.turned), "narrow_range": narrow, "skipped": broken}
+
+
+def _told(dataset: Dataset, reading: dict[str, Any]) -> dict[str, str]:
+    """What a cache tells of its images; of images and readings that are damaged, another thing."""
+    text = json.dumps(reading)
+    return {
+        **dataset.fingerprints,
+        "reading": text,
+        "hash of reading": hashlib.sha256(text.encode()).hexdigest(),
+    }
 
 
 def _cached(listing: Listing, images: Tensor, told: dict[str, str]) -> Dataset | None:
     """The data set of cached images; None if they are not as they were written."""
     try:
-        reading = json.loads(told.pop("reading", ""))
+        reading = json.loads(told["reading"])
         dataset = _dataset(listing, images, reading)
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
-    return dataset if dataset.fingerprints == told else None
+    return dataset if _told(dataset, reading) == told else None
 
 
 def _dataset(listing: Listing, images: Tensor, reading: dict[str, Any]) -> Dataset:
@@ -110,8 +118,6 @@ def _dataset(listing: Listing, images: Tensor, reading: dict[str, Any]) -> Datas
         start, stop = (mine[0], mine[-1] + 1) if mine else (0, 0)  # they lie side by side
         labels = torch.tensor([listing.labels[kept[n]] for n in mine], dtype=torch.int64)
         splits[name] = Split(images[start:stop], labels, tuple(files[kept[n]] for n in mine))
-    _refuse_empty(listing, splits)
-    _say(listing, reading)
     seen = {**reading, "passed_over": _passed_over(listing)}
     validation = splits["validation"] if "validation" in listing.splits else None
     return Dataset(
@@ -138,7 +144,7 @@ def _passed_over(listing: Listing) -> dict[str, int]:
     return counts
 
 
-def _say(listing: Listing, reading: dict[str, Any]) -> None:
+def _say(listing: Listing, reading: Mapping[str, Any]) -> None:
     """A line on each thing that may not be wanted."""
     told = {
         "passed over, because the suffix is not an image's": list(map(str, listing.passed_over)),
@@ -247,7 +253,7 @@ def _visible(folder: Path) -> list[Path]:
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
-        raise unreadable(folder, error) from error
+        raise Unreadable(folder, error) from error
     return [path for path in paths if path.name[0] != "." and path.name not in OF_SYSTEMS]
 
 
