@@ -45,6 +45,7 @@ class Listing:
     labels: list[int] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)
     passed_over: list[Path] = field(default_factory=list)
+    hidden: list[Path] = field(default_factory=list)
 
     def name(self, place: int) -> str:
         return self.paths[place].relative_to(self.root).as_posix()
@@ -136,8 +137,8 @@ def _refuse_empty(listing: Listing, splits: dict[str, Split]) -> None:
 
 
 def _passed_over(listing: Listing) -> dict[str, int]:
-    """How many files in class folders are not read, by their suffix."""
-    counts: dict[str, int] = {}
+    """How many files in class folders are not read, by their suffix; and what is hidden."""
+    counts = {"hidden": len(listing.hidden)} if listing.hidden else {}
     for path in listing.passed_over:
         suffix = path.suffix.lower() or "no suffix"
         counts[suffix] = counts.get(suffix, 0) + 1
@@ -164,12 +165,13 @@ def _say(listing: Listing, reading: Mapping[str, Any]) -> None:
 
 def _list_images(root: Path, need_train: bool) -> Listing:
     folders = _split_folders(root, need_train)
-    by_class = {name: _class_folders(folder) for name, folder in folders.items()}
-    listing = Listing(root, _common_classes(root, by_class))
+    hidden: list[Path] = []
+    by_class = {name: _class_folders(folder, hidden) for name, folder in folders.items()}
+    listing = Listing(root, _common_classes(root, by_class), hidden=hidden)
     suffixes = image_suffixes()
     for split, classes in by_class.items():
         for label, name in enumerate(listing.classes):
-            found = _images_in(classes[_plain(name)], suffixes, listing.passed_over)
+            found = _images_in(classes[_plain(name)], suffixes, listing)
             listing.paths += found
             listing.labels += [label] * len(found)
             listing.splits += [split] * len(found)
@@ -196,10 +198,10 @@ def _split_folders(root: Path, need_train: bool) -> dict[str, Path]:
     return folders
 
 
-def _class_folders(folder: Path) -> dict[str, Path]:
+def _class_folders(folder: Path, hidden: list[Path]) -> dict[str, Path]:
     """The folders of the classes by their names, as `_plain` writes them."""
     folders: dict[str, Path] = {}
-    for path in filter(Path.is_dir, _visible(folder)):
+    for path in filter(Path.is_dir, _visible(folder, hidden)):
         if other := folders.get(_plain(path.name)):
             named = f"{other.name!a} and {path.name!a}"
             message = f"{folder} has two folders whose names look the same: {named}"
@@ -230,10 +232,10 @@ def _common_classes(root: Path, by_class: dict[str, dict[str, Path]]) -> tuple[s
     return tuple(path.name for path in next(iter(by_class.values())).values())
 
 
-def _images_in(folder: Path, suffixes: set[str], passed_over: list[Path]) -> list[Path]:
-    """The images of one class, sorted by name; adds the other files to `passed_over`."""
+def _images_in(folder: Path, suffixes: set[str], listing: Listing) -> list[Path]:
+    """The images of one class, sorted by name; adds the other files to the listing."""
     found, others = list[Path](), list[Path]()
-    for path in _visible(folder):
+    for path in _visible(folder, listing.hidden):
         if path.is_dir():
             message = f"{path} is a folder inside a class folder"
             raise UserError(message, f"move it elsewhere; {LAYOUT}", Exit.DATA)
@@ -245,16 +247,19 @@ def _images_in(folder: Path, suffixes: set[str], passed_over: list[Path]) -> lis
         if others:
             hint = f"{others[0].name} has no suffix of an image, such as .png or .jpg: rename it"
         raise UserError(f"{folder} contains no images", hint, Exit.DATA)
-    passed_over += others
+    listing.passed_over += others
     return found
 
 
-def _visible(folder: Path) -> list[Path]:
+def _visible(folder: Path, hidden: list[Path]) -> list[Path]:
+    """What is in a folder, sorted; adds the rest to `hidden`."""
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
         raise Unreadable(folder, error) from error
-    return [path for path in paths if path.name[0] != "." and path.name not in OF_SYSTEMS]
+    visible = [path for path in paths if path.name[0] != "." and path.name not in OF_SYSTEMS]
+    hidden += sorted({*paths} - {*visible})
+    return visible
 
 
 # --- the cache

@@ -275,10 +275,11 @@ def test_what_was_seen_is_told_from_the_cache_too(root: Path) -> None:
     exif[ExifTags.Base.Orientation] = 3
     Image.new("L", (2, 2), 5).save(root / "test/cat/b.jpg", exif=exif)
     (root / "test/cat/notes.txt").touch()
+    (root / "test/cat/.DS_Store").touch()
     first, second = load(root), load(root)
     assert first.reading == second.reading
     assert first.reading["turned_upright"] == 1
-    assert first.reading["passed_over"] == {".txt": 1}
+    assert first.reading["passed_over"] == {".txt": 1, "hidden": 1}
 
 
 # --- the cache
