@@ -193,8 +193,11 @@ def _split_folders(root: Path, need_train: bool) -> dict[str, Path]:
     for folder in (root, *folders.values()):
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
-            alone = f"; {others[0].name}, which is there, is for validation only" if others else ""
-            raise UserError(f"{folder} {what}", LAYOUT + alone, Exit.DATA)
+            hint = LAYOUT
+            if others and folder.name == "test":
+                hint += f"; {others[0].name}, which is there, is for validation only: if nothing is"
+                hint += " to be chosen by it, rename it to test"
+            raise UserError(f"{folder} {what}", hint, Exit.DATA)
     return folders
 
 
@@ -245,7 +248,10 @@ def _images_in(folder: Path, suffixes: set[str], listing: Listing) -> list[Path]
     if not found:
         hint = "add some, or remove the folder"
         if others:
-            hint = f"{others[0].name} has no suffix of an image, such as .png or .jpg: rename it"
+            hint = (
+                f"files without an image's suffix, such as .png or .jpg: {len(others):,}; "
+                f"rename {others[0].name}, if it is an image"
+            )
         raise UserError(f"{folder} contains no images", hint, Exit.DATA)
     listing.passed_over += others
     return found

@@ -220,7 +220,9 @@ def test_a_folder_for_validation_becomes_a_split(root: Path, name: str) -> None:
 def test_validation_alone_is_no_test_set(root: Path) -> None:
     (root / "test").rename(root / "val")
     assert f"{root}/test does not exist (" in refused(root)
-    assert "val, which is there, is for validation only" in refused(root)
+    assert "val, which is there, is for validation only: if nothing is to be" in refused(root)
+    remove(root / "train")
+    assert "is for validation only" not in refused(root)  # train is what is missing
 
 
 def test_two_folders_for_validation_are_refused(root: Path) -> None:
@@ -246,7 +248,8 @@ def test_folders_of_operating_systems_are_no_classes(root: Path) -> None:
 
 def test_files_without_a_known_suffix_are_named_where_nothing_else_is(root: Path) -> None:
     (root / "test/dog/a.png").rename(root / "test/dog/0001")
-    assert "dog contains no images (0001 has no suffix of an image, such as .png" in refused(root)
+    assert "dog contains no images (files without an image's suffix, such as" in refused(root)
+    assert ".jpg: 1; rename 0001, if it is an image)" in refused(root)
 
 
 def test_broken_files_are_left_out_if_asked(
