@@ -180,7 +180,7 @@ def test_an_interrupted_run_is_gone_on_with_on_this_machines_terms(
     run = planted(runs_dir / "begun", "one", "data.source=folder", finished=False)
     data = {"source": "folder", "train": "a: #b", "test": "t"}
     run.write_json("environment.json", {**ENVIRONMENT, "data": data})
-    overrides = ["data.source=folder", "data.root='a: #b'", "train.keep=weights"]
+    overrides = ["data.source=folder", "data.root=a: #b", "train.keep=weights"]
     found = plan(["one", "two"], overrides, None, runs_dir)
     train_missing(found, runs_dir)
     (name, config), (other, _) = trained
