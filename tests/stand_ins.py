@@ -41,7 +41,10 @@ def stand_in(config: Config) -> Any:
 
 
 class Images:
-    """Stand-ins for data sets, told apart by their root; `read` counts what was read."""
+    """Stand-ins for data sets, told apart by their root; `read` counts what was read.
+
+    A root whose name has "val" in it has validation images.
+    """
 
     def __init__(self) -> None:
         self.read: list[str] = []
@@ -49,7 +52,8 @@ class Images:
     def __call__(self, config: Config) -> Any:
         self.read.append(config.data.root)
         provenance = {"source": config.data.source, "train": config.data.root, "test": "t"}
-        return SimpleNamespace(provenance=lambda: provenance)
+        validation = "images" if "val" in config.data.root else None
+        return SimpleNamespace(provenance=lambda: provenance, validation=validation)
 
 
 @pytest.fixture

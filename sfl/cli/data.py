@@ -7,6 +7,8 @@ import typer
 from sfl.cli import completion
 from sfl.cli.options import Json, Set
 
+NAMED = 10  # in a row of the table; --json has all
+
 
 def data(
     config: Annotated[
@@ -40,7 +42,17 @@ def data(
     if as_json:
         layout.print_json(described)
         return
-    per_class = described.pop("per_class")
+    per_class, _ = described.pop("per_class"), described.pop("same_pictures")
+    described = {key: _shortened(value) for key, value in described.items()}
     layout.print_table(tables.data_table(described))
     layout.print_table(tables.class_counts_table(per_class))
     layout.print_lines(list(survey.doubts(dataset)))
+
+
+def _shortened(value: object) -> object:
+    """Of many names the first ones, and how many there are."""
+    if isinstance(value, dict):
+        value = [f"{name}: {one}" for name, one in value.items()]
+    if not isinstance(value, list):
+        return value
+    return [*value[:NAMED], f"… {len(value):,} in all"] if len(value) > NAMED else value or "none"

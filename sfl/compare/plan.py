@@ -85,15 +85,25 @@ def refuse_target(models: Sequence[ComparedModel]) -> None:
 
     Called before anything is trained.
     """
-    if judged_on(*(will_be_logged(model.config) for model in models)):
+    logged = [_will_log(model) for model in models]
+    if judged_on(*logged):
         return
-    lacking = next(model for model in models if len(will_be_logged(model.config)) < 2)
+    both = {"validation_accuracy", "test_accuracy"}
+    lacking = next(model for model, names in zip(models, logged, strict=True) if both - names)
     data, train = lacking.config.data, lacking.config.train
     raise UserError(
         f"--target: not all models log accuracy on the same images; {lacking.name} has "
         f"data.validation: {data.validation}, train.test_every: {train.test_every}",
         "train all with data.validation=N or with train.test_every=1",
     )
+
+
+def _will_log(model: ComparedModel) -> set[str]:
+    """Which accuracies a model's runs log; a folder may have validation images of its own."""
+    logged = will_be_logged(model.config).union(*(run.logged for run in model.runs.values()))
+    if model.missing and model.config.data.source == "folder" and read_images(model).validation:
+        logged.add("validation_accuracy")
+    return logged
 
 
 def _add_named_run(model: ComparedModel, run: Run, seed: int) -> None:

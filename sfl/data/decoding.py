@@ -5,6 +5,7 @@ pixels are laid over black, 16-bit grey keeps its upper eight bits, and only the
 animation is used. Knows nothing of folders, classes or caches.
 """
 
+import contextlib
 import hashlib
 import io
 import warnings
@@ -24,6 +25,20 @@ UNREADABLE = bytes(32)  # in place of a digest
 LISTED = 10  # broken files that one message names
 
 
+class Unreadable(UserError):
+    """A file that the system or Pillow can't read (exit 3); reason: why, in words."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        if isinstance(error, UnidentifiedImageError):  # its text would name a buffer in memory
+            self.reason = "Pillow does not know its image format"
+        elif isinstance(error, OSError) and error.strerror:
+            self.reason = error.strerror
+        else:
+            self.reason = " ".join(str(error).split()) or type(error).__name__
+        self.path = path
+        super().__init__(f"{path} can't be read: {self.reason}", "repair or remove it", Exit.DATA)
+
+
 @dataclass
 class Decoded:
     """images: (N, 3, H, W) uint8. The other fields name files by their places in what was given.
@@ -37,7 +52,7 @@ class Decoded:
     kept: list[int] = field(default_factory=list)
     turned: list[int] = field(default_factory=list)
     narrow: list[int] = field(default_factory=list)
-    broken: dict[int, UserError] = field(default_factory=dict)
+    broken: dict[int, Unreadable] = field(default_factory=dict)
 
 
 def image_suffixes() -> set[str]:
@@ -59,16 +74,6 @@ def digest(path: Path) -> bytes:
         return hashlib.sha256(path.read_bytes()).digest()
     except OSError:
         return UNREADABLE
-
-
-def unreadable(path: Path, error: Exception) -> UserError:
-    """The UserError for a file that the system or Pillow can't read."""
-    reason: object = error
-    if isinstance(error, UnidentifiedImageError):  # its text would name a buffer in memory
-        reason = "Pillow does not know its image format"
-    elif isinstance(error, OSError) and error.strerror:
-        reason = error.strerror
-    return UserError(f"{path} can't be read: {reason}", "repair or remove it", Exit.DATA)
 
 
 def decode_all(
@@ -93,7 +98,7 @@ def decode_all(
     for place, (path, known) in enumerate(track(files, "Decoding the images", len(paths))):
         try:
             image = _decode(path, known, resize)
-        except UserError as error:
+        except Unreadable as error:
             found.broken[place] = error
             continue
         if not found.kept:
@@ -111,11 +116,11 @@ def decode_all(
     return found
 
 
-def _all_broken(errors: Sequence[UserError]) -> UserError:
+def _all_broken(errors: Sequence[Unreadable]) -> UserError:
     hint = "repair or remove {}, or leave {} out with data.skip_broken: true"
     if len(errors) == 1:
         return UserError(errors[0].message, hint.format("it", "it"), Exit.DATA)
-    named = [error.message.replace(" can't be read: ", ": ") for error in errors[:LISTED]]
+    named = [f"{error.path}: {error.reason}" for error in errors[:LISTED]]
     more = [f"and {len(errors) - LISTED:,} more"] if len(errors) > LISTED else []
     message = f"{len(errors):,} images can't be read: {'; '.join(named + more)}"
     return UserError(message, hint.format("them", "them"), Exit.DATA)
@@ -129,10 +134,10 @@ class _Image:
 
 
 def _decode(path: Path, known: bytes, resize: int | None) -> _Image:
-    """One image. Raises UserError (exit 3)."""
+    """One image. Raises Unreadable; UserError (exit 3) if the file is not what `digest` read."""
     content = _read(path)
-    if known not in (UNREADABLE, hashlib.sha256(content).digest()):  # the cache has it as its key
-        raise UserError(f"{path} can't be read: it changed meanwhile", "start again", Exit.DATA)
+    if hashlib.sha256(content).digest() != known:  # the cache would keep it under a wrong key
+        raise UserError(f"{path} changed while it was being read", "start again", Exit.DATA)
     image, turned, narrow = _open(path, content)
     size = None if resize is None else (resize, resize)
     return _Image(_pixels(image, size), turned, narrow)
@@ -141,7 +146,7 @@ def _decode(path: Path, known: bytes, resize: int | None) -> _Image:
 def decode_scaled(path: Path, size: tuple[int, int]) -> tuple[Tensor, bool]:
     """One image, (3, H, W) uint8, scaled to size (H, W) as `decode_all` does; whether it had to be.
 
-    Raises UserError (exit 3) if it can't be read.
+    Raises Unreadable.
     """
     image, _, _ = _open(path, _read(path))
     return _pixels(image, size), (image.height, image.width) != size
@@ -151,7 +156,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise Unreadable(path, error) from error
 
 
 def _open(path: Path, content: bytes) -> tuple[Image.Image, bool, bool]:
@@ -162,11 +167,12 @@ def _open(path: Path, content: bytes) -> tuple[Image.Image, bool, bool]:
             # An image of more than 89 megapixels is refused rather than warned of.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as opened:
-                turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
-                upright = ImageOps.exif_transpose(opened)  # TIFF: by Pillow's reader already
+                upright, turned = _upright(opened)
                 return _to_rgb(upright), turned, _is_narrow(upright)
+    except MemoryError:  # not the file's fault: it must not be left out for that
+        raise
     except Exception as error:  # on a broken file, Pillow's parsers may raise any exception
-        raise unreadable(path, error) from error
+        raise Unreadable(path, error) from error
 
 
 def _pixels(image: Image.Image, size: tuple[int, int] | None) -> Tensor:
@@ -175,6 +181,23 @@ def _pixels(image: Image.Image, size: tuple[int, int] | None) -> Tensor:
         image = image.resize(size[::-1], Image.Resampling.BILINEAR)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
+    """The image as its EXIF orientation says; whether there was anything to turn."""
+    # Asked twice: a PNG may have its EXIF after the pixels, and Pillow turns a TIFF while it loads
+    # it and then forgets the orientation.
+    turned = _is_turned(image)
+    image.load()
+    if _is_turned(image):
+        return ImageOps.exif_transpose(image), True
+    return image, turned
+
+
+def _is_turned(image: Image.Image) -> bool:
+    with contextlib.suppress(Exception):  # EXIF that can't be read turns nothing
+        return image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+    return False
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sfl.data import cache
 from sfl.data.dataset import Dataset, Split
-from sfl.data.decoding import Decoded, decode_all, digest, image_suffixes, unreadable
+from sfl.data.decoding import Decoded, Unreadable, decode_all, digest, image_suffixes
 from sfl.errors import Exit, UserError
 from sfl.locks import one_at_a_time
 from sfl.progress import say, track
@@ -45,6 +45,7 @@ class Listing:
     labels: list[int] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)
     passed_over: list[Path] = field(default_factory=list)
+    hidden: list[Path] = field(default_factory=list)
 
     def name(self, place: int) -> str:
         return self.paths[place].relative_to(self.root).as_posix()
@@ -73,29 +74,37 @@ def load_folder(
             decoded = decode_all(listing.paths, digests, resize, skip_broken=skip_broken)
             reading = _reading(listing, decoded)
             dataset = _dataset(listing, decoded.images, reading)
-            told = {**dataset.fingerprints, "reading": json.dumps(reading)}
-            cache.write(decoded.images, told, root, key)
+            cache.write(decoded.images, _told(dataset, reading), root, key)
+    _refuse_empty(listing, dataset.splits)
+    _say(listing, dataset.reading)
     return dataset
 
 
 def _reading(listing: Listing, decoded: Decoded) -> dict[str, Any]:
     """What was seen while the files were decoded, as plain values."""
-    broken = {
-        listing.name(place): error.message.partition("can't be read: ")[2]
-        for place, error in decoded.broken.items()
-    }
+    broken = {listing.name(place): error.reason for place, error in decoded.broken.items()}
     narrow = [listing.name(place) for place in decoded.narrow]
     return {"turned_upright": len(decoded.turned), "narrow_range": narrow, "skipped": broken}
+
+
+def _told(dataset: Dataset, reading: dict[str, Any]) -> dict[str, str]:
+    """What a cache tells of its images; of images and readings that are damaged, another thing."""
+    text = json.dumps(reading)
+    return {
+        **dataset.fingerprints,
+        "reading": text,
+        "hash of reading": hashlib.sha256(text.encode()).hexdigest(),
+    }
 
 
 def _cached(listing: Listing, images: Tensor, told: dict[str, str]) -> Dataset | None:
     """The data set of cached images; None if they are not as they were written."""
     try:
-        reading = json.loads(told.pop("reading", ""))
+        reading = json.loads(told["reading"])
         dataset = _dataset(listing, images, reading)
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
-    return dataset if dataset.fingerprints == told else None
+    return dataset if _told(dataset, reading) == told else None
 
 
 def _dataset(listing: Listing, images: Tensor, reading: dict[str, Any]) -> Dataset:
@@ -110,8 +119,6 @@ def _dataset(listing: Listing, images: Tensor, reading: dict[str, Any]) -> Datas
         start, stop = (mine[0], mine[-1] + 1) if mine else (0, 0)  # they lie side by side
         labels = torch.tensor([listing.labels[kept[n]] for n in mine], dtype=torch.int64)
         splits[name] = Split(images[start:stop], labels, tuple(files[kept[n]] for n in mine))
-    _refuse_empty(listing, splits)
-    _say(listing, reading)
     seen = {**reading, "passed_over": _passed_over(listing)}
     validation = splits["validation"] if "validation" in listing.splits else None
     return Dataset(
@@ -130,15 +137,15 @@ def _refuse_empty(listing: Listing, splits: dict[str, Split]) -> None:
 
 
 def _passed_over(listing: Listing) -> dict[str, int]:
-    """How many files in class folders are not read, by their suffix."""
-    counts: dict[str, int] = {}
+    """How many files in class folders are not read, by their suffix; and what is hidden."""
+    counts = {"hidden": len(listing.hidden)} if listing.hidden else {}
     for path in listing.passed_over:
         suffix = path.suffix.lower() or "no suffix"
         counts[suffix] = counts.get(suffix, 0) + 1
     return counts
 
 
-def _say(listing: Listing, reading: dict[str, Any]) -> None:
+def _say(listing: Listing, reading: Mapping[str, Any]) -> None:
     """A line on each thing that may not be wanted."""
     told = {
         "passed over, because the suffix is not an image's": list(map(str, listing.passed_over)),
@@ -158,12 +165,13 @@ def _say(listing: Listing, reading: dict[str, Any]) -> None:
 
 def _list_images(root: Path, need_train: bool) -> Listing:
     folders = _split_folders(root, need_train)
-    by_class = {name: _class_folders(folder) for name, folder in folders.items()}
-    listing = Listing(root, _common_classes(root, by_class))
+    hidden: list[Path] = []
+    by_class = {name: _class_folders(folder, hidden) for name, folder in folders.items()}
+    listing = Listing(root, _common_classes(root, by_class), hidden=hidden)
     suffixes = image_suffixes()
     for split, classes in by_class.items():
         for label, name in enumerate(listing.classes):
-            found = _images_in(classes[_plain(name)], suffixes, listing.passed_over)
+            found = _images_in(classes[_plain(name)], suffixes, listing)
             listing.paths += found
             listing.labels += [label] * len(found)
             listing.splits += [split] * len(found)
@@ -185,15 +193,18 @@ def _split_folders(root: Path, need_train: bool) -> dict[str, Path]:
     for folder in (root, *folders.values()):
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
-            alone = f"; {others[0].name}, which is there, is for validation only" if others else ""
-            raise UserError(f"{folder} {what}", LAYOUT + alone, Exit.DATA)
+            hint = LAYOUT
+            if others and folder.name == "test":
+                hint += f"; {others[0].name}, which is there, is for validation only: if nothing is"
+                hint += " to be chosen by it, rename it to test"
+            raise UserError(f"{folder} {what}", hint, Exit.DATA)
     return folders
 
 
-def _class_folders(folder: Path) -> dict[str, Path]:
+def _class_folders(folder: Path, hidden: list[Path]) -> dict[str, Path]:
     """The folders of the classes by their names, as `_plain` writes them."""
     folders: dict[str, Path] = {}
-    for path in filter(Path.is_dir, _visible(folder)):
+    for path in filter(Path.is_dir, _visible(folder, hidden)):
         if other := folders.get(_plain(path.name)):
             named = f"{other.name!a} and {path.name!a}"
             message = f"{folder} has two folders whose names look the same: {named}"
@@ -224,10 +235,10 @@ def _common_classes(root: Path, by_class: dict[str, dict[str, Path]]) -> tuple[s
     return tuple(path.name for path in next(iter(by_class.values())).values())
 
 
-def _images_in(folder: Path, suffixes: set[str], passed_over: list[Path]) -> list[Path]:
-    """The images of one class, sorted by name; adds the other files to `passed_over`."""
+def _images_in(folder: Path, suffixes: set[str], listing: Listing) -> list[Path]:
+    """The images of one class, sorted by name; adds the other files to the listing."""
     found, others = list[Path](), list[Path]()
-    for path in _visible(folder):
+    for path in _visible(folder, listing.hidden):
         if path.is_dir():
             message = f"{path} is a folder inside a class folder"
             raise UserError(message, f"move it elsewhere; {LAYOUT}", Exit.DATA)
@@ -237,18 +248,24 @@ def _images_in(folder: Path, suffixes: set[str], passed_over: list[Path]) -> lis
     if not found:
         hint = "add some, or remove the folder"
         if others:
-            hint = f"{others[0].name} has no suffix of an image, such as .png or .jpg: rename it"
+            hint = (
+                f"files without an image's suffix, such as .png or .jpg: {len(others):,}; "
+                f"rename {others[0].name}, if it is an image"
+            )
         raise UserError(f"{folder} contains no images", hint, Exit.DATA)
-    passed_over += others
+    listing.passed_over += others
     return found
 
 
-def _visible(folder: Path) -> list[Path]:
+def _visible(folder: Path, hidden: list[Path]) -> list[Path]:
+    """What is in a folder, sorted; adds the rest to `hidden`."""
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
-        raise unreadable(folder, error) from error
-    return [path for path in paths if path.name[0] != "." and path.name not in OF_SYSTEMS]
+        raise Unreadable(folder, error) from error
+    visible = [path for path in paths if path.name[0] != "." and path.name not in OF_SYSTEMS]
+    hidden += sorted({*paths} - {*visible})
+    return visible
 
 
 # --- the cache

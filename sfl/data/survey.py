@@ -22,7 +22,8 @@ def summary(dataset: Dataset) -> dict[str, Any]:
     """What `sfl data` shows, as plain values.
 
     per_class: for each class the number of images in each split. in_two_splits: for each pair of
-    splits, how many pictures both have. in_two_classes, of_one_colour: numbers of pictures.
+    splits, how many pictures both have. in_two_classes: how many pictures. same_pictures: the names
+    of each of those. of_one_colour: the names of such images.
     """
     splits, pictures = dataset.splits, _pictures(dataset)
     counts = {name: split.counts(len(dataset.classes)) for name, split in splits.items()}
@@ -41,7 +42,8 @@ def summary(dataset: Dataset) -> dict[str, Any]:
             for one, other in combinations(splits, 2)
         },
         "in_two_classes": len(_in_two_classes(pictures)),
-        "of_one_colour": len(_of_one_colour(dataset)),
+        "same_pictures": [[_name(dataset, place) for place in p] for p in pictures if _apart(p)],
+        "of_one_colour": [_name(dataset, place) for place in _of_one_colour(dataset)],
         **dataset.reading,
     }
 
@@ -51,9 +53,12 @@ def doubts(dataset: Dataset) -> Iterator[str]:
     pictures = _pictures(dataset)
     for one, other in combinations(dataset.splits, 2):
         if both := _in_both(pictures, one, other):
-            yield _said(dataset, len(both), f"in both {one} and {other}", both[0])
+            example = [next(p for p in both[0] if p.split == split) for split in (one, other)]
+            yield _said(dataset, len(both), f"in both {one} and {other}", example)
     if two := _in_two_classes(pictures):
-        yield _said(dataset, len(two), "in two classes", two[0])
+        first, *others = two[0]
+        example = [first, next(place for place in others if place.label != first.label)]
+        yield _said(dataset, len(two), "in two classes", example)
     if single := _of_one_colour(dataset):
         yield _said(dataset, len(single), "of one colour", single[:1])
 
@@ -77,6 +82,11 @@ def _in_two_classes(pictures: list[list[_Place]]) -> list[list[_Place]]:
     return [p for p in pictures if len({place.label for place in p}) > 1]
 
 
+def _apart(picture: list[_Place]) -> bool:
+    """Whether it stands in two splits or two classes."""
+    return len({(place.split, place.label) for place in picture}) > 1
+
+
 def _of_one_colour(dataset: Dataset) -> list[_Place]:
     found = []
     for name, split in dataset.splits.items():
@@ -88,9 +98,7 @@ def _of_one_colour(dataset: Dataset) -> list[_Place]:
 
 
 def _said(dataset: Dataset, count: int, what: str, example: list[_Place]) -> str:
-    first = example[0]
-    other = [place for place in example if (place.split, place.label) != (first.split, first.label)]
-    names = [_name(dataset, place) for place in (first, *other[:1])]
+    names = [_name(dataset, place) for place in example]
     pictures = "1 picture is" if count == 1 else f"{count:,} pictures are"
     return f"{pictures} {what}, such as {' = '.join(names)}"
 

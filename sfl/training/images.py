@@ -43,7 +43,7 @@ def train_and_validation(config: Config, dataset: Dataset) -> tuple[Split, Split
         return dataset.train, None
     if count and own is not None:
         said = f"data.validation: {count}, but the folder has images for validation"
-        raise UserError(said, "leave it out, or remove that folder")
+        raise UserError(said, "set data.validation=0, or rename that folder")
     if own is not None:
         say(f"validation: the {len(own):,} images of the folder's own split")
     return hold_out(dataset.train, count, dataset.classes) if count else (dataset.train, own)

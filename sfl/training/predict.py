@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sfl.config.load import from_text, override
 from sfl.data.dataset import Split
-from sfl.data.decoding import decode_scaled, image_suffixes, unreadable
+from sfl.data.decoding import Unreadable, decode_scaled, image_suffixes
 from sfl.errors import Exit, UserError
 from sfl.learning.divergence import refuse_loss
 from sfl.progress import say, track
@@ -119,4 +119,4 @@ def _image_files(given: Sequence[Path]) -> list[Path]:
 
 
 def _refuse(error: OSError) -> None:
-    raise unreadable(Path(error.filename), error) from error
+    raise Unreadable(Path(error.filename), error) from error

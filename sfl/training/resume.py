@@ -57,12 +57,7 @@ def last_checkpoint(setup: Setup, run: Run) -> Checkpoint | None:
             f"{checkpoint.path}: holds only weights; training can't be resumed from it",
             exit_code=Exit.RUN,
         )
-    if checkpoint.images != setup.dataset.describe():
-        raise UserError(
-            f"{run.path}: was trained on other images than data.source "
-            f"{setup.config.data.source} has now",
-            exit_code=Exit.DATA,
-        )
+    _refuse_other_images(run, checkpoint, setup)
     _refuse_other_settings(setup.config, checkpoint)
     if checkpoint.metrics and setup.validation is not None:  # it may stay the best
         read_checkpoint(run.path / BEST, with_tensors=False)
@@ -88,6 +83,25 @@ def restore(
         where = f"in epoch {so_far.number}, after step {so_far.steps}"
     say(f"{checkpoint.path.parent.name}: resuming {where}")
     return checkpoint.metrics, so_far
+
+
+def _refuse_other_images(run: Run, checkpoint: Checkpoint, setup: Setup) -> None:
+    """Raises UserError (exit 3) if the images are not those that the run was trained on."""
+    now = setup.dataset.describe()
+    if checkpoint.images == now:
+        return
+    known, seen = checkpoint.images["fingerprints"], setup.dataset.fingerprints
+    if "validation" not in known and known | {"validation": seen.get("validation")} == seen:
+        raise UserError(
+            f"{run.path}: was trained without the validation images that the folder has now",
+            "to go on as it began, rename their folder",
+            Exit.DATA,
+        )
+    raise UserError(
+        f"{run.path}: was trained on other images than data.source "
+        f"{setup.config.data.source} has now",
+        exit_code=Exit.DATA,
+    )
 
 
 def _refuse_other_settings(config: Config, checkpoint: Checkpoint) -> None:

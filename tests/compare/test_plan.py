@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sfl.compare.model import ComparedModel
-from sfl.compare.plan import plan
+from sfl.compare.plan import plan, refuse_target
 from sfl.compare.results import read_results
 from sfl.compare.train_missing import train_missing
 from sfl.config.schema import Config
@@ -73,6 +73,18 @@ def test_a_folder_makes_another_experiment_if_it_holds_other_images(
         found = plan(["one", "two"], overrides, None, runs_dir)
         assert finished_names(found) == [expected, []]
     assert images.read == ["here", "here"]  # once in each comparison, for both models
+
+
+def test_a_target_may_be_judged_on_a_folders_own_validation_images(
+    configs: Path, runs_dir: Path, images: Images
+) -> None:
+    settings = ["data.source=folder", "data.root=with-val"]
+    refuse_target(plan(["one", "two"], settings, None, runs_dir))
+    run = planted(runs_dir / "a", "one", *settings)
+    run.write_metrics([line | {"validation_accuracy": 0.5} for line in run.metrics])
+    planted(runs_dir / "b", "two", *settings)
+    with pytest.raises(UserError, match="not all models log accuracy on the same images"):
+        refuse_target(plan(["one", "two"], settings, None, runs_dir, training=False))
 
 
 def test_without_training_no_images_are_read(configs: Path, runs_dir: Path, images: Images) -> None:
@@ -168,7 +180,7 @@ def test_an_interrupted_run_is_gone_on_with_on_this_machines_terms(
     run = planted(runs_dir / "begun", "one", "data.source=folder", finished=False)
     data = {"source": "folder", "train": "a: #b", "test": "t"}
     run.write_json("environment.json", {**ENVIRONMENT, "data": data})
-    overrides = ["data.source=folder", "data.root='a: #b'", "train.keep=weights"]
+    overrides = ["data.source=folder", "data.root=a: #b", "train.keep=weights"]
     found = plan(["one", "two"], overrides, None, runs_dir)
     train_missing(found, runs_dir)
     (name, config), (other, _) = trained

@@ -133,7 +133,7 @@ def test_pixels_without_a_fixed_range_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_changed_since_it_was_hashed_is_refused(tmp_path: Path) -> None:
     path = save(Image.new("L", (1, 1)), tmp_path / "a.png")
-    with pytest.raises(UserError, match="changed meanwhile"):
+    with pytest.raises(UserError, match="changed while it was being read"):
         decoding.decode_all([path], [hashlib.sha256(b"before").digest()], None)
 
 
@@ -216,3 +216,25 @@ def test_suffixes_are_of_pictures_that_can_be_decoded() -> None:
     found = decoding.image_suffixes()
     assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".ppm", ".tga"} <= found
     assert not {".h5", ".hdf", ".mpg", ".mpeg", ".grib", ".bufr", ".wmf", ".eps", ".pdf"} & found
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_exif_data_that_cannot_be_read_turns_nothing(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    save(Image.new("L", (2, 1), 7), path, exif=b"Exif\0\0no TIFF header", lossless=True)
+    assert decode(path).flatten().tolist() == [7] * 6
+
+
+def test_no_file_is_left_out_for_what_is_not_its_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(Image.new("L", (1, 1)), tmp_path / "a.png")
+    with pytest.raises(UserError, match="changed while it was being read"):
+        decoding.decode_all([path], [hashlib.sha256(b"before").digest()], None, skip_broken=True)
+
+    def exhaust(image: Image.Image) -> Image.Image:
+        raise MemoryError
+
+    monkeypatch.setattr(decoding, "_to_rgb", exhaust)
+    with pytest.raises(MemoryError):
+        decoding.decode_all([path], [decoding.digest(path)], None, skip_broken=True)

@@ -220,7 +220,9 @@ def test_a_folder_for_validation_becomes_a_split(root: Path, name: str) -> None:
 def test_validation_alone_is_no_test_set(root: Path) -> None:
     (root / "test").rename(root / "val")
     assert f"{root}/test does not exist (" in refused(root)
-    assert "val, which is there, is for validation only" in refused(root)
+    assert "val, which is there, is for validation only: if nothing is to be" in refused(root)
+    remove(root / "train")
+    assert "is for validation only" not in refused(root)  # train is what is missing
 
 
 def test_two_folders_for_validation_are_refused(root: Path) -> None:
@@ -246,7 +248,8 @@ def test_folders_of_operating_systems_are_no_classes(root: Path) -> None:
 
 def test_files_without_a_known_suffix_are_named_where_nothing_else_is(root: Path) -> None:
     (root / "test/dog/a.png").rename(root / "test/dog/0001")
-    assert "dog contains no images (0001 has no suffix of an image, such as .png" in refused(root)
+    assert "dog contains no images (files without an image's suffix, such as" in refused(root)
+    assert ".jpg: 1; rename 0001, if it is an image)" in refused(root)
 
 
 def test_broken_files_are_left_out_if_asked(
@@ -275,10 +278,11 @@ def test_what_was_seen_is_told_from_the_cache_too(root: Path) -> None:
     exif[ExifTags.Base.Orientation] = 3
     Image.new("L", (2, 2), 5).save(root / "test/cat/b.jpg", exif=exif)
     (root / "test/cat/notes.txt").touch()
+    (root / "test/cat/.DS_Store").touch()
     first, second = load(root), load(root)
     assert first.reading == second.reading
     assert first.reading["turned_upright"] == 1
-    assert first.reading["passed_over"] == {".txt": 1}
+    assert first.reading["passed_over"] == {".txt": 1, "hidden": 1}
 
 
 # --- the cache
@@ -390,6 +394,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "other type": lambda content: content.replace(b'"U8"', b'"I8"'),
     "other shape": lambda content: content.replace(b"[5,3,2,2]", b"[5,2,3,2]"),
     "no checksum": lambda content: content.replace(b'"train"', b'"brain"'),
+    "what was seen": lambda content: content.replace(b'upright\\": 0', b'upright\\": 7'),
 }
 
 

@@ -34,10 +34,11 @@ def test_pictures_in_two_splits_two_classes_or_of_one_colour() -> None:
         "train and test": 1,  # one picture, though it stands there twice
         "validation and test": 0,
     }
-    assert (told["in_two_classes"], told["of_one_colour"]) == (1, 1)
+    assert (told["in_two_classes"], told["of_one_colour"]) == (1, ["d"])
+    assert told["same_pictures"] == [["a", "c", "x", "y"], ["b", "v"]]
     assert list(doubts(dataset)) == [
         "1 picture is in both train and validation, such as b = v",
-        "1 picture is in both train and test, such as a = c",
+        "1 picture is in both train and test, such as a = x",
         "1 picture is in two classes, such as a = c",
         "1 picture is of one colour, such as d",
     ]

@@ -64,9 +64,11 @@ def test_without_the_images_the_rest_is_drawn(tmp_path: Path) -> None:
             path = tmp_path / "images" / split / name / "1.png"
             path.parent.mkdir(parents=True)
             Image.new("RGB", (32, 32), (90 * number, 20, 30)).save(path)
+            path.with_name("broken.png").touch()
     config = tmp_path / "c.yaml"
     config.write_text(
-        f"model: {{name: SimpleModel}}\ndata: {{source: folder, root: {tmp_path / 'images'}}}\n"
+        "model: {name: SimpleModel}\n"
+        f"data: {{source: folder, skip_broken: true, root: {tmp_path / 'images'}}}\n"
         "train: {epochs: 1, device: cpu, precision: float32}\n"
     )
     runs = tmp_path / "runs"

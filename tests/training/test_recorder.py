@@ -1,5 +1,6 @@
 """What is written when: checkpoints that are due, the environment, why a run failed."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ from sfl.training import recorder as recording
 from sfl.training.environment import environment
 from sfl.training.fit import fit
 from sfl.training.recorder import is_best
-from tests.training.tiny import interrupted_after, new_run, tiny_setup
+from sfl.training.setup import set_up
+from tests.training.tiny import (
+    interrupted_after,
+    new_run,
+    random_dataset,
+    tiny_config,
+    tiny_setup,
+)
 
 
 def test_keep_weights_drops_what_only_resuming_needs(tmp_path: Path) -> None:
@@ -126,3 +134,22 @@ def test_of_a_failure_that_is_a_bug_only_its_kind_is_kept(
     with pytest.raises(PermissionError):
         fit(tiny_setup(), run)
     assert run.failure == "PermissionError\n"
+
+
+def test_what_is_recorded_of_a_folder_with_validation_images_and_broken_files(
+    tmp_path: Path,
+) -> None:
+    clean = random_dataset(32, 16)
+    seen = {"skipped": {"train/a.png": "broken", "test/b.png": "broken"}}
+    dataset = replace(clean, validation=random_dataset(16).train, reading=seen)
+    records = []
+    for name, images in (("own", dataset), ("none", clean)):
+        run = new_run(tmp_path, name)
+        fit(set_up(tiny_config("train.epochs=1"), images), run)
+        assert run.environment is not None and run.result is not None
+        records.append((run.environment.to_json(), run.result.to_json()["data"], run.metrics[0]))
+    (told, data, line), (told_clean, data_clean, line_clean) = records
+    assert told["skipped_images"] == 2 and "skipped_images" not in told_clean
+    assert told["data"] == data == {"source": "shapes", **dataset.fingerprints}
+    assert set(data) - set(data_clean) == {"validation"}
+    assert "validation_accuracy" in line and "validation_accuracy" not in line_clean

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,17 @@ from sfl.errors import Exit, UserError
 from sfl.runs.directory import BEST, CONFIG, LAST, METRICS, RESULT, UNSAVED, Run
 from sfl.training import fit as fitting
 from sfl.training.fit import fit
+from sfl.training.setup import set_up
 from tests.training.tiny import (
     SPATIAL,
     interrupted_after,
     metrics,
     new_run,
+    random_dataset,
     result,
     same,
     tensors,
+    tiny_config,
     tiny_setup,
 )
 
@@ -195,6 +199,17 @@ def test_checkpoints_it_does_not_go_on_from(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message) as error:
             fit(tiny_setup(), run)
         assert error.value.exit_code == Exit.RUN
+
+
+def test_validation_images_that_it_did_not_begin_with_are_named(tmp_path: Path) -> None:
+    """As a folder's val/ was passed over by the first versions."""
+    run, clean = new_run(tmp_path), random_dataset(32, 16)
+    with interrupted_after(1):
+        fit(set_up(tiny_config(), clean), run)
+    own = replace(clean, validation=random_dataset(16).train)
+    with pytest.raises(UserError, match="without the validation images that the folder") as error:
+        fit(set_up(tiny_config(), own), run)
+    assert error.value.exit_code == Exit.DATA
 
 
 def test_a_run_whose_checkpoint_was_taken_away_is_not_begun_anew(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a config stands for on this machine, and what is refused before anything is written."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,17 @@ def test_splits_constants_and_sizes() -> None:
     assert setup.std.tolist() == pytest.approx([0.2023, 0.1994, 0.2010])
     assert setup.device == torch.device("cpu") and setup.precision == "float32"
     assert setup.summary.weights == (27 + 1) * 2 * 900 + (1800 + 1) * 10
+
+
+def test_a_folders_own_validation_images_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    own = replace(random_dataset(), validation=random_dataset(12).train)
+    setup = set_up(tiny_config(), own)
+    assert setup.validation is not None and own.validation is not None
+    assert torch.equal(setup.validation.images, own.validation.images)
+    assert len(setup.train) == 64 and "validation: the 12 images" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"data\.validation: 20, but the folder has") as error:
+        set_up(tiny_config("data.validation=20"), own)
+    assert error.value.exit_code == Exit.USAGE
 
 
 def test_validation_images_are_taken_from_the_training_images() -> None:
