@@ -240,6 +240,15 @@ def test_names_that_look_the_same_are_the_same_class(root: Path) -> None:
     assert r"look the same: 'cafe\u0301' and 'caf\xe9'" in refused(root)
 
 
+@pytest.mark.parametrize("name", [os.fsdecode(b"\xff"), "a\nb", "\x1b[31m"])
+def test_a_class_whose_name_cannot_be_shown_is_refused(root: Path, name: str) -> None:
+    try:
+        (root / "train" / "cat").rename(root / "train" / name)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert f"has a folder whose name can't be shown: {name!a} (rename it" in refused(root)
+
+
 def test_folders_of_operating_systems_are_no_classes(root: Path) -> None:
     save(root / "train" / "__MACOSX" / "a.png")
     (root / "test" / "cat" / "@eaDir").mkdir()
