@@ -30,7 +30,14 @@ def test_counts(count: float, line: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "line"),
-    [(0, "0 s"), (59, "59 s"), (90, "1 min"), (7300, "2 h"), (86400 * 3.9, "3 d")],
+    [
+        (-259_200, "0 s"),
+        (0, "0 s"),
+        (59, "59 s"),
+        (90, "1 min"),
+        (7300, "2 h"),
+        (86400 * 3.9, "3 d"),
+    ],
 )
 def test_ages(seconds: float, line: str) -> None:
     assert units.age_text(seconds) == line

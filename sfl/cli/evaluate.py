@@ -49,7 +49,6 @@ def evaluate(
     if as_json:
         layout.print_json(result)
         return
-    print(tables.result_line(result))
-    layout.print_lines([line] if (line := tables.majority_line(result)) else [])
+    layout.print_lines(tables.result_lines(result))
     for made in tables.evaluation_tables(result, layout.width()):
         layout.print_table(made)

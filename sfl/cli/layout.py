@@ -9,7 +9,6 @@ import io
 import json
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from sfl.units import spreadsheet_text
+from sfl.units import one_line, spreadsheet_text
 
 PLAIN_WIDTH = 160  # of tables that are written to a file or a pipe
 GAP = 2  # blanks between columns
@@ -39,24 +38,28 @@ class Table:
     prose: bool = False
     rows: list[list[Cell]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.columns = list(map(_as_shown, self.columns))
+        self.optional = list(map(_as_shown, self.optional))
+
     def add_row(self, *cells: Cell) -> None:
-        self.rows.append(list(cells))
+        self.rows.append([_as_shown(cell) if isinstance(cell, str) else cell for cell in cells])
 
     def lines(self, width: int) -> list[Text]:
         """The table in lines of at most that many columns, if names and numbers allow it."""
-        shown, left_out = list(range(len(self.columns))), list[str]()
+        everything = list(range(len(self.columns)))
+        shown, left_out = [*everything], list[str]()
         for name in self.optional:
             if self._width(shown) <= width:
                 break
             shown.remove(list(self.columns).index(name))
             left_out.append(name)
-        title = [Text(self.title)] if self.title else []
-        if self.prose or self._width(shown) <= width:
-            body = self._aligned(shown, width)
-        else:
-            body = self._blocks(shown)
+        title = wrapped(self.title, width) if self.title else []
+        if not self.prose and self._width(shown) > width:
+            return [*map(Text, title), *self._blocks(everything)]
         note = f"(not shown in {width} columns: {', '.join(left_out)}; --json has all)"
-        return [*title, *body, *([Text(note)] if left_out else [])]
+        notes = wrapped(note, width) if left_out else []
+        return [*map(Text, title), *self._aligned(shown, width), *map(Text, notes)]
 
     def fits(self, width: int) -> bool:
         """Whether all columns do."""
@@ -109,9 +112,22 @@ def _length(cell: Cell) -> int:
     return cell.cell_len if isinstance(cell, Text) else cell_len(cell)
 
 
+def _as_shown(cell: str) -> str:
+    """On one line, and as the encoding of standard output will write it: as wide as it looks."""
+    encoding, errors = sys.stdout.encoding or "utf-8", sys.stdout.errors or "strict"
+    return one_line(cell).encode(encoding, errors).decode(encoding)
+
+
 def wrapped(text: str, width: int) -> list[str]:
-    """Lines broken between words, never inside one."""
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+    """Lines broken between words, never inside one; `textwrap` knows no letters of two columns."""
+    first, *words = text.split(" ")
+    lines = [first]
+    for word in words:
+        if cell_len(longer := f"{lines[-1]} {word}") <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def width() -> int:

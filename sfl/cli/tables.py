@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from sfl.cli.layout import Table
-from sfl.units import age_text, bytes_text, count_text
+from sfl.stats import majority_share
+from sfl.units import age_text, bytes_text, count_text, one_line
 
 if TYPE_CHECKING:
     from sfl.nn.summary import ModelSummary
@@ -15,22 +16,24 @@ if TYPE_CHECKING:
 CONFUSIONS = 10  # of the most frequent ones that are listed
 
 
-def result_line(result: dict[str, Any]) -> str:
-    """Test accuracy, its interval and the loss, in one line."""
+def result_lines(result: dict[str, Any]) -> list[str]:
+    """Test accuracy, its interval and the loss; and what one answer for all images would get."""
     low, high = result["accuracy_interval"]
-    return (
+    line = (
         f"test accuracy {result['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}, "
         f"{result['n']:,} images)  loss {result['loss']:.3f}"
     )
+    return [line, *_majority(result)]
 
 
-def majority_line(result: dict[str, Any]) -> str | None:
-    """What a model gets that always gives one answer; None where classes are equally frequent."""
+def _majority(result: dict[str, Any]) -> list[str]:
+    """Nothing where several classes are equally frequent."""
     counts = [sum(row) for row in result["confusion"]]
-    if len(counts) < 2 or len(set(counts)) < 2:
-        return None
-    name = list(result["per_class"])[counts.index(max(counts))]
-    return f"always answering {name} gets {result['majority_share']:.2%}: classes are unequal"
+    name = one_line(list(result["per_class"])[counts.index(max(counts))])
+    if sum(map(bool, counts)) == 1:
+        return [f"all images are of one class, {name}: always answering it gets 100 %"]
+    unequal = f"always answering {name} gets {majority_share(counts):.2%}: classes are unequal"
+    return [unequal] if len(set(counts)) > 1 else []
 
 
 def evaluation_tables(result: dict[str, Any], width: int) -> list[Table]:
@@ -76,7 +79,8 @@ def _confusions(result: dict[str, Any], names: Sequence[str]) -> Table:
         for predicted, count in enumerate(row)
         if count and true != predicted
     ]
-    made = Table(["most frequent confusions: true → predicted", "images", "of the class"])
+    columns = ["most frequent confusions: true → predicted", "images", "of the class"]
+    made = Table(columns, optional=["of the class"])
     for count, true, predicted, of in sorted(found, key=lambda one: -one[0])[:CONFUSIONS]:
         made.add_row(f"{true} → {predicted}", f"{count:,}", f"{count / of:.1%}")
     return made
@@ -120,7 +124,7 @@ def comparison_table(names: Sequence[str], rows: Sequence[tuple[str, Sequence[st
 def summary_table(summary: "ModelSummary") -> Table:
     """One row for each layer, and their sum."""
     columns = ["layer", "output", "weights", "bytes", "as dense", "FLOPs/image", "weights shared"]
-    made = Table(columns, optional=["as dense", "bytes", "FLOPs/image", "output"])
+    made = Table(columns, optional=["as dense", "bytes", "FLOPs/image", "weights shared", "output"])
     for layer in summary.layers:
         made.add_row(
             f"{layer.name} {layer.kind}",
@@ -158,6 +162,9 @@ def runs_table(rows: Sequence[dict[str, Any]]) -> Table:
     return made
 
 
+RANGE = ("smallest – largest",)
+
+
 def bench_tables(measured: dict[str, Any]) -> list[Table]:
     """The tables of `sfl bench`: layers, whole training steps, the machine and the data."""
     return [*_layer_tables(measured["layers"]), _step_table(measured), _machine_table(measured)]
@@ -167,8 +174,8 @@ def _layer_tables(entries: Sequence[dict[str, Any]]) -> list[Table]:
     made = []
     for entry in entries:
         title = f"{entry['layers']}, forward + backward, batch {entry['batch']}"
-        columns = (entry["precision"], "ms", "smallest – largest", "share of mm", "÷ first")
-        rows = Table(columns, title)
+        columns = (entry["precision"], "ms", RANGE[0], "share of mm", "÷ first")
+        rows = Table(columns, title, RANGE)
         first = next(iter(entry["forms"].values()))["seconds"]
         for name, form in entry["forms"].items():
             ratios = (f"{form['share_of_mm']:.0%}", f"{form['seconds'] / first:.1f}")
@@ -179,8 +186,8 @@ def _layer_tables(entries: Sequence[dict[str, Any]]) -> list[Table]:
 
 def _step_table(measured: dict[str, Any]) -> Table:
     title = "a training step; peak memory above that of torch and a step of its optimizer"
-    columns = ("network", "ms", "smallest – largest", "notebook ÷ this", "peak memory")
-    made = Table(columns, title)
+    columns = ("network", "ms", RANGE[0], "notebook ÷ this", "peak memory")
+    made = Table(columns, title, RANGE)
     for entry in measured["steps"]:
         notebook = entry["steps"][f"{entry['network']}, notebook"]["seconds"]
         for name, step in entry["steps"].items():

@@ -71,7 +71,7 @@ def train(
     if as_json:
         layout.print_json(result)
         return
-    print(tables.result_line(result))
+    layout.print_lines(tables.result_lines(result))
     saved = folder / result["run"]
     say(f"saved in {saved}")
     say("next:", command("evaluate", saved, *data_root_option(settings)))

@@ -1,5 +1,6 @@
 """Every way out of a command line: exit code and one line on standard error."""
 
+import ast
 import os
 import pty
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import typer
@@ -122,6 +124,18 @@ def test_a_name_that_the_terminal_cannot_show_stops_nothing() -> None:
     done = sfl(code, stdout=subprocess.PIPE, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "\\udcff x -\n"  # signs that look alike, else escapes
+
+
+def test_every_sign_that_the_program_prints_has_a_lookalike() -> None:
+    """Those of all strings in the code but docstrings."""
+    signs = set[str]()
+    for path in Path(exits.__file__).parent.parent.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docs = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        held = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+        signs |= {sign for node in held if node not in docs for sign in str(node.value)}
+    lacking = {sign for sign in signs if not sign.isascii() and sign.isprintable()}
+    assert lacking <= exits.SIGNS.keys()
 
 
 def test_on_a_terminal_an_error_is_broken_between_words_and_its_command_is_whole() -> None:

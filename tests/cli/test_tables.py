@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sfl.cli import layout, tables
+from sfl.cli import exits, layout, tables
 from sfl.cli.layout import Table
 from sfl.nn.summary import LayerSummary, ModelSummary
 
@@ -31,7 +31,8 @@ RESULT = {
 
 
 def test_the_result_in_one_line() -> None:
-    assert tables.result_line(RESULT) == (
+    line, _ = tables.result_lines(RESULT)
+    assert line == (
         "test accuracy 52.73% (95 % interval 51.75% to 53.71%, 10,000 images)  loss 1.346"
     )
 
@@ -103,17 +104,18 @@ def test_a_thousand_classes_take_no_minute() -> None:
 @pytest.mark.parametrize(
     ("confusion", "expected"),
     [
-        ([[40, 0], [2, 0]], "always answering cat gets 95.24%: classes are unequal"),
-        ([[3, 1], [3, 1]], None),
-        ([[5]], None),
+        ([[40, 0], [2, 0]], ["always answering cat gets 95.24%: classes are unequal"]),
+        ([[3, 1], [3, 1]], []),
+        ([[5]], ["all images are of one class, cat: always answering it gets 100 %"]),
+        ([[4, 1], [0, 0]], ["all images are of one class, cat: always answering it gets 100 %"]),
     ],
 )
-def test_the_majority_is_named_where_classes_are_unequal(
-    confusion: list[list[int]], expected: str | None
+def test_what_one_answer_would_get_is_said_where_classes_are_unequal(
+    confusion: list[list[int]], expected: list[str]
 ) -> None:
     names = dict.fromkeys(["cat", "dog"][: len(confusion)], 1.0)
-    result = {"per_class": names, "confusion": confusion, "majority_share": 40 / 42}
-    assert tables.majority_line(result) == expected
+    _, *said = tables.result_lines(RESULT | {"per_class": names, "confusion": confusion})
+    assert said == expected
 
 
 # --- tables that are too wide
@@ -125,9 +127,9 @@ def test_the_least_important_columns_go_first_and_that_is_said() -> None:
     assert lines(made, 80) == [
         "run            status    size", "a-long-name  finished  1.5 kB",
     ]  # fmt: skip
-    head, row, note = lines(made, 24)
+    head, row, *note = lines(made, 24)
     assert (head.split(), row) == (["run", "status"], "a-long-name  finished")
-    assert note == "(not shown in 24 columns: size; --json has all)"
+    assert " ".join(note) == "(not shown in 24 columns: size; --json has all)"
     assert lines(made, 5)[0] == "a-long-name"  # names are never cut
 
 
@@ -138,6 +140,19 @@ def test_a_table_that_stays_too_wide_becomes_blocks() -> None:
     assert lines(made, 20) == [
         "test accuracy", "  spatial: 57.52 %", "  conv: 65.07 %", "sd", "  conv: 0.20",
     ]  # fmt: skip
+
+
+def test_blocks_leave_nothing_out() -> None:
+    made = Table(["run", "status", "size"], optional=["size"])
+    made.add_row("a-long-name", "finished", "1.5 kB")
+    assert lines(made, 10) == ["a-long-name", "  status: finished", "  size: 1.5 kB"]
+
+
+def test_titles_and_notes_are_broken_between_words() -> None:
+    made = Table(["n", "status", "size"], title="one row for each", optional=["size"])
+    made.add_row("1", "ok", "1.5 kB")
+    head, rest, *_, end = lines(made, 12)
+    assert (head, rest, end) == ("one row for", "each", "has all)")
 
 
 def test_prose_is_broken_between_words() -> None:
@@ -153,6 +168,31 @@ def test_wide_letters_keep_columns_aligned() -> None:
     made.add_row("猫", "1")
     made.add_row("cat", "22")
     assert lines(made, 80) == ["class   n", "猫      1", "cat    22"]
+
+
+def test_prose_in_wide_letters_keeps_to_the_width() -> None:
+    assert layout.wrapped("classes: 猫の顔, 犬の顔, 鳥の顔", 16) == [
+        "classes: 猫の顔,",
+        "犬の顔, 鳥の顔",
+    ]
+
+
+def test_a_name_with_a_line_break_stays_on_its_row() -> None:
+    made = Table(["class", "n"])
+    made.add_row("a\nb\x1b[31m", "1")
+    assert lines(made, 80) == ["class     n", "a�b�[31m  1"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_columns_are_aligned_where_the_encoding_lacks_letters(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding, errors=exits.LOOKALIKES)
+    monkeypatch.setattr(sys, "stdout", stream)
+    made = Table(["a − b", "n", "×"], optional=["×"])
+    made.add_row("猫", "1", "x" * 80)
+    made.add_row("cat", "22", "")
+    assert lines(made, 80)[:3] == ["a - b    n", "\\u732b   1", "cat     22"]
 
 
 def test_names_are_never_taken_for_markup_or_emoji(capsys: pytest.CaptureFixture[str]) -> None:
