@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from sfl.units import one_line, spreadsheet_text
+from sfl.units import one_line
 
 PLAIN_WIDTH = 160  # of tables that are written to a file or a pipe
 GAP = 2  # blanks between columns
@@ -165,11 +165,9 @@ def print_utf8(text: str) -> None:
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """A line of columns, and a line for each row, as `print_utf8` prints."""
+    """A line of columns, and a line for each row, every text as it is, as `print_utf8` prints."""
     written = io.StringIO()
     writer = csv.DictWriter(written, columns, lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        texts = {key: spreadsheet_text(v) if isinstance(v, str) else v for key, v in row.items()}
-        writer.writerow(texts)
+    writer.writerows(rows)
     print_utf8(written.getvalue())
