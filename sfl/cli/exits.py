@@ -152,7 +152,7 @@ def describe(error: Exception) -> UserError:
         return error
     if hasattr(error, "format_message"):  # typer's own: an unknown option or command
         return _usage(error)
-    if isinstance(error, typer.Abort):  # the answer was no, Ctrl-C, or none at all
+    if isinstance(error, typer.Abort):  # Ctrl-C, or no answer at all
         said, hint = "stopped, nothing was done", "--yes answers the question"
         return UserError(said, hint, Exit.INTERRUPTED)
     if _is_out_of_memory(error):

@@ -9,7 +9,7 @@ import typer
 
 from sfl.cli import completion
 from sfl.cli.options import RUNS, Command, Group, Json, Runs, at_home
-from sfl.errors import UserError
+from sfl.errors import Exit, UserError
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -106,7 +106,9 @@ def remove_runs(
     found = [find(runs or context.obj, name) for name in dict.fromkeys(names)]
     for run in found:
         say(f"{run.path}  {run.status}  {units.bytes_text(run.bytes)}")
-    if not yes:
-        typer.confirm(f"Delete {len(found)} run{'s' * (len(found) > 1)}?", abort=True, err=True)
+    question = f"Delete {len(found)} run{'s' * (len(found) > 1)}?"
+    if not yes and not typer.confirm(question, err=True):
+        say("nothing was deleted")
+        raise typer.Exit(Exit.INTERRUPTED)
     for run in found:
         remove(run)

@@ -11,7 +11,7 @@ from sfl.compare.model import ComparedModel, Job
 from sfl.compare.names import Named, name_after_run, resolve
 from sfl.config.load import from_tree, override
 from sfl.config.schema import Config
-from sfl.errors import UserError
+from sfl.errors import Exit, UserError
 from sfl.progress import say
 from sfl.runs import store
 from sfl.runs.directory import Run
@@ -110,6 +110,9 @@ def _add_named_run(model: ComparedModel, run: Run, seed: int) -> None:
     """Of two runs of one seed only one counts: a finished one, else the newer one."""
     other = model.runs.get(seed, run)
     if other.path.resolve() != run.path.resolve():
+        if other.provenance != run.provenance:  # a folder's name doesn't count, its images do
+            said = f"{other.path} and {run.path}: the same settings on different images"
+            raise UserError(said, "compare runs on the same images", Exit.DATA)
         ranked = sorted((other, run), key=lambda one: (one.status == "finished", one.modified))
         ignored, run = ranked
         say(f"{ignored.path} is left out: {run.path} has the same seed")

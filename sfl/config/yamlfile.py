@@ -113,7 +113,8 @@ def parse(text: str, name: str) -> YamlTree:
     values = reader.value(node, ())
     if not isinstance(values, dict):
         kind = "a list" if isinstance(values, list) else "a single value"
-        raise UserError(f"{name}: expected keys and values, found {kind}")
+        hint = "a colon needs a space after it" if ":" in str(values) else ""
+        raise UserError(f"{name}: expected keys and values, found {kind}", hint)
     return YamlTree(values, reader.places)
 
 

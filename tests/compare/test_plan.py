@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +328,20 @@ def test_two_runs_of_one_seed_are_no_two_draws(
         )
     assert finished_names(plan(["one-s0", "one-s0", "two"], [], None, runs_dir))[0] == ["one-s0"]
     assert capsys.readouterr().err == ""
+
+
+def test_runs_of_equal_settings_on_different_images_are_no_pair(
+    configs: Path, runs_dir: Path, made_run: Callable[..., Path]
+) -> None:
+    """Their folders have one name, or none that is saved; their images say what they are."""
+    for name in "ab":
+        images = {"source": "folder", "train": name, "test": name}
+        made_run(runs_dir / name, data=images, environment={"data": images})
+    with pytest.raises(
+        UserError, match=r"a and .*b: the same settings on different images"
+    ) as told:
+        plan(["a", "b"], [], None, runs_dir)
+    assert told.value.exit_code == Exit.DATA
 
 
 def test_a_named_run_is_that_seed_of_its_config(

@@ -229,3 +229,8 @@ values: st.SearchStrategy[Any] = st.recursive(
 @given(st.dictionaries(st.text(), values, min_size=1))
 def test_what_is_dumped_is_read_as_the_same(given_values: dict[str, Any]) -> None:
     assert parse(dump(given_values), "c.yaml").values == given_values
+
+
+def test_a_missing_space_after_a_colon_is_told() -> None:
+    with pytest.raises(UserError, match=r"found a single value \(a colon needs a space after it\)"):
+        parse("name:SimpleModel", "a.yaml")
