@@ -1,6 +1,6 @@
 """Atomic writing: a reader sees the old file or the new one, never half of one.
 
-Also file locks, and checks of folders and disk space. Knows nothing of the files' content.
+Also checks of folders and disk space. Knows nothing of the files' content.
 """
 
 import contextlib
@@ -8,42 +8,48 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from sfl.errors import Exit, UserError
-from sfl.progress import say
+
+TEMPORARY = ".sfl.tmp"  # how the name of a folder with a file that is being written ends
+# What file systems answer to calls that they don't have (SMB, FUSE, exFAT and others): a write does
+# without its extras there. A full disk, a lost permission or a broken device is not among them.
+UNSUPPORTED = {
+    *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS, errno.ENOTTY),
+    errno.ENOLCK,
+}
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path, needed: int | None = None) -> Iterator[Path]:
-    """Yields a temporary path in the folder of `path`; at the end, the file is renamed to `path`.
+    """Yields the path of a file to be written; at the end, that file is renamed to `path`.
 
     needed: the size in bytes, if known; only used in the message about a full disk.
 
-    The content is on the disk (fsync) before the file is renamed, and the new name is on the disk
-    before this returns. If the body raises, `path` is unchanged and the temporary file is removed.
+    It lies in a new folder beside `path`, so that all that a killed writer leaves, also under names
+    of its own, is in one place; `sfl.locks` removes that. The content is on the disk (fsync) before
+    the file is renamed, and the new name is on the disk before this returns, where the file system
+    can do that. If the body raises, `path` is unchanged and the temporary file is removed.
 
     Raises UserError (exit 6) if the disk is full, (exit 4) if the folder can't be written to.
     """
-    temporary: Path | None = None
+    folder: Path | None = None
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(descriptor)
-        temporary = Path(name)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY))
+        temporary = folder / path.name
         yield temporary
-        # mkstemp creates files with mode 0600, and so do writers that replace the temporary file.
-        os.chmod(temporary, 0o666 & ~_umask())
-        _fsync(temporary)
+        # safetensors writes a file with mode 0600.
+        _if_supported(lambda: os.chmod(temporary, 0o666 & ~_umask()))
+        _if_supported(lambda: _fsync(temporary))
         os.replace(temporary, path)
-        _fsync(path.parent)
+        _if_supported(lambda: _fsync(path.parent))
     except OSError as error:
         raise write_error(path, error, needed) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -51,28 +57,6 @@ def write_text(path: Path, text: str) -> None:
     content = text.encode()
     with atomic_path(path, len(content)) as temporary:
         temporary.write_bytes(content)
-
-
-@contextlib.contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Holds the lock file `path`, and removes it at the end.
-
-    Waits if another process holds it; that process may then have done the work already. If the
-    lock can't be made (a read-only folder), the body runs without one.
-    """
-    lock = FileLock(path)
-    with contextlib.suppress(OSError):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say(f"waiting for another process that is using {path.parent} ...")
-            lock.acquire()
-    try:
-        yield
-    finally:
-        if lock.is_locked:
-            path.unlink(missing_ok=True)
-            lock.release()
 
 
 def check_folder(folder: Path, option: str) -> None:
@@ -89,7 +73,8 @@ def check_folder(folder: Path, option: str) -> None:
 
 def check_space(path: Path, needed: int) -> None:
     """Raises UserError (exit 6) if the disk of `path` has fewer than `needed` bytes free."""
-    if needed > _free_bytes(path):
+    free = _free_bytes(path)
+    if free is not None and needed > free:
         raise _disk_full(path, needed)
 
 
@@ -106,17 +91,33 @@ def write_error(path: Path, error: OSError, needed: int | None = None) -> UserEr
 
 
 def _disk_full(path: Path, needed: int | None) -> UserError:
-    wanted = "" if needed is None else f"{needed:,} bytes needed, "
+    free = _free_bytes(path)
+    known = [] if needed is None else [f"{needed:,} bytes needed"]
+    known += [] if free is None else [f"{free:,} free"]
     return UserError(
-        f"{path}: no space left on the disk ({wanted}{_free_bytes(path):,} free)",
+        f"{path}: no space left on the disk" + (f" ({', '.join(known)})" if known else ""),
         "free some space, or choose another folder",
         Exit.RESOURCES,
     )
 
 
-def _free_bytes(path: Path) -> int:
+def _free_bytes(path: Path) -> int | None:
+    """None where the file system doesn't say it, or says that it has no bytes at all."""
     existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
-    return shutil.disk_usage(existing).free
+    try:
+        usage = shutil.disk_usage(existing)
+    except OSError:
+        return None
+    return usage.free if usage.total else None
+
+
+def _if_supported(call: Callable[[], None]) -> None:
+    """Calls it; a file system without that call is no error."""
+    try:
+        call()
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
 
 
 def _umask() -> int:

@@ -2,15 +2,17 @@
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
 
 from sfl.errors import Exit, UserError
-from sfl.files import atomic_path, write_error, write_text
+from sfl.files import atomic_path, check_space, write_error, write_text
 
 
 def refuse(number: int) -> Callable[..., NoReturn]:
@@ -58,7 +60,8 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -
     with atomic_path(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
-        assert temporary.parent == path.parent  # a rename between file systems would be a copy
+        # A rename between file systems would be a copy.
+        assert temporary.parent.parent == path.parent
     assert path.read_text() == "new"
 
 
@@ -88,8 +91,7 @@ def test_the_mode_is_that_of_any_new_file(tmp_path: Path, umask: int) -> None:
     path, before = tmp_path / "a.bin", os.umask(umask)
     try:
         with atomic_path(path) as temporary:
-            # As safetensors does: a file of its own, with a mode of its own, in place of ours.
-            temporary.unlink()
+            # As safetensors does: a file with a mode of its own.
             os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
         assert os.umask(umask) == umask  # looking at it didn't change it
@@ -116,7 +118,7 @@ def test_a_full_disk_is_one_line_and_exit_6(
 def test_a_folder_that_cannot_be_written_to_is_one_line_and_exit_4(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.mkstemp", refuse(errno.EACCES))
+    monkeypatch.setattr("tempfile.mkdtemp", refuse(errno.EACCES))
     with pytest.raises(UserError) as caught:
         write_text(tmp_path / "a.txt", "new")
     assert caught.value.exit_code is Exit.RUN
@@ -129,6 +131,37 @@ def test_a_folder_that_cannot_be_written_to_is_one_line_and_exit_4(
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="can't be written: No such file or directory"):
         write_text(tmp_path / "none" / "a.txt", "new")
+
+
+@pytest.mark.parametrize("call", ["fsync", "chmod"])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EPERM, errno.ENOSYS])
+def test_a_write_does_without_what_the_file_system_does_not_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    monkeypatch.setattr(os, call, refuse(number))
+    write_text(tmp_path / "a.txt", "x")
+    assert (tmp_path / "a.txt").read_text() == "x" and names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "chmod"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_a_write_does_not_do_without_a_disk_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    monkeypatch.setattr(os, call, refuse(number))
+    with pytest.raises(UserError):
+        write_text(tmp_path / "a.txt", "x")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("answer", [lambda _: SimpleNamespace(free=0, total=0), refuse(errno.EIO)])
+def test_a_file_system_that_does_not_say_its_size_may_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", answer)
+    check_space(tmp_path / "a.txt", 1)
+    error = write_error(tmp_path / "a.txt", OSError(errno.ENOSPC, "full"), 3)
+    assert "no space left on the disk (3 bytes needed) (" in str(error)
 
 
 def test_a_full_disk_is_told_of_a_folder_that_could_not_even_be_made(tmp_path: Path) -> None:

@@ -25,10 +25,15 @@ def data(
     from sfl.config.load import load
 
     settings = load(config, set_ or [])
+    from sfl.data import survey
     from sfl.training.setup import load_images
 
-    described = load_images(settings).summary()
+    dataset = load_images(settings)
+    described = survey.summary(dataset)
     if as_json:
         tables.print_json(described)
-    else:
-        tables.stdout().print(tables.data_table(described))
+        return
+    per_class = described.pop("per_class")
+    tables.stdout().print(tables.data_table(described))
+    tables.stdout().print(tables.class_counts_table(per_class))
+    tables.print_lines(list(survey.doubts(dataset)))

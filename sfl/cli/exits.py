@@ -28,7 +28,7 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
     """
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    caught = _catch_ending_signals()
     warnings.showwarning = _one_line
     _prepare_streams()
     try:
@@ -53,7 +53,23 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
             print(f"error{who}: {line}", file=sys.stderr)
         sys.exit(exit_code)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from here on SIGTERM ends the process
+        for number in caught:  # from here on they end the process
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def _catch_ending_signals() -> list[int]:
+    """SIGTERM and SIGHUP unwind as an exit; returns those of them that do.
+
+    Windows has no SIGHUP, and under nohup it stays ignored.
+    """
+    handlers = {signal.SIGTERM: _on_sigterm, getattr(signal, "SIGHUP", None): _on_hangup}
+    caught = []
+    for number, handler in handlers.items():
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+            caught.append(number)
+    return caught
 
 
 class _Forgiving:
@@ -123,6 +139,11 @@ def _one_line(message: Warning | str, *place: object, **more: object) -> None:
 
 def _on_sigterm(number: int, frame: object) -> NoReturn:
     sys.exit(Exit.TERMINATED)  # as an exception: a run says how to resume it
+
+
+def _on_hangup(number: int, frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # it comes twice when a terminal goes
+    _on_sigterm(number, frame)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

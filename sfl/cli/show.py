@@ -1,6 +1,5 @@
 """`sfl show`: describes a model, layer by layer."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +8,7 @@ from sfl.cli.options import RUNS, Json, Runs, Set
 
 if TYPE_CHECKING:
     from sfl.config.schema import Config
+    from sfl.nn.summary import ModelSummary
 
 
 def show(
@@ -27,20 +27,20 @@ def show(
     from sfl.config.load import load
     from sfl.runs.directory import BEST, CONFIG
     from sfl.runs.store import search
+    from sfl.training.setup import describe_model, image_shape
 
     folder = run.path if (run := search(runs, what)) else None
     config = load(folder / CONFIG if folder else what, set_ or [])
-    print_model(config, as_json, folder and folder / BEST, model=config.model.name)
+    summary = describe_model(config, *image_shape(config, folder and folder / BEST))
+    print_model(config, summary, as_json, model=config.model.name)
 
 
-def print_model(config: "Config", as_json: bool, weights: Path | None, /, **more: Any) -> None:
+def print_model(config: "Config", summary: "ModelSummary", as_json: bool, /, **more: Any) -> None:
     """Prints the layers and what computes them; or as JSON `more`, the sums and the layers."""
     from sfl.cli import tables
     from sfl.nn import engine
     from sfl.training.device import planned_device
-    from sfl.training.setup import describe_model, image_shape
 
-    summary = describe_model(config, *image_shape(config, weights))
     report = engine.report(planned_device(config.train.device))
     if as_json:
         tables.print_json({**more, "engine": report, **summary.to_dict()})

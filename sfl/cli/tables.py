@@ -60,9 +60,19 @@ def data_table(described: dict[str, Any]) -> Table:
     """A description of a data set, a row for each value."""
     made = table("data", "value")
     for key, value in described.items():
+        if isinstance(value, dict):
+            value = [f"{inner}: {one}" for inner, one in value.items()]
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         made.add_row(key.replace("_", " "), text)
     made.columns[1].justify = "left"
+    return made
+
+
+def class_counts_table(per_class: dict[str, dict[str, int]]) -> Table:
+    """The number of images of each class in each split."""
+    made = table("images of class", *next(iter(per_class.values())))
+    for name, counts in per_class.items():
+        made.add_row(name, *(f"{count:,}" for count in counts.values()))
     return made
 
 

@@ -1,13 +1,16 @@
 """`sfl train`: its options, and what it prints."""
 
 import shlex
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sfl.cli.options import RUNS, Json, Runs, Set
 from sfl.cli.show import print_model
 from sfl.errors import PROGRAM, UserError
+
+if TYPE_CHECKING:
+    from sfl.config.schema import Config
 
 
 def train(
@@ -54,9 +57,7 @@ def train(
         assert config is not None
         folder, settings = runs, load(config, overrides)
         if dry_run:
-            if not as_json:
-                print(settings.to_yaml(), end="")
-            print_model(settings, as_json, None, config=settings.to_dict())
+            _show(settings, as_json)
             return
         from sfl.training import start
 
@@ -70,3 +71,17 @@ def train(
     then = ["evaluate", result["run"], *where, *data_root_option(settings)]
     say(f"saved in {folder / result['run']}")
     say(f"next: {shlex.join([PROGRAM, *then])}")
+
+
+def _show(settings: "Config", as_json: bool) -> None:
+    """What a run would be; raises UserError for sizes that can't be trained."""
+    from sfl.training.device import threads
+    from sfl.training.setup import check_sizes
+
+    summary = check_sizes(settings)
+    if not as_json:
+        print(settings.to_yaml(), end="")
+    with threads(settings.train.threads) as count:
+        print_model(settings, summary, as_json, config=settings.to_dict(), threads=count)
+    if not as_json:
+        print(f"threads: {count}")

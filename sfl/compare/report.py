@@ -20,7 +20,8 @@ from sfl.compare.model import ComparedModel
 from sfl.compare.schema import Comparison
 from sfl.compare.table import escaped, rows, to_csv, to_markdown
 from sfl.errors import UserError
-from sfl.files import one_at_a_time, write_text
+from sfl.files import write_text
+from sfl.locks import one_at_a_time
 from sfl.pictures import Picture
 from sfl.plots.test_images import TestImages, load_test_images
 from sfl.progress import say

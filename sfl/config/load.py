@@ -77,10 +77,11 @@ def _written_by_sfl() -> Iterator[None]:
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
-    """The config with `a.b=v` overrides, checked as in a file."""
+    """The config with `a.b=v` overrides, checked as in a file. What nobody has set stays unset."""
     if not overrides:
         return config
-    return _validated(apply_overrides(YamlTree(config.to_dict()), overrides))
+    given = config.model_dump(exclude_unset=True, exclude_none=True)
+    return _validated(apply_overrides(YamlTree(given), overrides))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

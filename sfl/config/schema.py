@@ -29,8 +29,8 @@ PerChannel = Annotated[list[float], Field(min_length=1)]
 
 # These settings may change when a run is resumed: it stays the same experiment.
 MAY_CHANGE = (
-    "data.root", "data.mirror", "train.device", "train.keep", "train.checkpoint_every",
-    "train.tensorboard",
+    "data.root", "data.mirror", "data.skip_broken", "train.device", "train.keep",
+    "train.checkpoint_every", "train.tensorboard", "train.threads",
 )  # fmt: skip
 
 
@@ -159,6 +159,9 @@ class DataSettings(Settings):
     resize: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         None, description="Width and height in pixels to which a folder's images are resized."
     )
+    skip_broken: bool = Field(
+        False, description="Leave out a folder's files that can't be decoded, and say which."
+    )
     normalize: NormalizeSettings = Field(
         NormalizeSettings(), description="Mean and standard deviation of each channel."
     )
@@ -166,8 +169,8 @@ class DataSettings(Settings):
     augment: AugmentSettings = Field(AugmentSettings(), description="Random crops and flips.")
     validation: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="Number of training images held out for validation: equally many of each "
-        "class, the same for every seed. The best checkpoint is chosen by their accuracy.",
+        description="Number of training images held out for validation: of each class its share, "
+        "the same for every seed. They choose the best checkpoint. A folder's own val/ does, too.",
     )
     shapes: ShapesSettings = Field(ShapesSettings(), description="Only with source: shapes.")
 
@@ -206,6 +209,11 @@ class TrainSettings(Settings):
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
         "auto", description="auto (CUDA if there is one, else MPS, else CPU), cpu, cuda[:N] or mps."
+    )
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None,
+        description="Threads that compute on the CPU. The default is PyTorch's choice. Another "
+        "number may change the last bits of a result.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 if the hardware has fast units for it, else float32."

@@ -71,6 +71,11 @@ def batch_count(count: int, batch_size: int) -> int:
     return -(-count // batch_size)
 
 
+def last_batch(count: int, batch_size: int) -> int:
+    """The number of images in the last batch, the smallest one, of `count` images."""
+    return (count - 1) % batch_size + 1
+
+
 def train_batches(
     split: Split,
     *,

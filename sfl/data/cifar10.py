@@ -29,7 +29,8 @@ from torchvision.datasets import CIFAR10
 
 from sfl.data.dataset import Dataset, Split
 from sfl.errors import Exit, UserError
-from sfl.files import atomic_path, one_at_a_time
+from sfl.files import TEMPORARY, atomic_path
+from sfl.locks import one_at_a_time
 from sfl.progress import say, track
 
 MEGABYTE = 1_000_000
@@ -145,7 +146,8 @@ def _url(mirror: str | None) -> str:
 def _download(url: str, archive: Path) -> None:
     """Downloads the archive. The file gets its name only when it is complete and verified."""
     _make_writable(archive.parent)
-    with one_at_a_time(archive.with_name(f".{archive.name}.lock")):
+    left_over = [f".{archive.name}.*{TEMPORARY}"]
+    with one_at_a_time(archive.with_name(f".{archive.name}.lock"), left_over):
         if not archive.exists():  # another process may have downloaded it meanwhile
             _download_verified(url, archive)
 

@@ -1,40 +1,64 @@
-"""Decodes image files into one tensor of RGB pixels.
+"""Decodes image files into one tensor of RGB pixels. docs/data.md describes the rules for users.
 
-Grey is repeated in all three channels, transparent pixels are laid over black, 16-bit grey keeps
-its upper eight bits, and only the first frame of an animation is used. EXIF orientation is not
-applied (as in torchvision's ImageFolder). Knows nothing of folders, classes or caches.
+Pictures stand upright, as their EXIF data says. Grey is repeated in all three channels, transparent
+pixels are laid over black, 16-bit grey keeps its upper eight bits, and only the first frame of an
+animation is used. Knows nothing of folders, classes or caches.
 """
 
 import hashlib
 import io
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from sfl import host_memory
 from sfl.errors import Exit, UserError
 from sfl.progress import track
 
+UNREADABLE = bytes(32)  # in place of a digest
+LISTED = 10  # broken files that one message names
+
+
+@dataclass
+class Decoded:
+    """images: (N, 3, H, W) uint8. The other fields name files by their places in what was given.
+
+    kept: those that became the images; turned: those that were turned upright; narrow: 16-bit ones
+    with values below 4,096 only, of which the upper eight bits are nearly black; broken: those that
+    were left out, and why.
+    """
+
+    images: Tensor
+    kept: list[int] = field(default_factory=list)
+    turned: list[int] = field(default_factory=list)
+    narrow: list[int] = field(default_factory=list)
+    broken: dict[int, UserError] = field(default_factory=dict)
+
 
 def image_suffixes() -> set[str]:
-    """The suffixes of the formats that Pillow reads, in lower case: {".png", ".jpg", ...}."""
+    """The suffixes of the picture formats that Pillow decodes, in lower case: {".png", ...}."""
     Image.preinit()  # registers the common formats first, so that Pillow tries them first
-    return {ext for ext, name in Image.registered_extensions().items() if name in Image.OPEN}
+    return {ext for ext, name in Image.registered_extensions().items() if _decodes(name)}
+
+
+def _decodes(name: str) -> bool:
+    """Whether Pillow decodes a format, rather than only knowing its name, and it is of pictures."""
+    opener = Image.OPEN.get(name, (None,))[0]
+    stub = isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile)
+    return opener is not None and not stub and Image.MIME.get(name, "image/").startswith("image/")
 
 
 def digest(path: Path) -> bytes:
-    """SHA-256 of the file. Raises UserError (exit 3) if it can't be read."""
-    return hashlib.sha256(_read(path)).digest()
-
-
-def _read(path: Path) -> bytes:
+    """SHA-256 of the file; UNREADABLE if it can't be read."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise unreadable(path, error) from error
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return UNREADABLE
 
 
 def unreadable(path: Path, error: Exception) -> UserError:
@@ -47,41 +71,87 @@ def unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} can't be read: {reason}", "repair or remove it", Exit.DATA)
 
 
-def decode_all(paths: Sequence[Path], digests: Sequence[bytes], resize: int | None) -> Tensor:
-    """Reads all images, (N, 3, H, W) uint8, in the order of `paths`; there must be at least one.
+def decode_all(
+    paths: Sequence[Path],
+    digests: Sequence[bytes],
+    resize: int | None,
+    *,
+    skip_broken: bool = False,
+) -> Decoded:
+    """Reads all images, in the order of `paths`.
 
     digests: the SHA-256 of each file, from `digest`.
     resize: the side in pixels to which each image is scaled (bilinear, antialiased; the aspect
     ratio is not kept); None: not scaled.
+    skip_broken: whether files that can't be decoded are left out.
 
-    Raises UserError (exit 3) if a file can't be decoded, has changed since `digest`, or differs in
-    size from the first one, (exit 6) if the images do not fit into memory.
+    Raises UserError (exit 3) if files can't be decoded (it names them), one has changed since
+    `digest`, or differs in size from the first one, (exit 6) if the images do not fit into memory.
     """
-    first = _decode(paths[0], digests[0], resize)
-    images = _allocate(len(paths), first)
+    found = Decoded(torch.empty(0, 3, 0, 0, dtype=torch.uint8))
     files = zip(paths, digests, strict=True)
     for place, (path, known) in enumerate(track(files, "Decoding the images", len(paths))):
-        image = _decode(path, known, resize)
-        if image.shape != first.shape:
-            raise _sizes_differ(paths[0], first, path, image)
-        images[place] = image
-    return images
+        try:
+            image = _decode(path, known, resize)
+        except UserError as error:
+            found.broken[place] = error
+            continue
+        if not found.kept:
+            found.images = _allocate(len(paths), image.pixels)
+        first = found.images[0]
+        if image.pixels.shape != first.shape:
+            raise _sizes_differ(paths[found.kept[0]], first, path, image.pixels)
+        found.images[len(found.kept)] = image.pixels
+        found.kept.append(place)
+        found.turned += [place] * image.turned
+        found.narrow += [place] * image.narrow
+    found.images = found.images[: len(found.kept)]
+    if found.broken and not skip_broken:
+        raise _all_broken(list(found.broken.values()))
+    return found
 
 
-def _decode(path: Path, known: bytes, resize: int | None) -> Tensor:
-    """One image, (3, H, W) uint8."""
-    content = _read(path)
-    if hashlib.sha256(content).digest() != known:  # the cache would keep it under a wrong key
-        raise UserError(f"{path} changed while it was being read", "start again", Exit.DATA)
+def _all_broken(errors: Sequence[UserError]) -> UserError:
+    hint = "repair or remove {}, or leave {} out with data.skip_broken: true"
+    if len(errors) == 1:
+        return UserError(errors[0].message, hint.format("it", "it"), Exit.DATA)
+    named = [error.message.replace(" can't be read: ", ": ") for error in errors[:LISTED]]
+    more = [f"and {len(errors) - LISTED:,} more"] if len(errors) > LISTED else []
+    message = f"{len(errors):,} images can't be read: {'; '.join(named + more)}"
+    return UserError(message, hint.format("them", "them"), Exit.DATA)
+
+
+@dataclass(frozen=True)
+class _Image:
+    pixels: Tensor  # (3, H, W) uint8
+    turned: bool
+    narrow: bool
+
+
+def _decode(path: Path, known: bytes, resize: int | None) -> _Image:
+    """One image. Raises UserError (exit 3)."""
     try:
-        with Image.open(io.BytesIO(content)) as opened:
-            image = _to_rgb(opened)
+        content = path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if known not in (UNREADABLE, hashlib.sha256(content).digest()):  # the cache has it as its key
+        raise UserError(f"{path} can't be read: it changed meanwhile", "start again", Exit.DATA)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata
+            # An image of more than 89 megapixels is refused rather than warned of.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as opened:
+                turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+                upright = ImageOps.exif_transpose(opened)  # TIFF: by Pillow's reader already
+                image, narrow = _to_rgb(upright), _is_narrow(upright)
     except Exception as error:  # on a broken file, Pillow's parsers may raise any exception
         raise unreadable(path, error) from error
     if resize is not None:
         image = image.resize((resize, resize), Image.Resampling.BILINEAR)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
+    pixels = pixels.view(image.height, image.width, 3).permute(2, 0, 1)
+    return _Image(pixels, turned, narrow)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -93,6 +163,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _is_narrow(image: Image.Image) -> bool:
+    """Whether 16-bit grey holds 12 bits or fewer; an image of one value is none."""
+    if not image.mode.startswith("I;16"):
+        return False
+    low, high = image.convert("I").getextrema()
+    return low < high < 4096  # type: ignore[operator]
 
 
 def _allocate(count: int, image: Tensor) -> Tensor:

@@ -1,216 +1,263 @@
-"""A data set from a folder of images: train/<class>/* and test/<class>/*.
+"""A data set from a folder of images: train/<class>/*, test/<class>/* and, if there is one, val/.
 
-The decoded images are cached in a safetensors file. Its name is a SHA-256 of everything that it
-depends on, so the cache is never out of date. Knows nothing of batches or models.
+The decoded images are cached, see `sfl.data.cache`; docs/data.md describes the rules for users.
+Knows nothing of batches or models.
 
-An image is a file directly in a class folder with a suffix that Pillow reads (.png, .jpg, .webp,
-.bmp, .tiff, .ppm, ...). If it can't be decoded, that is an error. Other files (notes.txt,
-Thumbs.db) are ignored, and a message names the first one. Hidden files and folders are ignored
-silently. A folder inside a class folder is an error, because its images would not be used.
+An image is a file directly in a class folder with a suffix of a format that Pillow decodes (.png,
+.jpg, .webp, .bmp, .tiff, .ppm, ...). Other files (notes.txt, Thumbs.db) are passed over, and a
+message names the first one. Hidden files and folders, and those of operating systems (__MACOSX),
+are passed over silently. A folder inside a class folder is an error, because its images would not
+be used.
 """
 
-import contextlib
 import hashlib
+import json
 import os
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sfl.data import cache
 from sfl.data.dataset import Dataset, Split
-from sfl.data.decoding import decode_all, digest, image_suffixes, unreadable
+from sfl.data.decoding import Decoded, decode_all, digest, image_suffixes, unreadable
 from sfl.errors import Exit, UserError
-from sfl.files import atomic_path, one_at_a_time
+from sfl.locks import one_at_a_time
 from sfl.progress import say, track
 
-FORMAT = "sfl folder cache 1"  # change it if the same files are decoded to other tensors
-KEPT_CACHES = 4  # in one cache folder: enough to switch between a few sizes
+FORMAT = "sfl folder cache 2"  # change it if the same files are decoded to other tensors
 LAYOUT = "data.root must contain train/<class>/* and test/<class>/*"
+VALIDATION = ("val", "valid", "validation")
+OF_SYSTEMS = {"__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found", "@eaDir"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Listing:
-    """The files of a data set: first the training images, then the test images."""
+    """The files of a data set, split by split, and which are passed over."""
 
     root: Path
     classes: tuple[str, ...]
-    paths: list[Path]
-    labels: list[int]
-    train_count: int
+    splits: list[str] = field(default_factory=list)  # of each file, as are the next two
+    labels: list[int] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
+    passed_over: list[Path] = field(default_factory=list)
+
+    def name(self, place: int) -> str:
+        return self.paths[place].relative_to(self.root).as_posix()
 
 
-def load_folder(root: Path, resize: int | None = None) -> Dataset:
+def load_folder(
+    root: Path, resize: int | None = None, *, skip_broken: bool = False, need_train: bool = True
+) -> Dataset:
     """Reads `root`, from the cache if the same files were read before.
 
     Classes are the names of the folders, sorted. Without `resize` all images must have one size;
     with it each is scaled to resize x resize pixels (bilinear, antialiased; the aspect ratio is not
-    kept).
+    kept). A folder val (or valid, validation) becomes the validation split.
+    skip_broken: whether files that can't be decoded are left out.
+    need_train: if not, and there is no train, then the training split is empty.
 
-    Raises UserError (exit 3) if root, train or test is missing, a class has no images or is only in
-    one of train and test, a file can't be read, or sizes differ, (exit 6) if the images do not fit
-    into memory.
+    Raises UserError (exit 3) if root or a split is missing, a class has no images or is not in all
+    splits, files can't be read, or sizes differ, (exit 6) if the images do not fit into memory.
     """
-    listing = _list_images(root)
+    listing = _list_images(root, need_train)
     digests = [digest(path) for path in track(listing.paths, "Checking the images")]
-    key = _key(listing, digests, resize)
-    with one_at_a_time(_lock_path(root)):
-        dataset = _read_cache(listing, key)
+    key = _key(listing, digests, resize, skip_broken)
+    with one_at_a_time(cache.lock_path(root)):
+        dataset = cache.read(root, key, lambda images, told: _cached(listing, images, told))
         if dataset is None:
-            images = decode_all(listing.paths, digests, resize)
-            dataset = _dataset(listing, images)
-            _write_cache(images, dataset.fingerprints, root, key)
+            decoded = decode_all(listing.paths, digests, resize, skip_broken=skip_broken)
+            reading = _reading(listing, decoded)
+            dataset = _dataset(listing, decoded.images, reading)
+            told = {**dataset.fingerprints, "reading": json.dumps(reading)}
+            cache.write(decoded.images, told, root, key)
     return dataset
 
 
-def _dataset(listing: Listing, images: Tensor) -> Dataset:
-    labels, cut = torch.tensor(listing.labels), listing.train_count
-    train, test = Split(images[:cut], labels[:cut]), Split(images[cut:], labels[cut:])
-    return Dataset("folder", listing.classes, train, test)
+def _reading(listing: Listing, decoded: Decoded) -> dict[str, Any]:
+    """What was seen while the files were decoded, as plain values."""
+    broken = {
+        listing.name(place): error.message.partition("can't be read: ")[2]
+        for place, error in decoded.broken.items()
+    }
+    narrow = [listing.name(place) for place in decoded.narrow]
+    return {"turned_upright": len(decoded.turned), "narrow_range": narrow, "skipped": broken}
+
+
+def _cached(listing: Listing, images: Tensor, told: dict[str, str]) -> Dataset | None:
+    """The data set of cached images; None if they are not as they were written."""
+    try:
+        reading = json.loads(told.pop("reading", ""))
+        dataset = _dataset(listing, images, reading)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return dataset if dataset.fingerprints == told else None
+
+
+def _dataset(listing: Listing, images: Tensor, reading: dict[str, Any]) -> Dataset:
+    """images: of the files that were not skipped, in their order."""
+    files = [listing.name(place) for place in range(len(listing.paths))]
+    kept = [place for place, file in enumerate(files) if file not in reading["skipped"]]
+    if len(kept) != len(images):
+        raise ValueError(f"{len(images)} images of {len(kept)} files")
+    splits = {}
+    for name in ("train", "validation", "test"):
+        mine = [n for n, place in enumerate(kept) if listing.splits[place] == name]
+        start, stop = (mine[0], mine[-1] + 1) if mine else (0, 0)  # they lie side by side
+        labels = torch.tensor([listing.labels[kept[n]] for n in mine], dtype=torch.int64)
+        splits[name] = Split(images[start:stop], labels, tuple(files[kept[n]] for n in mine))
+    _refuse_empty(listing, splits)
+    _say(listing, reading)
+    seen = {**reading, "passed_over": _passed_over(listing)}
+    validation = splits["validation"] if "validation" in listing.splits else None
+    return Dataset(
+        "folder", listing.classes, splits["train"], splits["test"], validation, reading=seen
+    )
+
+
+def _refuse_empty(listing: Listing, splits: dict[str, Split]) -> None:
+    """Raises UserError (exit 3) if leaving out broken files has emptied a class."""
+    for name in dict.fromkeys(listing.splits):
+        counts = splits[name].counts(len(listing.classes))
+        if 0 in counts:
+            empty = listing.classes[counts.index(0)]
+            message = f"{listing.root}: none of the images of class {empty} in {name} can be read"
+            raise UserError(message, "repair them", Exit.DATA)
+
+
+def _passed_over(listing: Listing) -> dict[str, int]:
+    """How many files in class folders are not read, by their suffix."""
+    counts: dict[str, int] = {}
+    for path in listing.passed_over:
+        suffix = path.suffix.lower() or "no suffix"
+        counts[suffix] = counts.get(suffix, 0) + 1
+    return counts
+
+
+def _say(listing: Listing, reading: dict[str, Any]) -> None:
+    """A line on each thing that may not be wanted."""
+    told = {
+        "passed over, because the suffix is not an image's": list(map(str, listing.passed_over)),
+        "left out, because they can't be read (data.skip_broken)": list(reading["skipped"]),
+        "nearly black, because their 16 bits hold values below 4,096 (scale them to 65,535)": list(
+            reading["narrow_range"]
+        ),
+    }
+    for what, files in told.items():
+        if files:
+            others = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+            say(f"{what}: {files[0]}{others}")
 
 
 # --- listing the files
 
 
-def _list_images(root: Path) -> Listing:
-    folders = [_class_folders(root, name) for name in ("train", "test")]
-    classes = _common_classes(root, *(tuple(f.name for f in split) for split in folders))
-    suffixes, ignored = image_suffixes(), list[Path]()
-    paths, labels, counts = list[Path](), list[int](), list[int]()
-    for split in folders:
-        for label, folder in enumerate(split):
-            found = _images_in(folder, suffixes, ignored)
-            paths += found
-            labels += [label] * len(found)
-        counts.append(len(paths))
-    if ignored:
-        others = f" and {len(ignored) - 1} more" if len(ignored) > 1 else ""
-        say(f"ignored, because the suffix is not an image's: {ignored[0]}{others}")
-    return Listing(root, classes, paths, labels, counts[0])
+def _list_images(root: Path, need_train: bool) -> Listing:
+    folders = _split_folders(root, need_train)
+    by_class = {name: _class_folders(folder) for name, folder in folders.items()}
+    listing = Listing(root, _common_classes(root, by_class))
+    suffixes = image_suffixes()
+    for split, classes in by_class.items():
+        for label, name in enumerate(listing.classes):
+            found = _images_in(classes[_plain(name)], suffixes, listing.passed_over)
+            listing.paths += found
+            listing.labels += [label] * len(found)
+            listing.splits += [split] * len(found)
+    return listing
 
 
-def _class_folders(root: Path, split: str) -> list[Path]:
-    for folder in (root, root / split):
+def _split_folders(root: Path, need_train: bool) -> dict[str, Path]:
+    """The folders of the splits, in the order train, validation, test."""
+    folders = {"train": root / "train"}
+    if not need_train and not folders["train"].exists():
+        del folders["train"]
+    others = [root / name for name in VALIDATION if (root / name).is_dir()]
+    if len(others) > 1:
+        message = f"{root} has {others[0].name} and {others[1].name}: two folders for validation"
+        raise UserError(message, "leave one", Exit.DATA)
+    if others and "train" in folders:
+        folders["validation"] = others[0]
+    folders["test"] = root / "test"
+    for folder in (root, *folders.values()):
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
-            raise UserError(f"{folder} {what}", LAYOUT, Exit.DATA)
-    folders = [path for path in _visible(root / split) if path.is_dir()]
-    if not folders:
-        raise UserError(f"{root / split} contains no class folders", LAYOUT, Exit.DATA)
+            alone = f"; {others[0].name}, which is there, is for validation only" if others else ""
+            raise UserError(f"{folder} {what}", LAYOUT + alone, Exit.DATA)
     return folders
 
 
-def _common_classes(root: Path, train: tuple[str, ...], test: tuple[str, ...]) -> tuple[str, ...]:
-    alone = {"train": set(train) - set(test), "test": set(test) - set(train)}
-    differences = [f"only in {name}: {', '.join(sorted(c))}" for name, c in alone.items() if c]
-    if differences:
+def _class_folders(folder: Path) -> dict[str, Path]:
+    """The folders of the classes by their names, as `_plain` writes them."""
+    folders: dict[str, Path] = {}
+    for path in filter(Path.is_dir, _visible(folder)):
+        if other := folders.get(_plain(path.name)):
+            named = f"{other.name!a} and {path.name!a}"
+            message = f"{folder} has two folders whose names look the same: {named}"
+            raise UserError(message, "rename one, or put them together", Exit.DATA)
+        folders[_plain(path.name)] = path
+    if not folders:
+        raise UserError(f"{folder} contains no class folders", LAYOUT, Exit.DATA)
+    return folders
+
+
+def _plain(name: str) -> str:
+    """One form of names that look the same: é may be one character or two (Unicode's NFC, NFD)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _common_classes(root: Path, by_class: dict[str, dict[str, Path]]) -> tuple[str, ...]:
+    """The names of the classes, as the first split writes them."""
+    every = set().union(*by_class.values())
+    alone = {split: sorted(every - set(classes)) for split, classes in by_class.items()}
+    missing = [f"not in {split}: {', '.join(names)}" for split, names in alone.items() if names]
+    if missing:
+        *others, last = by_class
         raise UserError(
-            f"{root}: train and test have different classes; {'; '.join(differences)}",
-            "make the same class folders in both",
+            f"{root}: {', '.join(others)} and {last} have different classes; {'; '.join(missing)}",
+            "make the same class folders in all of them",
             Exit.DATA,
         )
-    return train
+    return tuple(path.name for path in next(iter(by_class.values())).values())
 
 
-def _images_in(folder: Path, suffixes: set[str], ignored: list[Path]) -> list[Path]:
-    """The images of one class, sorted by name; adds the other files to `ignored`."""
-    found: list[Path] = []
+def _images_in(folder: Path, suffixes: set[str], passed_over: list[Path]) -> list[Path]:
+    """The images of one class, sorted by name; adds the other files to `passed_over`."""
+    found, others = list[Path](), list[Path]()
     for path in _visible(folder):
         if path.is_dir():
             message = f"{path} is a folder inside a class folder"
             raise UserError(message, f"move it elsewhere; {LAYOUT}", Exit.DATA)
         if path.exists() and not path.is_file():  # a pipe or a device: reading might never end
             raise UserError(f"{path} is not a regular file", "remove it", Exit.DATA)
-        (found if path.suffix.lower() in suffixes else ignored).append(path)
+        (found if path.suffix.lower() in suffixes else others).append(path)
     if not found:
-        message = f"{folder} contains no images"
-        raise UserError(message, "add some, or remove the folder", Exit.DATA)
+        hint = "add some, or remove the folder"
+        if others:
+            hint = f"{others[0].name} has no suffix of an image, such as .png or .jpg: rename it"
+        raise UserError(f"{folder} contains no images", hint, Exit.DATA)
+    passed_over += others
     return found
 
 
 def _visible(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        paths = sorted(folder.iterdir())
     except OSError as error:
         raise unreadable(folder, error) from error
+    return [path for path in paths if path.name[0] != "." and path.name not in OF_SYSTEMS]
 
 
 # --- the cache
 
 
-def _key(listing: Listing, digests: list[bytes], resize: int | None) -> str:
+def _key(listing: Listing, digests: Sequence[bytes], resize: int | None, skip_broken: bool) -> str:
     """SHA-256 of everything that the decoded tensors depend on."""
-    total = hashlib.sha256(f"{FORMAT}\0{resize}\0".encode())
+    total = hashlib.sha256(f"{FORMAT}\0{resize}\0{skip_broken}\0".encode())
     for path, known in zip(listing.paths, digests, strict=True):
         # A file name has no zero byte and a digest has a fixed length: no two lists give one text.
         total.update(os.fsencode(path.relative_to(listing.root).as_posix()) + b"\0" + known)
     return total.hexdigest()
-
-
-def _cache_folders(root: Path) -> list[Path]:
-    """The folder beside the images, removed with them; then the user's, if that isn't writable."""
-    folders = [root / ".sfl-cache"]
-    with contextlib.suppress(RuntimeError):  # not every user has a home folder
-        user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folders.append(Path(user) / "sfl")
-    return folders
-
-
-def _lock_path(root: Path) -> Path:
-    """A lock beside the cache, so that only one of several processes decodes the images."""
-    if os.access(root, os.W_OK):
-        return root / ".sfl.lock"
-    folder = _cache_folders(root)[-1]
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder / ".sfl.lock"
-
-
-def _read_cache(listing: Listing, key: str) -> Dataset | None:
-    for folder in _cache_folders(listing.root):
-        path = folder / f"{key}.safetensors"
-        if path.is_file():
-            dataset = _open_cache(listing, path)
-            if dataset is not None:
-                return dataset
-            say(f"{path} is damaged or not readable; decoding the images again")
-    return None
-
-
-def _open_cache(listing: Listing, path: Path) -> Dataset | None:
-    """The data set in a cache file; None if the file is not as it was written."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            written, images = file.metadata(), file.get_tensor("images")
-    except (OSError, SafetensorError):
-        return None
-    if images.dtype != torch.uint8 or images.dim() != 4:
-        return None
-    dataset = _dataset(listing, images)
-    return dataset if dataset.fingerprints == written else None
-
-
-def _write_cache(images: Tensor, fingerprints: dict[str, str], root: Path, key: str) -> None:
-    """Caches the decoded images. If that fails, it prints a message and raises nothing."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    for folder in _cache_folders(root):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with atomic_path(folder / f"{key}.safetensors") as temporary:
-                save_file({"images": images}, temporary, metadata=fingerprints)
-        except (OSError, UserError, SafetensorError):
-            continue
-        _remove_old(folder)
-        return
-    say("the decoded images could not be cached; the next run will decode them again")
-
-
-def _remove_old(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # another process may be removing the same files
-        caches = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-        for path in caches[:-KEPT_CACHES]:
-            path.unlink()

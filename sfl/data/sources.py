@@ -15,15 +15,19 @@ def load_dataset(
     resize: int | None = None,
     shapes: Mapping[str, int] | None = None,
     fetch: bool = True,
+    need_train: bool = True,
+    skip_broken: bool = False,
 ) -> Dataset:
     """Reads, downloads or draws a data set.
 
     source: "cifar10" (read from `root`, or downloaded into it), "folder" (`root` contains
         train/<class>/* and test/<class>/*) or "shapes" (drawn; needs no files).
-    mirror: cifar10: the URL to download from, instead of its authors' server.
+    mirror: cifar10: the only URL to download from.
     resize: folder: the side in pixels to which images are scaled; None: not scaled.
     shapes: keyword arguments of `draw_shapes`.
     fetch: whether cifar10 may be downloaded.
+    need_train: folder: whether a folder without train is refused.
+    skip_broken: folder: whether files that can't be decoded are left out.
 
     Raises UserError (exit 2) for an unknown source, (exit 3) for missing or damaged data.
     """
@@ -35,7 +39,7 @@ def load_dataset(
     if source == "folder":
         from sfl.data.folder import load_folder
 
-        return load_folder(root, resize)
+        return load_folder(root, resize, skip_broken=skip_broken, need_train=need_train)
     if source == "shapes":
         from sfl.data.shapes import draw_shapes
 

@@ -92,6 +92,28 @@ def summarize(model: nn.Module, in_dimensions: tuple[int, int, int]) -> ModelSum
     return ModelSummary(tuple(layers), activations)
 
 
+def check_batch(model: nn.Module, in_dimensions: tuple[int, int, int], images: int) -> None:
+    """Runs a training batch of so many images of (C, H, W) through a copy on the meta device.
+
+    Raises ValueError that names the layer which can't be trained on such a batch, and why.
+    """
+    model = copy.deepcopy(model).to("meta").train()
+    running = ""
+
+    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal running
+        running = f"{name} {type(module).__name__}"
+
+    for name, module in model.named_modules():
+        if not list(module.children()):
+            module.register_forward_pre_hook(partial(note, name))
+    try:
+        with torch.no_grad():
+            model(torch.empty(images, *in_dimensions, device="meta"))
+    except ValueError as error:
+        raise ValueError(f"{running}: {error}") from None
+
+
 def _layer(name: str, module: nn.Module, x: Tensor, y: Tensor) -> LayerSummary:
     weights = sum(p.numel() for p in module.parameters())
     size = sum(p.numel() * p.element_size() for p in module.parameters())

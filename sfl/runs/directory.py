@@ -7,6 +7,7 @@ describes the files. Knows nothing of training, nor of other runs.
 import contextlib
 import json
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from filelock import FileLock, Timeout
-
+from sfl import locks
 from sfl.config.yamlfile import YamlTree, parse
 from sfl.errors import PROGRAM, Exit, UserError
-from sfl.files import write_error, write_text
+from sfl.files import atomic_path, write_error, write_text
 from sfl.runs.records import Environment, Epoch, Provenance, Record, Result
 
 R = TypeVar("R", bound=Record)
@@ -26,8 +26,14 @@ R = TypeVar("R", bound=Record)
 Status = Literal["running", "finished", "interrupted", "failed", "damaged"]
 
 CONFIG, METRICS, RESULT = "config.yaml", "metrics.jsonl", "result.json"
+UNSAVED = "metrics.unsaved.jsonl"
 ENVIRONMENT, PREDICTIONS, LABELS = "environment.json", "predictions.npy", "labels.npy"
 LAST, BEST, FAILURE, LOCK = "last.safetensors", "best.safetensors", "failure.txt", ".lock"
+
+
+def command(*words: str | Path) -> str:
+    """A command of this program that can be pasted into a shell."""
+    return shlex.join([PROGRAM, *map(str, words)])
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class Run:
 
     def damaged(self, name: str) -> UserError:
         """The error for a file with the wrong content."""
-        hint = f"put it back, or delete the run: {PROGRAM} runs rm {self.name}"
+        hint = f"put it back, or delete the run: {command('runs', 'rm', self.path)}"
         return UserError(f"{self.path / name}: damaged", hint, Exit.RUN)
 
     @property
@@ -170,19 +176,24 @@ class Run:
 
     def is_locked(self) -> bool:
         """Whether a process is training this run."""
-        path = self.path / LOCK
-        if not path.exists():
-            return False
-        try:
-            with FileLock(path, timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # we may not write to the folder, so no process of ours trains there
-            return False
+        return locks.is_held(self.path / LOCK)
 
     def write_metrics(self, metrics: list[dict[str, Any]]) -> None:
         write_text(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in metrics))
+
+    def keep_unsaved_metrics(self, saved: int) -> int:
+        """How many epochs stand in metrics.jsonl; if more than `saved`, keeps a copy of the file.
+
+        saved: the epochs that a checkpoint has. The others are trained again, and written anew.
+        """
+        there = b""  # bytes: of a damaged file, too
+        with contextlib.suppress(OSError):
+            there = (self.path / METRICS).read_bytes()
+        trained = there.count(b"\n")
+        if trained > saved:
+            with atomic_path(self.path / UNSAVED) as temporary:
+                temporary.write_bytes(there)
+        return trained
 
     def write_failure(self, error: Exception) -> None:
         """Writes into failure.txt why training failed. Ignores it if that can't be written.
@@ -207,21 +218,17 @@ def lock(run: Run) -> Iterator[None]:
 
     The lock file is deleted when the run has finished.
     """
-    taken = FileLock(run.path / LOCK)
-    try:
-        taken.acquire(timeout=1)  # asking for the status locks a run for a moment
-    except Timeout:
-        said = f"{run.path}: another process is training it"
-        raise UserError(said, "wait, or stop that one", Exit.RUN) from None
-    except OSError as error:
-        raise write_error(run.path / LOCK, error) from None
-    try:
-        # Temporary files of a process that was killed while it wrote: ours, and safetensors'.
-        for pattern in (".*.tmp", ".tmp*"):
-            for left_over in run.path.glob(pattern):
-                left_over.unlink(missing_ok=True)
-        yield
-    finally:
-        if (run.path / RESULT).exists():
-            (run.path / LOCK).unlink(missing_ok=True)
-        taken.release()
+    path = run.path / LOCK
+    with contextlib.ExitStack() as held:
+        try:  # for a second, because asking for the status locks a run for a moment
+            held.enter_context(locks.locked(path, 1, locks.LEFT_OVER))
+        except TimeoutError:
+            said = f"{run.path}: another process is training it"
+            raise UserError(said, "wait, or stop that one", Exit.RUN) from None
+        except OSError as error:
+            raise write_error(path, error) from None
+        try:
+            yield
+        finally:
+            if (run.path / RESULT).exists():
+                path.unlink(missing_ok=True)

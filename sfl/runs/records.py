@@ -52,6 +52,9 @@ class Provenance(Record):
     source: str = Field(description="`cifar10`, `folder` or `shapes`.")
     train: str = Field(description="SHA-256 of the training split.")
     test: str = Field(description="SHA-256 of the test split.")
+    validation: str | None = Field(
+        None, description="SHA-256 of the validation split, if the folder has one of its own."
+    )
 
 
 class Epoch(Record):
@@ -70,9 +73,9 @@ class Epoch(Record):
         None, description="Dense storage, by layer: share of Σ‖w‖² outside the receptive fields."
     )
     validation_loss: float | None = Field(
-        None, description="Cross entropy, with `data.validation`."
+        None, description="Cross entropy, with validation images."
     )
-    validation_accuracy: Fraction | None = Field(None, description="With `data.validation`.")
+    validation_accuracy: Fraction | None = Field(None, description="With validation images.")
     test_accuracy: Fraction | None = Field(
         None, description="With `train.test_every`. Nothing is chosen by it."
     )
@@ -150,6 +153,9 @@ class Environment(Machine):
     """environment.json: what a run was trained with, and on which images."""
 
     data: Provenance | None = Field(None, description="Which images it is trained on.")
+    skipped_images: Positive | None = Field(
+        None, description="With `data.skip_broken`: the number of files that were left out."
+    )
     resumed: list[Machine] = Field(
         [], description="For each time that it was resumed with other things: those."
     )

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfl.errors import PROGRAM, Exit, UserError
-from sfl.files import check_folder, write_error
-from sfl.runs.directory import BEST, CONFIG, ENVIRONMENT, LOCK, RESULT, Run, lock
+from sfl.files import TEMPORARY, check_folder, write_error
+from sfl.runs.directory import BEST, CONFIG, ENVIRONMENT, LOCK, RESULT, Run, command, lock
 
 if TYPE_CHECKING:
     from sfl.config.schema import Config
 
 
 def create(root: Path, name: str, *, exact: bool = False) -> Run:
-    """Makes an empty run directory: `name`, or `name-2`, `name-3`… if that is taken.
+    """Makes an empty run directory: `name`, or `name-2`, `name-3`… if that exists.
 
-    exact: if True, UserError (exit 4) if the name is taken.
+    exact: if True, takes an existing one that is blank, see `check_new`; else UserError (exit 4).
     """
     for attempt in range(1, 1_000_000):
         path = root / (name if attempt == 1 else f"{name}-{attempt}")
@@ -31,19 +31,42 @@ def create(root: Path, name: str, *, exact: bool = False) -> Run:
             check_root(root)
             if exact:
                 check_new(root, name)
+                return Run(path)
         except OSError as error:
             raise write_error(path, error) from None
     raise AssertionError("a million runs of one name")
 
 
 def check_new(root: Path, name: str) -> None:
-    """Raises UserError for a name that is taken (exit 4) or not allowed (exit 2)."""
+    """Raises UserError for a name that is taken (exit 4) or not allowed (exit 2).
+
+    A folder of that name is not in the way if it is empty, or holds only what a process left that
+    was killed before it wrote config.yaml.
+    """
     odd = not name.isprintable() or name.startswith((".", "-")) or len(os.fsencode(name)) > 200
     if not name or odd or Path(name).name != name:
         raise UserError(f"--name {name[:80]!r}: expected a name, not a path; up to 200 letters")
-    if (path := root / name).exists():
-        hint = f"choose another, or go on with it: {PROGRAM} train --resume {path}"
-        raise UserError(f"{path}: a run of this name exists", hint, Exit.RUN)
+    if os.path.lexists(path := root / name) and not _is_blank(path):
+        raise _taken(path)
+
+
+def _is_blank(path: Path) -> bool:
+    if not path.is_dir() or Run(path).is_locked():
+        return False
+    return all(there.name == LOCK or there.name.endswith(TEMPORARY) for there in path.iterdir())
+
+
+def _taken(path: Path) -> UserError:
+    said, hint = "a run of this name exists", "choose another name"
+    if Run(path).is_locked():
+        said = "a run of this name is being trained"
+    elif not _is_run(path):
+        said = "exists, and is not a run"
+    elif Run(path).status == "finished":
+        hint = f"choose another, or delete it: {command('runs', 'rm', path)}"
+    else:
+        hint = f"choose another, or go on with it: {command('train', '--resume', path)}"
+    return UserError(f"{path}: {said}", hint, Exit.RUN)
 
 
 def check_root(root: Path) -> None:
@@ -87,7 +110,7 @@ def find_weights(root: Path, name: str | None) -> Path:
     if not (run.path / BEST).exists():
         hint = {
             "running": "wait for its first checkpoint",
-            "interrupted": f"go on with it: {PROGRAM} train --resume {run.path}",
+            "interrupted": f"go on with it: {command('train', '--resume', run.path)}",
         }.get(run.status, f"{BEST} was not kept")
         raise UserError(f"{run.path}: has no trained weights", hint, Exit.RUN)
     return run.path / BEST

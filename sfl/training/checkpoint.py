@@ -23,6 +23,7 @@ from sfl.files import atomic_path
 from sfl.training import upgrade
 
 FORMAT = "sfl-3"
+NAME = "sfl"  # under which a file says what isn't a tensor, as JSON
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def write_checkpoint(
     metadata = {"format": FORMAT, "config": config, "progress": json.dumps(progress)}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata["sha256"] = _hash(contiguous, metadata)
+    # One text, because safetensors writes several in an order that differs from time to time.
+    metadata = {NAME: json.dumps(metadata, sort_keys=True, ensure_ascii=False)}
     needed = sum(map(len, metadata.values())) + sum(t.nbytes for t in contiguous.values())
     with atomic_path(path, needed) as temporary:
         try:
@@ -77,14 +80,14 @@ def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
         raise _unusable(f"{path} is a folder, not a checkpoint")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            metadata = _said(file.metadata() or {})
             if metadata.get("format") not in (FORMAT, upgrade.FORMAT):
                 raise _unusable(_other_format(path, metadata.get("format")))
             names = file.keys() if with_tensors else ()
             tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise _unusable(f"{path}: no such checkpoint") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise _unusable(f"{path}: not a checkpoint, or damaged: {error}") from None
     if with_tensors and metadata.get("sha256") != _hash(tensors, metadata):
         raise _unusable(f"{path}: damaged: its content is not what was written")
@@ -102,6 +105,14 @@ def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
         )
     except (KeyError, TypeError, ValueError):
         raise _unusable(f"{path}: a damaged checkpoint: no config or no progress in it") from None
+
+
+def _said(metadata: dict[str, str]) -> dict[str, str]:
+    """What a file says beside its tensors. Earlier versions wrote its parts one by one."""
+    said = json.loads(metadata[NAME]) if NAME in metadata else metadata
+    if not isinstance(said, dict) or not all(isinstance(part, str) for part in said.values()):
+        raise ValueError(f"{NAME} holds no texts")
+    return said
 
 
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:

@@ -1,6 +1,7 @@
-"""Chooses the device of a run, and its precision."""
+"""Chooses the device of a run, its precision, and its number of threads."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -47,3 +48,20 @@ def pick_precision(name: str, device: torch.device) -> str:
         multiplies = any(capabilities.get(unit) for unit in ("amx_bf16", "avx512_bf16"))
         fast = device.type == "cpu" and multiplies
     return "bfloat16" if fast else "float32"
+
+
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[int]:
+    """Inside, PyTorch and the compiled engine compute with so many threads, which it gives.
+
+    None: as many as PyTorch chooses.
+    """
+    before = torch.get_num_threads()
+    if count is None:  # setting even the same number would change how MKL chooses its own
+        yield before
+        return
+    torch.set_num_threads(count)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)

@@ -8,6 +8,7 @@ from sfl.runs.records import Epoch
 from sfl.training.epoch import EpochSoFar, measure, train_epoch
 from sfl.training.memory import Peak
 from sfl.training.recorder import Recorder
+from sfl.training.remarks import remark
 from sfl.training.resume import last_checkpoint, restore
 from sfl.training.setup import Setup, build_learner
 from sfl.training.stopping import Stopped, asked, signals_noted, stop
@@ -24,6 +25,7 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
     """
     epochs = setup.config.train.epochs
     checkpoint = last_checkpoint(setup, run)
+    remark(setup, run)
     recorder = Recorder(setup, run)
     recorder.begin(checkpoint)  # first: a run that is stopped while the model is built is listed
     peak = Peak(setup.device)

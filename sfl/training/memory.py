@@ -3,7 +3,7 @@
 import torch
 
 from sfl import host_memory
-from sfl.config.schema import OptimizerSettings
+from sfl.config.schema import Config, OptimizerSettings
 from sfl.errors import Exit, UserError
 from sfl.nn.summary import ModelSummary
 
@@ -80,22 +80,43 @@ def available_bytes(device: torch.device) -> int | None:
 
 def check_memory(
     summary: ModelSummary,
-    batch_size: int,
-    optimizer: OptimizerSettings,
+    config: Config,
     device: torch.device,
     precision: str,
+    in_dimensions: tuple[int, int, int],
 ) -> None:
-    """Raises UserError (exit 6) if training the model needs more memory than is free."""
-    needed = training_bytes(summary, batch_size, optimizer, precision)
+    """Raises UserError (exit 6) if training the model needs more memory than is free.
+
+    in_dimensions: (C, H, W) of the images. What would save most is named first.
+    """
+    batch_size = config.data.batch_size
+    needed = training_bytes(summary, batch_size, config.optimizer, precision)
     free = available_bytes(device)
     if free is not None and needed > free:
         raise UserError(
             f"training this model takes at least {needed / GB:.1f} GB "
             f"({summary.weights:,} weights, batch {batch_size}), {device.type} has "
             f"{free / GB:.1f} GB free",
-            "choose model.storage=local, fewer model.channels or a smaller data.batch_size",
+            f"choose {_ways_to_save(summary, config, precision, in_dimensions)}",
             Exit.RESOURCES,
         )
+
+
+def _ways_to_save(
+    summary: ModelSummary, config: Config, precision: str, in_dimensions: tuple[int, int, int]
+) -> str:
+    """Settings that lower the memory of training, first those that lower it most."""
+    _, height, width = in_dimensions
+    optimizer, batch_size = config.optimizer, config.data.batch_size
+    one, whole = (training_bytes(summary, n, optimizer, precision) for n in (1, batch_size))
+    batch = [f"a data.batch_size below {batch_size}"] if one < whole else []
+    ways = ["fewer model.channels"]
+    if config.data.source == "folder":
+        ways = [f"a data.resize below their {height}×{width} pixels", *ways]
+    if config.model.storage == "dense":
+        ways = ["model.storage=local", *ways]
+    ways = [*batch, *ways] if one < whole / 2 else [*ways, *batch]
+    return f"{', '.join(ways[:-1])} or {ways[-1]}" if ways[1:] else ways[0]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

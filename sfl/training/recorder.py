@@ -13,6 +13,7 @@ from sfl.errors import Exit, UserError
 from sfl.files import atomic_path, check_space, write_text
 from sfl.learning.divergence import refuse_weights
 from sfl.learning.learner import Learner
+from sfl.progress import say
 from sfl.runs import directory
 from sfl.runs.directory import Run
 from sfl.runs.records import Environment, Result
@@ -37,7 +38,8 @@ class Recorder:
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Writes config, environment and the metrics so far; removes an old result or failure.
 
-        If a run is resumed in another environment, that is added to the first one. Raises
+        If a run is resumed in another environment, that is added to the first one. If epochs were
+        trained that no checkpoint has, says so and keeps a copy of their metrics. Raises
         UserError (exit 6) if the disk has no space for a second checkpoint beside the last one.
         """
         if not self._writes:
@@ -47,7 +49,10 @@ class Recorder:
         check_space(run.path, most - run.checkpoint_bytes)
         now = environment(setup.device, setup.precision).to_json()
         kept = run.environment
-        first = kept.to_json() if kept else now | {"data": setup.dataset.provenance()}
+        about: dict[str, Any] = {"data": setup.dataset.provenance()}
+        if skipped := setup.dataset.reading.get("skipped"):
+            about["skipped_images"] = len(skipped)
+        first = kept.to_json() if kept else now | about
         if any(first.get(key) != value for key, value in now.items()):
             first["resumed"] = [*first.get("resumed", []), now]
         for name in (directory.RESULT, directory.PREDICTIONS, directory.LABELS, directory.FAILURE):
@@ -56,7 +61,23 @@ class Recorder:
         run.write_json(
             directory.ENVIRONMENT, Environment.check(first, directory.ENVIRONMENT).to_json()
         )
-        self._write_metrics((checkpoint and checkpoint.metrics) or [])
+        metrics = (checkpoint and checkpoint.metrics) or []
+        if kept:
+            self._keep_what_is_not_saved(len(metrics), checkpoint)
+        self._write_metrics(metrics)
+
+    def _keep_what_is_not_saved(self, saved: int, checkpoint: Checkpoint | None) -> None:
+        """Of a run that is resumed; saved: the epochs that its checkpoint has."""
+        run, every = self._run, self._setup.config.train.checkpoint_every
+        trained = run.keep_unsaved_metrics(saved)
+        if trained > saved:
+            say(
+                f"{run.name}: starts again at epoch {saved + 1}: of {trained} trained epochs "
+                f"{saved} are in a checkpoint (train.checkpoint_every: {every}); the metrics of "
+                f"all are kept in {run.path / directory.UNSAVED}"
+            )
+        elif checkpoint is None:
+            say(f"{run.name}: has no checkpoint yet; starts at epoch 1")
 
     def epoch(self, learner: Learner, metrics: list[Metrics]) -> None:
         """Writes the metrics after an epoch (the last of `metrics`), and the checkpoints due."""

@@ -12,7 +12,7 @@ from sfl.progress import say
 from sfl.runs.directory import BEST, CONFIG, LAST, Run
 from sfl.training.checkpoint import Checkpoint, check_weights, read_checkpoint
 from sfl.training.epoch import EpochSoFar, Metrics
-from sfl.training.setup import Setup
+from sfl.training.setup import Setup, refuse_lost_root
 
 
 def config_to_resume(run: Run, overrides: Sequence[str] = ()) -> Config:
@@ -32,11 +32,13 @@ def check_resumable(run: Run, config: Config) -> str | None:
     """The precision with which the run started; None if it has not started.
 
     It must be kept: `auto` may mean another one on this machine. Reads no images. Raises UserError
-    (exit 4) if the run can't be resumed with this config.
+    (exit 4) if the run can't be resumed with this config, (exit 3) if nobody says where its images
+    are.
     """
     _refuse_finished(run, config)
     if (run.path / LAST).exists():
         _refuse_other_settings(config, read_checkpoint(run.path / LAST, with_tensors=False))
+    refuse_lost_root(run.path, config, from_tree(run.config_tree))
     return run.environment.precision if run.environment else None
 
 

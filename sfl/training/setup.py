@@ -6,12 +6,13 @@ All that can be refused is refused here, before a run directory exists.
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sfl.config.schema import Config
-from sfl.data.batches import batch_count
+from sfl.data.batches import batch_count, last_batch
 from sfl.data.dataset import Dataset, Split, hold_out
 from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
@@ -21,12 +22,20 @@ from sfl.learning.seeding import seed_global
 from sfl.learning.world import ALONE, World
 from sfl.nn import engine
 from sfl.nn.models.networks import build_model
-from sfl.nn.summary import ModelSummary, summarize
+from sfl.nn.summary import ModelSummary, check_batch, summarize
 from sfl.progress import say
 from sfl.training.checkpoint import read_checkpoint
 from sfl.training.device import pick_device, pick_precision
 from sfl.training.memory import check_memory, is_out_of_memory
 from sfl.training.tensorboard import check_tensorboard
+
+
+class Sizes(NamedTuple):
+    """The sizes of a data set; train_images: those that will be held out for validation, too."""
+
+    in_dimensions: tuple[int, int, int]
+    classes: int
+    train_images: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +79,17 @@ def set_up(
         check_tensorboard()
     _check_workers(config, device, world)
     precision = precision or pick_precision(config.train.precision, device)
-    if dataset is None and config.data.source != "folder":
-        check(config, device, precision, *image_shape(config), training=training)  # no download yet
+    if training and dataset is None and config.data.source != "folder":
+        planned = check_sizes(config, world=world)  # no download yet
+        check_memory(planned, config, device, precision, image_sizes(config).in_dimensions)
     dataset = dataset or load_images(config)
-    sizes = (dataset.in_dimensions, len(dataset.classes))
-    summary = check(config, device, precision, *sizes, training=training)
-    train, validation = dataset.train, None
-    if config.data.validation:
-        train, validation = hold_out(train, config.data.validation, len(dataset.classes))
+    sizes = Sizes(dataset.in_dimensions, len(dataset.classes), len(dataset.train))
+    if training:
+        summary = check_sizes(config, sizes, world)
+        check_memory(summary, config, device, precision, sizes.in_dimensions)
+    else:
+        summary = describe_model(config, sizes.in_dimensions, sizes.classes)
+    train, validation = _train_and_validation(config, dataset)
     setup = Setup(
         config=config,
         device=device,
@@ -93,6 +105,17 @@ def set_up(
     )
     _refuse_other_workers(setup)
     return setup
+
+
+def _train_and_validation(config: Config, dataset: Dataset) -> tuple[Split, Split | None]:
+    """Raises UserError (exit 2) where they can't be had."""
+    count, own = config.data.validation, dataset.validation
+    if count and own is not None:
+        said = f"data.validation: {count}, but the folder has images for validation"
+        raise UserError(said, "leave it out, or remove that folder")
+    if own is not None:
+        say(f"validation: the {len(own):,} images of the folder's own split")
+    return hold_out(dataset.train, count, dataset.classes) if count else (dataset.train, own)
 
 
 def _check_workers(config: Config, device: torch.device, world: World) -> None:
@@ -123,20 +146,58 @@ def _refuse_other_workers(setup: Setup) -> None:
             )
 
 
-def check(
-    config: Config,
-    device: torch.device,
-    precision: str,
-    in_dimensions: tuple[int, int, int],
-    classes: int,
-    *,
-    training: bool,
-) -> ModelSummary:
-    """The model layer by layer. Raises UserError where it doesn't fit the images or the memory."""
-    summary = describe_model(config, in_dimensions, classes)
-    if training:
-        check_memory(summary, config.data.batch_size, config.optimizer, device, precision)
-    return summary
+def check_sizes(config: Config, sizes: Sizes | None = None, world: World = ALONE) -> ModelSummary:
+    """The model layer by layer. Raises UserError (exit 2) for all that can't be trained by sizes.
+
+    sizes: of the images; None: as `image_sizes` finds them.
+    """
+    sizes = sizes or image_sizes(config)
+    _check_channels(config, sizes.in_dimensions)
+    count = sizes.train_images - config.data.validation
+    if count < 1:
+        raise UserError(
+            f"data.validation: {config.data.validation} of {sizes.train_images} training images "
+            "would leave none for training",
+            "give a smaller number",
+        )
+    with torch.device("meta"):
+        model = build(config, sizes.in_dimensions, sizes.classes)
+    _check_last_batch(model, config, sizes.in_dimensions, count, world)
+    return summarize(model, sizes.in_dimensions)
+
+
+def _check_last_batch(
+    model: nn.Module, config: Config, in_dimensions: tuple[int, int, int], count: int, world: World
+) -> None:
+    """Raises UserError (exit 2) if a layer can't be trained on an epoch's last, smallest batch.
+
+    count: of the images of an epoch. The last worker has the fewest of a batch; one without any
+    trains on an image of zeros.
+    """
+
+    def fewest(batch_size: int) -> int:
+        last = last_batch(count, batch_size)
+        return max(last, world.size) if config.train.sync_batchnorm else max(1, last // world.size)
+
+    size = config.data.batch_size
+    try:
+        check_batch(model, in_dimensions, fewest(size))
+    except ValueError as error:
+        among = f", {world.size} processes" if world.size > 1 else ""
+        others = sorted(range(1, 2 * size + 2), key=lambda other: abs(other - size))
+        better = [other for other in others if fewest(other) > fewest(size)][:1]
+        ways = [f"set data.batch_size={other}" for other in better] or ["take more images"]
+        raise UserError(
+            f"an epoch's last batch has too few images: {fewest(size)} (of {count:,} training "
+            f"images, data.batch_size {size}{among}); {config.model.name}: {error}",
+            f"{ways[0]}, or smaller model.kernel_sizes",
+        ) from None
+
+
+def _check_channels(config: Config, in_dimensions: tuple[int, int, int]) -> None:
+    channels, given = in_dimensions[0], len(config.data.normalize.mean)
+    if channels != given:
+        raise UserError(f"data.normalize: {given} channels given, the images have {channels}")
 
 
 def load_images(config: Config) -> Dataset:
@@ -148,15 +209,36 @@ def load_images(config: Config) -> Dataset:
         mirror=data.mirror,
         resize=data.resize,
         shapes=data.shapes.model_dump(),
+        skip_broken=data.skip_broken,
     )
-    channels, given = dataset.in_dimensions[0], len(data.normalize.mean)
-    if channels != given:
-        raise UserError(f"data.normalize: {given} channels given, the images have {channels}")
+    _check_channels(config, dataset.in_dimensions)
     return dataset
 
 
+def refuse_lost_root(where: Path, *configs: Config) -> None:
+    """Raises UserError (exit 3) if none of a run's configs says where its images are.
+
+    An absolute data.root is not saved in a run, and the default is another folder.
+    """
+    if all(c.data.source != "shapes" and "root" not in c.data.model_fields_set for c in configs):
+        raise UserError(
+            f"{where}: its images were at an absolute path, which is not saved in a run",
+            "give their folder: --set data.root=DIR",
+            Exit.DATA,
+        )
+
+
+def image_sizes(config: Config) -> Sizes:
+    """The sizes of the config's images; only a folder is read for it."""
+    if config.data.source == "folder":
+        dataset = load_images(config)
+        return Sizes(dataset.in_dimensions, len(dataset.classes), len(dataset.train))
+    shapes = config.data.source == "shapes"
+    return Sizes((3, 32, 32), 10, config.data.shapes.train if shapes else 50_000)
+
+
 def image_shape(config: Config, weights: Path | None = None) -> tuple[tuple[int, int, int], int]:
-    """(C, H, W) and the number of classes of the config's images; only a folder is read for it.
+    """(C, H, W) and the number of classes of the config's images, as `image_sizes` has them.
 
     weights: a run's file of weights, which remembers its images; they need not be there any more.
     """
@@ -164,10 +246,7 @@ def image_shape(config: Config, weights: Path | None = None) -> tuple[tuple[int,
         images = read_checkpoint(weights, with_tensors=False).images
         channels, height, width = images["in_dimensions"]
         return (channels, height, width), len(images["classes"])
-    if config.data.source != "folder":
-        return (3, 32, 32), 10
-    dataset = load_images(config)
-    return dataset.in_dimensions, len(dataset.classes)
+    return image_sizes(config)[:2]
 
 
 def build(config: Config, in_dimensions: tuple[int, int, int], classes: int) -> nn.Module:

@@ -8,13 +8,13 @@ from typing import Any
 
 from sfl.config.schema import Config
 from sfl.data.dataset import Dataset
-from sfl.errors import PROGRAM
+from sfl.errors import PROGRAM, UserError
 from sfl.learning.world import World
 from sfl.progress import say
 from sfl.runs import store
 from sfl.runs.directory import CONFIG, RESULT, Run, lock
 from sfl.runs.store import data_root_option
-from sfl.training.device import pick_device
+from sfl.training.device import pick_device, threads
 from sfl.training.distributed import open_world
 from sfl.training.fit import fit
 from sfl.training.resume import check_resumable
@@ -30,7 +30,8 @@ def train(
     dataset: the config's images, if they have been read already.
     If training fails before the first epoch is done, the directory is removed.
     """
-    with open_world(pick_device(config.train.device)) as world:
+    device = pick_device(config.train.device)
+    with threads(config.train.threads), open_world(device) as world:
         # Checked before the images are read or fetched, which may take minutes.
         world.from_first(lambda: _check_place(root, name, exact=exact))
         setup = set_up(config, dataset, world=world)  # raises errors before a directory is made
@@ -43,7 +44,8 @@ def train(
             failed = isinstance(error, Exception)
             kept = run.has_begun() if failed else (run.path / CONFIG).exists()
             if world.is_first and not kept:
-                store.remove(run)
+                with contextlib.suppress(UserError):  # the first error is the one to be told
+                    store.remove(run)
             raise
 
 
@@ -52,8 +54,9 @@ def resume(run: Run, config: Config, dataset: Dataset | None = None) -> dict[str
 
     config: from `config_to_resume`. Raises UserError (exit 4) if the run can't be resumed.
     """
+    device = pick_device(config.train.device)
     # Locked and checked before the images are read or fetched, which may take minutes.
-    with open_world(pick_device(config.train.device)) as world, _locked(run, world):
+    with threads(config.train.threads), open_world(device) as world, _locked(run, world):
         precision = check_resumable(run, config)
         return _fit(set_up(config, dataset, precision=precision, world=world), run)
 

@@ -1,4 +1,4 @@
-"""Stops training on Ctrl-C or SIGTERM: after the first one, at the end of a step; then at once.
+"""Stops training on Ctrl-C, SIGTERM or SIGHUP: after the first, at a step's end; then at once.
 
 The signal is kept in a global variable, because signals are sent to the whole process.
 """
@@ -17,12 +17,15 @@ from sfl.progress import say
 # torchrun passes a signal on to ranks that may have received it, too. A second signal within this
 # many seconds is taken for the same one.
 FORWARDED = 5.0
+# SIGHUP: the terminal is gone. Windows has none.
+HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+STOPPING = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)))
 _asked: signal.Signals | None = None
 _asked_at = 0.0
 
 
 class Stopped(SystemExit):
-    """Exits after a signal, with code 130 for Ctrl-C and 143 for SIGTERM."""
+    """Exits after a signal, with code 130 for Ctrl-C and 143 for SIGTERM and SIGHUP."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(128 + number)
@@ -39,7 +42,7 @@ def signals_noted() -> Iterator[None]:
         yield
         return
     _asked = None
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPPING}
     try:
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
@@ -65,8 +68,11 @@ def stop(number: int) -> None:
 def _note(number: int, frame: FrameType | None) -> None:
     global _asked, _asked_at
     if _asked is not None:
+        if number == HANGUP:  # both the shell and the system send it when a terminal goes
+            return
         if torchrun.count() > 1 and time.monotonic() - _asked_at < FORWARDED:
             return
         sys.exit(128 + number)  # not Stopped: a half-done step can't be saved
-    _asked, _asked_at = signal.Signals(number), time.monotonic()
+    _asked = signal.SIGTERM if number == HANGUP else signal.Signals(number)
+    _asked_at = time.monotonic()
     say("stopping and saving after this step (a second signal stops at once) ...")

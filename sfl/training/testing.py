@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from sfl.config.load import from_text, override
+from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.learning.divergence import refuse_loss
 from sfl.progress import say
 from sfl.runs.directory import BEST, RESULT, Run
 from sfl.runs.records import Result
 from sfl.stats import wilson_interval
-from sfl.training.checkpoint import load_weights, read_checkpoint
+from sfl.training.checkpoint import Checkpoint, load_weights, read_checkpoint
+from sfl.training.device import threads
 from sfl.training.evaluate import Evaluation, evaluate
-from sfl.training.setup import Setup, build, set_up
+from sfl.training.setup import Setup, build, refuse_lost_root, set_up
 
 
 def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, Any]]:
@@ -102,16 +104,14 @@ def test_weights(path: Path, overrides: Sequence[str]) -> Tested:
     have other classes or another shape than the training images.
     """
     checkpoint = read_checkpoint(path)
-    kept = from_text(checkpoint.config, str(path))
-    config = override(kept, overrides)
-    said = "root" in kept.data.model_fields_set or any("data.root" in given for given in overrides)
-    if config.data.source != "shapes" and not said:
-        raise UserError(
-            f"{path}: its images were at an absolute path, which is not saved in a run",
-            "give their folder: --set data.root=DIR",
-            Exit.DATA,
-        )
-    setup = set_up(config, training=False)
+    config = override(from_text(checkpoint.config, str(path)), overrides)
+    refuse_lost_root(path, config)
+    with threads(config.train.threads):
+        return _test(checkpoint, config)
+
+
+def _test(checkpoint: Checkpoint, config: Config) -> Tested:
+    path, setup = checkpoint.path, set_up(config, training=False)
     trained_on, given = checkpoint.images, setup.dataset.describe()
     for key, what in (("classes", "classes"), ("in_dimensions", "images of the shape")):
         if trained_on[key] != given[key]:

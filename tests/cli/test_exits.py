@@ -19,9 +19,10 @@ A_BUG = "error: a bug of sfl: ValueError: two lines (--debug shows where)\n"
 
 @pytest.fixture(autouse=True)
 def _same_signals_afterwards() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -84,16 +85,34 @@ def sfl(code: str, **options: object) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_sigterm_unwinds_and_exits_143() -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_unwinds_and_exits_143(name: str) -> None:
+    """SIGHUP comes twice when a terminal goes."""
+    again = "os.kill(os.getpid(), signal.SIGHUP)" if name == "SIGHUP" else "pass"
     code = (
         "import os, signal, sys\n"
         "def program(arguments):\n"
-        "    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    finally:\n        print('unwound', file=sys.stderr)\n"
+        f"    try:\n        os.kill(os.getpid(), signal.{name})\n"
+        f"    finally:\n        {again}\n        print('unwound', file=sys.stderr)\n"
         "exits.run(program)"
     )
     done = sfl(code)
     assert (done.returncode, done.stderr) == (143, "unwound\n")
+
+
+def test_under_nohup_a_terminal_that_goes_stops_nothing() -> None:
+    code = (
+        "import os, signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "exits.run(lambda arguments: os.kill(os.getpid(), signal.SIGHUP))"
+    )
+    assert sfl(code).returncode == 0
+
+
+def test_a_system_without_sighup_runs_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "SIGHUP")  # as on Windows
+    with pytest.raises(SystemExit) as ended:
+        exits.run(lambda arguments: 0)
+    assert ended.value.code == 0
 
 
 def test_a_name_that_the_terminal_cannot_show_stops_nothing() -> None:

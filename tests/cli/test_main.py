@@ -134,7 +134,7 @@ BAD = [
     setting("code on the command line", "data.root=!!python/name:os.system", "is not allowed"),
     setting("a kernel larger than its input", "model.kernel_sizes=[33]", "33 is larger than its"),
     setting("sizes of another model", "model.channels=[5, 5]", "channels has 2 entries"),
-    setting("more held out than there is", "data.validation=64", "data.validation: 64 would hold"),
+    setting("more held out than there is", "data.validation=64", "data.validation: 64"),
     setting("too much memory", "data.batch_size=1000000000", "training this model takes at", 6),
     Bad("negative seed", "train --config tiny.yaml --seed -1", 2, "must be at least 0, not -1"),
     Bad("no seed", "train --config tiny.yaml --seed q", 2, 'expected a whole number, not "q"'),
@@ -427,7 +427,9 @@ def stopped_by(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingDisplay, "epoch", epoch)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
+)
 def test_a_stopped_run_says_how_to_go_on_and_can_be(
     here: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
@@ -517,6 +519,11 @@ def test_a_dry_run_trains_nothing(here: Path) -> None:
     assert "name: SimpleModel" in done.stdout and "SpatialFeatureLayer" in done.stdout
     planned = json_of(sfl("train", "--config", "tiny.yaml", "--dry-run", "--json"))
     assert planned["weights"] == 171_010
+    assert planned["threads"] >= 1
+    done = sfl("train", "--config", "tiny.yaml", "--dry-run", "--set", "train.threads=3")
+    assert "  threads: 3\n" in done.stdout and done.stdout.endswith("\nthreads: 3\n")
+    done = sfl("train", "--config", "tiny.yaml", "--dry-run", "--set", "data.validation=64")
+    assert (done.returncode, done.stdout) == (2, "") and "leave none for training" in done.stderr
     assert tree(here).keys() == {"tiny.yaml"}
 
 

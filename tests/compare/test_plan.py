@@ -197,6 +197,7 @@ def test_a_run_that_is_being_trained_is_refused_before_anything_is_trained(
         ("data", "validation: 20", "leave none for training"),
         ("data", "normalize: {mean: [0.5], std: [0.5]}", "the images have 3"),
         ("train", "device: cuda:77", "CUDA"),
+        ("data", "batch_size: 19", "an epoch's last batch has too few images: 1"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_the_others_are(
@@ -212,6 +213,9 @@ def test_what_cannot_be_trained_is_refused_before_the_others_are(
 
     monkeypatch.setattr("sfl.training.start.fit", fit)
     text = (configs / "two.yaml").read_text().replace(", device: cpu", "")
+    if "batch_size" in setting:  # a model that normalises maps of 1×1
+        net = "SpatialDenseNet, kernel_sizes: [3, 3, 3, 3, 5, 1]"
+        text = text.replace("SimpleModel, layer: conv", net)
     (configs / "two.yaml").write_text(text.replace(f"{section}: {{", f"{section}: {{{setting}, "))
     with pytest.raises(UserError, match=words):
         train_missing(plan(["one", "two"], [], None, runs_dir), runs_dir)

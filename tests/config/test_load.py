@@ -156,3 +156,10 @@ def test_a_config_may_build_on_one_that_ships(tmp_path: Path) -> None:
     mine.write_text("extends: spatial\n")
     (tmp_path / "spatial").write_text("model: {name: SimpleModel}\n")
     assert load.load(mine).model.name == "SimpleModel"
+
+
+def test_what_nobody_has_set_stays_unset_through_overrides() -> None:
+    """A run whose data.root was absolute lacks it, and resuming must know."""
+    kept = load.override(load.from_text(SIMPLE, "a"), ["train.seed=4"])
+    assert kept.train.seed == 4 and "root" not in kept.data.model_fields_set
+    assert "root" in load.override(kept, ["data.root=data"]).data.model_fields_set

@@ -186,6 +186,19 @@ def test_fetched_through_a_mirror_and_then_used_offline(
     check(load(root))
 
 
+def test_what_a_killed_download_left_goes_and_nothing_else(
+    served: tuple[Path, str], archive: bytes, root: Path
+) -> None:
+    folder, url = served
+    (folder / ARCHIVE).write_bytes(archive)
+    root.mkdir(parents=True)
+    (root / f".{ARCHIVE}.abc.sfl.tmp").mkdir()
+    (root / f".{ARCHIVE}.abc.sfl.tmp" / ARCHIVE).write_bytes(b"half")
+    (root / ".tmp-of-another-program").touch()
+    check(load(root, url))
+    assert sorted(path.name for path in root.iterdir()) == [".tmp-of-another-program", ARCHIVE]
+
+
 def test_two_at_once_fetch_it_once(
     served: tuple[Path, str], archive: bytes, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

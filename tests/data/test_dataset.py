@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfl.data.dataset import Dataset, Split, hold_out
+from sfl.data.dataset import Dataset, Split, _quotas, hold_out
 from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
 
@@ -59,7 +59,7 @@ def test_the_fingerprint_changes_with_whatever_changes() -> None:
 
 def test_hold_out_is_balanced_complete_and_in_order() -> None:
     split = make_split([0, 1, 2] * 20)
-    rest, held = hold_out(split, 8, classes=3)
+    rest, held = hold_out(split, 8, "abc")
     assert held.labels.bincount().tolist() == [3, 3, 2]
     assert (len(rest), len(held)) == (52, 8)
     assert sorted(places(rest) + places(held)) == list(range(60))
@@ -72,23 +72,50 @@ def test_hold_out_is_balanced_complete_and_in_order() -> None:
 def test_hold_out_takes_the_same_images_whatever_the_global_seed() -> None:
     split = make_split([0, 1] * 30)
     torch.manual_seed(1)
-    first, state = places(hold_out(split, 10, 2)[1]), torch.get_rng_state()
+    first, state = places(hold_out(split, 10, "ab")[1]), torch.get_rng_state()
     torch.manual_seed(2)
-    assert places(hold_out(split, 10, 2)[1]) == first
+    assert places(hold_out(split, 10, "ab")[1]) == first
     torch.manual_seed(1)
     assert torch.equal(state, torch.get_rng_state())  # nor does it touch the global generator
 
 
 def test_hold_out_of_nothing_leaves_everything() -> None:
-    rest, held = hold_out(make_split([0, 1, 1]), 0, 2)
+    rest, held = hold_out(make_split([0, 1, 1]), 0, "ab")
     assert (places(rest), len(held)) == ([0, 1, 2], 0)
 
 
-@pytest.mark.parametrize(("count", "labels"), [(4, [0, 0, 1, 1]), (2, [0, 0, 0, 1]), (99, [0, 1])])
+@pytest.mark.parametrize(("count", "labels"), [(4, [0, 0, 1, 1]), (4, [0, 0, 0, 1]), (99, [0, 1])])
 def test_hold_out_leaves_every_class_something_to_train_on(count: int, labels: list[int]) -> None:
-    with pytest.raises(UserError, match=rf"data\.validation: {count} would hold out") as caught:
-        hold_out(make_split(labels), count, 2)
+    with pytest.raises(
+        UserError, match=rf"data\.validation: {count} of .* as cat, which"
+    ) as caught:
+        hold_out(make_split(labels), count, ["dog", "cat"] if labels[1:] != [1] else ["cat", "dog"])
     assert caught.value.exit_code == Exit.USAGE
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "expected"),
+    [
+        ([95, 5], 20, [19, 1]),
+        ([95, 5], 8, [7, 1]),  # its share, 0.4, is raised to one
+        ([95, 5], 1, [1, 0]),
+        ([50, 50, 50], 8, [3, 3, 2]),
+        ([3, 1], 2, [2, 0]),  # the only image of a class stays
+        ([2, 2, 96], 3, [1, 1, 1]),
+        ([10, 20, 30], 59, [9, 19, 29]),  # too few: hold_out refuses
+        ([0, 4], 3, [0, 3]),
+    ],
+)
+def test_hold_out_takes_of_each_class_its_share(
+    sizes: list[int], count: int, expected: list[int]
+) -> None:
+    assert _quotas(sizes, count) == expected
+
+
+def test_hold_out_of_equal_classes_takes_what_it_always_took() -> None:
+    """As committed results were trained: the places that version 0.1.0 chose."""
+    held = hold_out(make_split([0, 1, 2] * 8), 7, "abc")[1]
+    assert places(held) == [3, 11, 14, 15, 19, 21, 22]
 
 
 def test_load_dataset_knows_its_sources(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from sfl import host_memory
@@ -16,7 +16,7 @@ from sfl.errors import Exit, UserError
 
 
 def decode(*paths: Path, resize: int | None = None) -> Tensor:
-    return decoding.decode_all(paths, [decoding.digest(path) for path in paths], resize)
+    return decoding.decode_all(paths, [decoding.digest(path) for path in paths], resize).images
 
 
 def save(image: Image.Image, path: Path, **options: Any) -> Path:
@@ -133,7 +133,7 @@ def test_pixels_without_a_fixed_range_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_changed_since_it_was_hashed_is_refused(tmp_path: Path) -> None:
     path = save(Image.new("L", (1, 1)), tmp_path / "a.png")
-    with pytest.raises(UserError, match="changed while it was being read"):
+    with pytest.raises(UserError, match="changed meanwhile"):
         decoding.decode_all([path], [hashlib.sha256(b"before").digest()], None)
 
 
@@ -143,3 +143,76 @@ def test_too_many_images_for_the_memory(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(UserError, match=r"1 images of 4x2 take 0\.0 GB") as caught:
         decode(path)
     assert caught.value.exit_code == Exit.RESOURCES
+
+
+def turned(path: Path, orientation: int) -> Path:
+    """A red pixel at the left end of a dark row, stored as a camera held askew stores it."""
+    image = Image.new("RGB", (3, 1))
+    image.putpixel((0, 0), (255, 0, 0))
+    stored = {
+        1: image,
+        3: image.transpose(Image.Transpose.ROTATE_180),
+        6: image.transpose(Image.Transpose.ROTATE_90),
+        8: image.transpose(Image.Transpose.ROTATE_270),
+    }[orientation]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return save(stored, path, exif=exif, lossless=True)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_pictures_stand_upright_as_their_exif_data_says(
+    tmp_path: Path, suffix: str, orientation: int
+) -> None:
+    path = turned(tmp_path / f"a.{suffix}", orientation)
+    found = decoding.decode_all([path], [decoding.digest(path)], None)
+    assert found.images[0].tolist() == [[[255, 0, 0]], [[0, 0, 0]], [[0, 0, 0]]]
+    assert found.turned == ([0] if orientation > 1 else [])
+
+
+def test_a_photograph_is_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = save(Image.new("L", (8, 4), 9), tmp_path / "a.jpg", exif=exif)
+    assert decode(path).shape == (1, 3, 8, 4)
+
+
+def test_sixteen_bits_that_hold_twelve_are_noticed(tmp_path: Path) -> None:
+    values = {"narrow": [0, 4095], "wide": [0, 4096], "of one value": [7, 7]}
+    paths = [save(sixteen_bits(two), tmp_path / f"{name}.png") for name, two in values.items()]
+    found = decoding.decode_all(paths, [decoding.digest(path) for path in paths], None)
+    assert found.narrow == [0]
+
+
+def test_all_broken_images_are_named_at_once_or_left_out(tmp_path: Path) -> None:
+    good = save(Image.new("L", (16, 16), 7), tmp_path / "good.jpg")
+    paths = [tmp_path / "gone.png", good]
+    for number in range(decoding.LISTED + 1):
+        paths.append(tmp_path / f"{number}.jpg")
+        paths[-1].write_bytes(good.read_bytes()[:-2])  # as a copy that broke off leaves it
+    digests = [decoding.digest(path) for path in paths]
+    with pytest.raises(UserError) as caught:
+        decoding.decode_all(paths, digests, None)
+    message = str(caught.value)
+    assert message.startswith(f"12 images can't be read: {paths[0]}: No such file or directory; ")
+    assert f"{paths[2]}: image file is truncated" in message and "9.jpg" not in message
+    assert "; and 2 more (repair or remove them, or leave them out with data.skip" in message
+    found = decoding.decode_all(paths, digests, None, skip_broken=True)
+    assert found.kept == [1] and len(found.images) == 1 and len(found.broken) == 12
+
+
+def test_an_image_beyond_pillows_limit_is_named_and_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(Image.new("L", (8, 8)), tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 63)
+    with pytest.raises(UserError, match=r"64 pixels\) exceeds limit of 63") as caught:
+        decode(path)
+    assert str(caught.value).startswith(f"{path} can't be read: ")
+
+
+def test_suffixes_are_of_pictures_that_can_be_decoded() -> None:
+    found = decoding.image_suffixes()
+    assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".ppm", ".tga"} <= found
+    assert not {".h5", ".hdf", ".mpg", ".mpeg", ".grib", ".bufr", ".wmf", ".eps", ".pdf"} & found

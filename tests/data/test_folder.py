@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
-from sfl.data import decoding, folder
+from sfl.data import cache, decoding, folder
 from sfl.data.dataset import Dataset
 from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
+from sfl.locks import locked
 
 
 def save(path: Path, value: int = 0, size: tuple[int, int] = (2, 2)) -> Path:
@@ -167,11 +168,11 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a class only in train": (
         lambda root: save(root / "train/eel/a.png"),
-        "{root}: train and test have different classes; only in train: eel (",
+        "{root}: train and test have different classes; not in test: eel (",
     ),
     "a class renamed in test": (
         lambda root: (root / "test/dog").rename(root / "test/hound"),
-        "only in train: dog; only in test: hound (",
+        "not in train: hound; not in test: dog (",
     ),
     "an unreadable image": (
         lambda root: (root / "train/dog/1.png").write_bytes(b"\x89PNG"),
@@ -196,6 +197,88 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_refused_with_one_line(root: Path, spoil: Callable[[Path], object], expected: str) -> None:
     spoil(root)
     assert expected.format(root=root) in refused(root)
+
+
+# --- validation, odd names, broken files
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_folder_for_validation_becomes_a_split(root: Path, name: str) -> None:
+    before = load(root)
+    save(root / name / "cat" / "v.png", 50)
+    save(root / name / "dog" / "v.png", 60)
+    dataset = load(root)
+    assert dataset.validation is not None and dataset.validation.labels.tolist() == [0, 1]
+    assert dataset.validation.images[:, 0, 0, 0].tolist() == [50, 60]
+    assert dataset.validation.files == (f"{name}/cat/v.png", f"{name}/dog/v.png")
+    assert greys(dataset) == ([10, 11, 20], [30, 40])
+    assert set(dataset.fingerprints) == {"train", "validation", "test"}
+    assert before.fingerprints.items() < dataset.fingerprints.items()
+    assert load(root).fingerprints == dataset.fingerprints  # from the cache
+
+
+def test_validation_alone_is_no_test_set(root: Path) -> None:
+    (root / "test").rename(root / "val")
+    assert f"{root}/test does not exist (" in refused(root)
+    assert "val, which is there, is for validation only" in refused(root)
+
+
+def test_two_folders_for_validation_are_refused(root: Path) -> None:
+    for name in ("val", "valid"):
+        save(root / name / "cat" / "v.png")
+    assert "has val and valid: two folders for validation" in refused(root)
+
+
+def test_names_that_look_the_same_are_the_same_class(root: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    (root / "train" / "cat").rename(root / "train" / composed)
+    (root / "test" / "cat").rename(root / "test" / decomposed)
+    assert load(root).classes == (composed, "dog")
+    save(root / "train" / decomposed / "a.png")
+    assert r"look the same: 'cafe\u0301' and 'caf\xe9'" in refused(root)
+
+
+def test_folders_of_operating_systems_are_no_classes(root: Path) -> None:
+    save(root / "train" / "__MACOSX" / "a.png")
+    (root / "test" / "cat" / "@eaDir").mkdir()
+    assert load(root).classes == ("cat", "dog")
+
+
+def test_files_without_a_known_suffix_are_named_where_nothing_else_is(root: Path) -> None:
+    (root / "test/dog/a.png").rename(root / "test/dog/0001")
+    assert "dog contains no images (0001 has no suffix of an image, such as .png" in refused(root)
+
+
+def test_broken_files_are_left_out_if_asked(
+    root: Path, capsys: pytest.CaptureFixture[str], decoded: list[Path]
+) -> None:
+    (root / "train/cat/0.png").write_bytes(b"\x89PNG")
+    assert "or leave it out with data.skip_broken: true" in refused(root)
+    for _ in range(2):  # decoded, and from the cache
+        capsys.readouterr()
+        dataset = load_dataset("folder", root=root, skip_broken=True)
+        assert greys(dataset) == ([10, 11, 20], [30, 40])
+        assert dataset.train.files == ("train/cat/a.png", "train/cat/b.png", "train/dog/1.png")
+        assert list(dataset.reading["skipped"]) == ["train/cat/0.png"]
+        assert "left out, because they can't be read" in capsys.readouterr().err
+    assert "0.png" in refused(root)  # the cache of the run that left it out is not this one's
+
+
+def test_a_class_that_loses_all_its_images_is_refused(root: Path) -> None:
+    (root / "test/dog/a.png").write_bytes(b"")
+    with pytest.raises(UserError, match="none of the images of class dog in test can be read"):
+        load_dataset("folder", root=root, skip_broken=True)
+
+
+def test_what_was_seen_is_told_from_the_cache_too(root: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    Image.new("L", (2, 2), 5).save(root / "test/cat/b.jpg", exif=exif)
+    (root / "test/cat/notes.txt").touch()
+    first, second = load(root), load(root)
+    assert first.reading == second.reading
+    assert first.reading["turned_upright"] == 1
+    assert first.reading["passed_over"] == {".txt": 1}
 
 
 # --- the cache
@@ -256,24 +339,24 @@ def test_read_by_two_at_once_it_is_decoded_once(
 ) -> None:
     slow, decode_all = threading.Barrier(2), decoding.decode_all
 
-    def decoding_slowly(*given: Any) -> Any:
+    def decoding_slowly(*given: Any, **more: Any) -> Any:
         with contextlib.suppress(threading.BrokenBarrierError):
             slow.wait(timeout=0.5)  # until the other one decodes, too, if nothing keeps it
-        return decode_all(*given)
+        return decode_all(*given, **more)
 
     monkeypatch.setattr(folder, "decode_all", decoding_slowly)
     with ThreadPoolExecutor(2) as threads:
         one, other = threads.map(load, [root, root])
-    assert len(decoded) == 6  # the first of the five twice: its size is asked for
+    assert len(decoded) == 5
     assert one.fingerprints == other.fingerprints
 
 
 def test_who_waits_waits_where_the_cache_will_be(
     root: Path, user_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert folder._lock_path(root).parent == root
+    assert cache.lock_path(root).parent == root
     monkeypatch.setattr(os, "access", lambda *_: False)  # a data folder that is read-only
-    assert folder._lock_path(root).parent == user_cache and user_cache.is_dir()
+    assert cache.lock_path(root).parent == user_cache and user_cache.is_dir()
 
 
 def test_resized_and_not_are_cached_apart(root: Path, decoded: list[Path]) -> None:
@@ -284,13 +367,13 @@ def test_resized_and_not_are_cached_apart(root: Path, decoded: list[Path]) -> No
 
 
 def test_only_the_newest_caches_are_kept(root: Path, decoded: list[Path]) -> None:
-    for age in range(folder.KEPT_CACHES + 3):
+    for age in range(cache.KEPT + 3):
         load(root, resize=age + 1)
         for path in caches(root / ".sfl-cache"):
             os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 10))
-    assert len(caches(root / ".sfl-cache")) == folder.KEPT_CACHES
+    assert len(caches(root / ".sfl-cache")) == cache.KEPT
     decoded.clear()
-    assert load(root, resize=folder.KEPT_CACHES + 3).in_dimensions[1] == folder.KEPT_CACHES + 3
+    assert load(root, resize=cache.KEPT + 3).in_dimensions[1] == cache.KEPT + 3
     assert decoded == []
 
 
@@ -331,19 +414,43 @@ def test_a_damaged_cache_is_made_again(
     assert decoded == []
 
 
+def test_what_killed_processes_left_in_a_cache_goes_at_the_next_start(
+    root: Path, user_cache: Path, decoded: list[Path]
+) -> None:
+    load(root)
+    user_cache.mkdir(parents=True)
+    for place in (root / ".sfl-cache", user_cache):
+        (place / ".a.safetensors.abc.sfl.tmp").mkdir()
+        (place / ".a.safetensors.abc.sfl.tmp" / "a.safetensors").write_bytes(b"half")
+        (place / ".tmpAbC").write_bytes(b"as earlier versions left it")
+    decoded.clear()
+    load(root)
+    assert decoded == [] and list(user_cache.iterdir()) == []
+    assert list((root / ".sfl-cache").iterdir()) == caches(root / ".sfl-cache")
+
+
+def test_what_a_living_process_writes_into_a_cache_stays(root: Path) -> None:
+    load(root)
+    place = root / ".sfl-cache"
+    with locked(place / cache.LOCK):
+        (place / ".tmpAbC").touch()
+        load(root)
+        assert (place / ".tmpAbC").exists()
+
+
 def make_no_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / ".sfl-cache").touch()
 
 
 def make_no_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = tempfile.mkstemp
+    original = tempfile.mkdtemp
 
-    def refuse(*, dir: Path, prefix: str, suffix: str) -> tuple[int, str]:
+    def refuse(*, dir: Path, prefix: str, suffix: str) -> str:
         if root in dir.parents:
             raise PermissionError(13, "Permission denied")
         return original(dir=dir, prefix=prefix, suffix=suffix)
 
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
 
 
 @pytest.mark.parametrize("close", [make_no_folder, make_no_file])

@@ -63,12 +63,42 @@ def test_two_processes_never_make_the_same_directory(
 
 
 def test_a_name_given_by_hand_must_be_new(runs_dir: Path) -> None:
-    store.create(runs_dir, "mine", exact=True)
-    line = failure(store.create, runs_dir, "mine", exact=True)
+    path = make_run(runs_dir / "my run")
+    line = failure(store.create, runs_dir, "my run", exact=True)
     assert line == (
-        f"{runs_dir / 'mine'}: a run of this name exists "
-        f"(choose another, or go on with it: sfl train --resume {runs_dir / 'mine'})"
+        f"{path}: a run of this name exists (choose another, or delete it: sfl runs rm '{path}')"
     )
+    (path / "result.json").unlink()
+    line = failure(store.create, runs_dir, "my run", exact=True)
+    assert line == (
+        f"{path}: a run of this name exists "
+        f"(choose another, or go on with it: sfl train --resume '{path}')"
+    )
+    with lock(Run(path)):
+        line = failure(store.check_new, runs_dir, "my run")
+    assert line == f"{path}: a run of this name is being trained (choose another name)"
+
+
+@pytest.mark.parametrize("there", [[], [".lock"], [".lock", ".config.yaml.abc.sfl.tmp"]])
+def test_what_was_left_before_training_began_is_in_nobodys_way(
+    runs_dir: Path, there: list[str]
+) -> None:
+    path = runs_dir / "mine"
+    path.mkdir(parents=True)
+    for name in there:
+        (path / name).touch()
+    assert store.create(runs_dir, "mine", exact=True).path == path
+    with lock(Run(path)):
+        line = failure(store.create, runs_dir, "mine", exact=True)
+    assert line == f"{path}: a run of this name is being trained (choose another name)"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "config.yaml"])
+def test_a_folder_of_other_things_is_not_called_a_run(runs_dir: Path, name: str) -> None:
+    (runs_dir / "mine").mkdir(parents=True)
+    (runs_dir / "mine" / name).touch()
+    line = failure(store.create, runs_dir, "mine", exact=True)
+    assert line == f"{runs_dir / 'mine'}: exists, and is not a run (choose another name)"
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/abs", "-x", "a\nb", "n" * 201])
@@ -153,10 +183,10 @@ def test_a_lock_that_cannot_be_written_is_one_line(
 ) -> None:
     path = make_run(runs_dir / "a")
 
-    def acquire(*arguments: object, **keywords: object) -> None:
+    def refuse(*arguments: object, **keywords: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr("sfl.runs.directory.FileLock.acquire", acquire)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(UserError) as caught, lock(Run(path)):
         pass
     assert f"{path / '.lock'}: can't be written: Permission denied" in str(caught.value)
@@ -225,7 +255,7 @@ def test_a_damaged_file_is_named(runs_dir: Path) -> None:
     for name in ("result.json", "metrics.jsonl"):
         (path / name).write_text("{\n")
     run = Run(path)
-    hint = "(put it back, or delete the run: sfl runs rm a)"
+    hint = f"(put it back, or delete the run: sfl runs rm {path})"
     assert failure(lambda: run.result) == f"{path / 'result.json'}: damaged {hint}"
     assert failure(lambda: run.metrics) == f"{path / 'metrics.jsonl'}: damaged {hint}"
     (path / "config.yaml").write_bytes(b"\xff")

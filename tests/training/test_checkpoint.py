@@ -113,7 +113,7 @@ def test_there_is_no_pickle_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
     # The file itself: a length, then JSON that names every tensor, then their numbers.
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    assert header["__metadata__"]["format"] == FORMAT
+    assert json.loads(header["__metadata__"]["sfl"])["format"] == FORMAT
     assert len(header) == 1 + len(read_checkpoint(path).tensors)
 
 
@@ -177,6 +177,10 @@ def test_no_file_and_a_folder(tmp_path: Path) -> None:
         ({"format": FORMAT, "config": CONFIG, "progress": "[]"}, "damaged"),
         ({"format": FORMAT, "config": CONFIG, "progress": "{}"}, "damaged"),
         ({"format": FORMAT, "progress": '{"images": {}}'}, "damaged"),
+        ({"sfl": "{"}, "damaged"),
+        ({"sfl": "[]"}, "damaged"),
+        ({"sfl": '{"format": 3}'}, "damaged"),
+        ({"sfl": "{}"}, "not a checkpoint of sfl"),
     ],
 )
 def test_another_programs_file(tmp_path: Path, metadata: Any, message: str) -> None:
@@ -216,7 +220,23 @@ def test_any_safetensors_reader_finds_the_weights(tmp_path: Path) -> None:
     weights = load_file(path)
     assert torch.equal(weights["model.0.weight"], net.state_dict()["0.weight"])
     with safe_open(path, framework="pt") as file:
-        assert file.metadata()["config"] == CONFIG
+        assert json.loads(file.metadata()["sfl"])["config"] == CONFIG
+
+
+def test_the_same_content_is_the_same_bytes(tmp_path: Path) -> None:
+    net = model()
+    for number in range(8):  # one alone might be the same by chance
+        save_weights(tmp_path / str(number), net)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+def test_what_earlier_versions_wrote_can_be_read(tmp_path: Path) -> None:
+    save_weights(tmp_path / "new", model())
+    with safe_open(tmp_path / "new", framework="pt") as file:
+        parts = json.loads(file.metadata()["sfl"])
+    save_file(load_file(tmp_path / "new"), tmp_path / "old", parts)
+    new, old = read_checkpoint(tmp_path / "new"), read_checkpoint(tmp_path / "old")
+    assert same(new.tensors, old.tensors) and (old.config, old.images) == (CONFIG, IMAGES)
 
 
 # --- damage

@@ -99,6 +99,8 @@ def test_same_seed_same_run_other_seed_other_run(precision: str, tmp_path: Path)
         made.append(run)
     one, two, three = made
     assert same(tensors(one), tensors(two)) and same(tensors(one, BEST), tensors(two, BEST))
+    for name in (BEST, PREDICTIONS, LABELS):
+        assert (one.path / name).read_bytes() == (two.path / name).read_bytes()
     assert metrics(one) == metrics(two) and result(one) == result(two)
     assert metrics(one) != metrics(three)
     weights = [tensors(run)["model.features.0.weight"] for run in (one, three)]

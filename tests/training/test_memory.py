@@ -11,9 +11,10 @@ from sfl import host_memory
 from sfl.config.schema import OptimizerSettings
 from sfl.errors import Exit, UserError
 from sfl.nn.models.networks import build_model
-from sfl.nn.summary import ModelSummary, summarize
+from sfl.nn.summary import LayerSummary, ModelSummary, summarize
 from sfl.training import memory
 from sfl.training.memory import available_bytes, check_memory, is_out_of_memory, training_bytes
+from tests.training.tiny import tiny_config
 
 CPU = torch.device("cpu")
 
@@ -76,23 +77,61 @@ def test_a_model_that_fits_nowhere_is_refused(monkeypatch: pytest.MonkeyPatch) -
     summary = summarize(model, (3, 32, 32))
     assert round(summary.weights / 1e9, 1) == 4.3
     monkeypatch.setattr(memory, "available_bytes", lambda device: 64 * 10**9)
+    config = tiny_config("data.batch_size=64")
     with pytest.raises(UserError) as error:
-        check_memory(summary, 64, OptimizerSettings(), CPU, "float32")
+        check_memory(summary, config, CPU, "float32", (3, 32, 32))
     assert error.value.exit_code == Exit.RESOURCES
     assert "68.3 GB" in str(error.value) and "64.0 GB free" in str(error.value)
-    assert "model.storage=local" in str(error.value)
     for enough in (69 * 10**9, None):  # None: it can't be known
         monkeypatch.setattr(memory, "available_bytes", lambda device, free=enough: free)
-        check_memory(summary, 64, OptimizerSettings(), CPU, "float32")
+        check_memory(summary, config, CPU, "float32", (3, 32, 32))
 
 
 def test_a_batch_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda device: 10**9)
     summary = ModelSummary((), activations=10**6)
-    check_memory(summary, 249, OptimizerSettings(), CPU, "float32")
-    check_memory(summary, 499, OptimizerSettings(), CPU, "bfloat16")
+
+    def check(batch: int, precision: str) -> None:
+        config = tiny_config(f"data.batch_size={batch}")
+        check_memory(summary, config, CPU, precision, (3, 32, 32))
+
+    check(249, "float32")
+    check(499, "bfloat16")
     with pytest.raises(UserError, match="batch 251"):
-        check_memory(summary, 251, OptimizerSettings(), CPU, "float32")
+        check(251, "float32")
+
+
+@pytest.mark.parametrize(
+    ("settings", "activations", "hint"),
+    [
+        (
+            ["data.source=folder"],  # a weight for each place in large images
+            10**3,
+            "choose a data.resize below their 1000×900 pixels or fewer model.channels",
+        ),
+        (
+            ["model.storage=dense"],
+            5 * 10**7,  # of 32 images a little more than the gradients
+            "choose model.storage=local, fewer model.channels or a data.batch_size below 32",
+        ),
+        (
+            ["data.source=folder"],
+            10**10,
+            "choose a data.batch_size below 32, a data.resize below their 1000×900 pixels or fewer "
+            "model.channels",
+        ),
+        (["data.batch_size=1"], 10**10, "choose fewer model.channels"),
+    ],
+)
+def test_what_saves_most_is_named_first(
+    settings: list[str], activations: int, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 10**9)
+    layer = LayerSummary("0", "SpatialFeatureLayer", (2, 998, 898), 10**9, 4 * 10**9, None, 0, "")
+    summary = ModelSummary((layer,), activations)
+    with pytest.raises(UserError) as error:
+        check_memory(summary, tiny_config(*settings), CPU, "float32", (3, 1000, 900))
+    assert error.value.hint == hint
 
 
 # --- what is free

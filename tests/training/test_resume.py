@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sfl.errors import Exit, UserError
-from sfl.runs.directory import BEST, CONFIG, LAST, RESULT, Run
+from sfl.runs.directory import BEST, CONFIG, LAST, METRICS, RESULT, UNSAVED, Run
 from sfl.training import fit as fitting
 from sfl.training.fit import fit
 from tests.training.tiny import (
@@ -86,6 +86,39 @@ fit(set_up(load({str(run.path / CONFIG)!r})), Run(Path({str(run.path)!r})))
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert same(tensors(straight), tensors(run))
     assert metrics(straight) == metrics(run) and result(straight) == result(run)
+
+
+@pytest.mark.parametrize(("stopped_after", "saved"), [(1, 0), (3, 2)])
+def test_epochs_that_no_checkpoint_has_are_announced_and_their_metrics_kept(
+    stopped_after: int, saved: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup, run = tiny_setup("train.epochs=4", "train.checkpoint_every=2"), new_run(tmp_path)
+    with interrupted_after(stopped_after):
+        fit(setup, run)
+    before = (run.path / METRICS).read_text()
+    assert "run: starts" not in capsys.readouterr().err
+    with interrupted_after(stopped_after):
+        fit(setup, Run(run.path))
+    kept = run.path / UNSAVED
+    assert (
+        f"run: starts again at epoch {saved + 1}: of {stopped_after} trained epochs {saved} are in "
+        f"a checkpoint (train.checkpoint_every: 2); the metrics of all are kept in {kept}\n"
+    ) in capsys.readouterr().err
+    assert kept.read_text() == before
+
+
+def test_a_run_stopped_in_its_first_epoch_says_that_it_starts_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run(tmp_path)
+    with interrupted_after(0):
+        fit(tiny_setup(), run)
+    assert "starts" not in capsys.readouterr().err
+    with interrupted_after(1):
+        fit(tiny_setup(), run)
+    assert "run: has no checkpoint yet; starts at epoch 1\n" in capsys.readouterr().err
+    fit(tiny_setup(), Run(run.path))
+    assert "starts" not in capsys.readouterr().err and not (run.path / UNSAVED).exists()
 
 
 def test_stopped_before_the_test_it_only_tests(

@@ -1,5 +1,6 @@
 """What a config stands for on this machine, and what is refused before anything is written."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,18 @@ import torch
 
 from sfl.data.dataset import Dataset, hold_out
 from sfl.errors import Exit, UserError
+from sfl.learning.world import World
 from sfl.training import memory
 from sfl.training import setup as setups
 from sfl.training.checkpoint import write_checkpoint
-from sfl.training.setup import build, describe_model, image_shape, load_images, set_up
+from sfl.training.setup import (
+    build,
+    check_sizes,
+    describe_model,
+    image_shape,
+    load_images,
+    set_up,
+)
 from tests.training.tiny import random_dataset, tiny_config, tiny_setup
 
 
@@ -49,6 +58,56 @@ def test_sizes_that_do_not_fit_are_the_configs_mistake() -> None:
         assert e.value.exit_code == Exit.USAGE
 
 
+# Its third block normalises maps of 1×1.
+ONE_BY_ONE = """
+model: {name: SpatialDenseNet, channels: [2, 2, 2, 2, 2, 2], kernel_sizes: [3, 3, 3, 3, 5, 1]}
+data: {source: shapes, batch_size: 8, shapes: {train: 16, test: 8}}
+train: {device: cpu}
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "workers", "said"),
+    [
+        ({"data.shapes.train": 17}, 1, "1 (of 17 training images, data.batch_size 8)"),
+        ({"data.validation": 7}, 1, "1 (of 9 training images, data.batch_size 8)"),
+        ({"data.batch_size": 1}, 1, "1 (of 16 training images, data.batch_size 1)"),
+        ({"data.batch_size": 3}, 1, "1 (of 16 training images, data.batch_size 3)"),
+        ({"data.batch_size": 6}, 3, "1 (of 16 training images, data.batch_size 6, 3 processes)"),
+        ({"data.batch_size": 15}, 2, "1 (of 16 training images, data.batch_size 15, 2 processes)"),
+    ],
+    ids=str,
+)
+def test_a_last_batch_too_small_to_normalise_is_refused_before_images_are_read(
+    settings: dict[str, int], workers: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = [f"{key}={value}" for key, value in settings.items()]
+    config = tiny_config(*changes, base=ONE_BY_ONE)
+    monkeypatch.setattr(setups, "load_dataset", lambda *a, **k: pytest.fail("loaded"))
+    with pytest.raises(UserError) as error:
+        set_up(config, world=World(workers))
+    assert error.value.exit_code == Exit.USAGE
+    assert f"an epoch's last batch has too few images: {said}" in str(error.value)
+    assert "SpatialDenseNet: features.14 BatchNormReLU:" in str(error.value)
+    # What the hint names can be trained.
+    (better,) = re.findall(r"set (data\.batch_size=\d+)", error.value.hint)
+    keys = [change for change in changes if "batch_size" not in change]
+    check_sizes(tiny_config(*keys, better, base=ONE_BY_ONE), world=World(workers))
+
+
+def test_last_batches_that_are_large_enough() -> None:
+    """Also one image, where its maps are larger or nothing is normalised."""
+    for config in (
+        tiny_config(base=ONE_BY_ONE),
+        tiny_config("data.shapes.train=18", base=ONE_BY_ONE),
+        tiny_config("data.shapes.train=17", "model.kernel_sizes=[3,3,3,3,4,1]", base=ONE_BY_ONE),
+        tiny_config("data.shapes.train=65"),
+    ):
+        assert check_sizes(config).weights > 0
+    synchronized = tiny_config("data.batch_size=6", "train.sync_batchnorm=true", base=ONE_BY_ONE)
+    assert check_sizes(synchronized, world=World(3)).weights > 0
+
+
 def test_channels_of_images_and_normalize_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     def grey(*arguments: object, **keywords: object) -> Dataset:
         return random_dataset(size=(1, 32, 32))
@@ -56,7 +115,7 @@ def test_channels_of_images_and_normalize_must_agree(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(setups, "load_dataset", grey)
     with pytest.raises(UserError, match=r"data.normalize: 3 channels given, the images have 1"):
         load_images(tiny_config())
-    config = tiny_config("data.normalize={mean: [0.5], std: [0.25]}")
+    config = tiny_config("data.normalize={mean: [0.5], std: [0.25]}", "data.source=folder")
     assert set_up(config).summary.layers[0].weights == (9 + 1) * 2 * 900
 
 

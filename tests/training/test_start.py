@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sfl.config.load import load
 from sfl.config.schema import Config
@@ -83,6 +84,22 @@ def test_a_run_that_failed_before_its_first_epoch_leaves_nothing(
     assert (runs_dir / "a").exists() is stays
 
 
+def test_a_directory_that_cannot_be_removed_does_not_hide_why_it_failed(
+    configs: Path, runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(error: Exception) -> Any:
+        def fail(*_: object) -> None:
+            raise error
+
+        return fail
+
+    monkeypatch.setattr("sfl.training.start.fit", failing(MemoryError()))
+    monkeypatch.setattr("sfl.training.start.set_up", lambda c, *_, **__: stand_in(c))
+    monkeypatch.setattr(store, "remove", failing(UserError("can't be deleted")))
+    with pytest.raises(MemoryError):
+        start.train(load("one"), runs_dir, "a", exact=True)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(Exit.TERMINATED)])
 @pytest.mark.parametrize(
     ("root", "ending"), [("here", ""), ("/my images", " --set 'data.root=/my images'")]
@@ -124,13 +141,49 @@ def test_resume_keeps_the_experiment(
         assert str(caught.value) == (
             "--resume a: these settings would make it another experiment "
             "(only data.root, data.mirror, train.device, train.keep, train.checkpoint_every, "
-            "train.tensorboard may change; with schedule constant, train.epochs may be increased)"
+            "train.tensorboard, train.threads may change; with schedule constant, train.epochs may "
+            "be increased)"
         )
     assert trained == []
     changed = ["train.device=auto", "train.checkpoint_every=2"]
     start.resume(run, config_to_resume(run, changed))
     ((name, config),) = trained
     assert (name, config.train.seed, config.train.checkpoint_every) == ("a", 4, 2)
+
+
+def test_training_has_the_threads_that_were_asked_for(
+    configs: Path, runs_dir: Path, made_run: MadeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sfl.training.start.set_up", lambda c, *_, **__: stand_in(c))
+    found = []
+    monkeypatch.setattr(
+        "sfl.training.start.fit", lambda *_: found.append(torch.get_num_threads()) or {}
+    )
+    before = torch.get_num_threads()
+    run = made(made_run, runs_dir / "a", "one", finished=False)
+    for number in (before + 1, before + 2):
+        start.train(load("one", [f"train.threads={number}"]), runs_dir, "b")
+        start.resume(run, config_to_resume(run, [f"train.threads={number + 2}"]))
+    start.train(load("one"), runs_dir, "c")
+    assert found == [before + 1, before + 3, before + 2, before + 4, before]
+
+
+def test_resuming_says_that_the_folder_of_the_images_is_not_known(
+    configs: Path, runs_dir: Path, made_run: MadeRun, trained: list[tuple[str, Config]]
+) -> None:
+    config = load("one", ["data.source=folder", "data.root=/images"])
+    run = Run(made_run(runs_dir / "a"))
+    (run.path / "config.yaml").write_text(config.to_yaml(share=True))
+    (run.path / "result.json").unlink()
+    for overrides in ([], ["train.device=cpu"]):
+        with pytest.raises(UserError, match="an absolute path, which is not saved") as error:
+            start.resume(run, config_to_resume(run, overrides))
+    assert error.value.exit_code is Exit.DATA
+    assert error.value.hint == "give their folder: --set data.root=DIR"
+    assert trained == []
+    start.resume(run, config_to_resume(run, ["data.root=/there"]))
+    ((_, config),) = trained
+    assert config.data.root == "/there"
 
 
 def test_resume_of_a_finished_run_is_refused(

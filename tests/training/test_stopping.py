@@ -17,7 +17,7 @@ from sfl.training.recorder import Recorder
 from sfl.training.stopping import Stopped, asked, signals_noted, stop
 from tests.training.tiny import SPATIAL, metrics, new_run, result, same, tensors, tiny_setup
 
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 
 
 def signals_at(
@@ -112,6 +112,19 @@ def test_the_second_signal_leaves_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert not (run.path / LAST).exists()  # in mid-step there was nothing to save
 
 
+def test_a_terminal_that_goes_may_say_so_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shell sends SIGHUP, and so does the system: the step is finished all the same."""
+    run, step = new_run(tmp_path), Learner.step
+    monkeypatch.setattr(Learner, "step", signals_at(1, signal.SIGHUP, step, times=2))
+    with pytest.raises(Stopped) as stopped:
+        fit(tiny_setup(), run)
+    assert stopped.value.code == 143
+    so_far = read_checkpoint(run.path / LAST).so_far
+    assert so_far is not None and so_far["steps"] == 2
+
+
 def test_what_torchrun_passes_on_is_the_same_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sfl.torchrun.count", lambda: 2)
     with signals_noted():
@@ -124,16 +137,17 @@ def test_what_torchrun_passes_on_is_the_same_request(monkeypatch: pytest.MonkeyP
         assert not isinstance(left.value, Stopped)
 
 
-def test_handlers_are_put_back_and_what_is_ignored_stays_so() -> None:
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+@pytest.mark.parametrize("ignored", [signal.SIGTERM, signal.SIGHUP])
+def test_handlers_are_put_back_and_what_is_ignored_stays_so(ignored: signal.Signals) -> None:
+    before = signal.signal(ignored, signal.SIG_IGN)
     own = signal.getsignal(signal.SIGINT)
     try:
         with signals_noted():
-            assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # as under nohup
+            assert signal.getsignal(ignored) is signal.SIG_IGN  # as under nohup
             os.kill(os.getpid(), signal.SIGINT)
             with pytest.raises(Stopped):
                 stop(asked())
         assert signal.getsignal(signal.SIGINT) is own
         stop(asked())  # nobody asks any more
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(ignored, before)

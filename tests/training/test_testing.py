@@ -136,3 +136,20 @@ def test_no_file_of_weights(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such checkpoint") as error:
         results.evaluate_weights(tmp_path / BEST)
     assert error.value.exit_code == Exit.RUN
+
+
+def test_it_is_tested_with_the_threads_that_were_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, before = new_run(tmp_path), torch.get_num_threads()
+    fit(tiny_setup("train.epochs=1"), run)
+    found, evaluate = [], results.evaluate  # type: ignore[attr-defined]
+
+    def noting(*arguments: Any, **keywords: Any) -> Any:
+        found.append(torch.get_num_threads())
+        return evaluate(*arguments, **keywords)
+
+    monkeypatch.setattr(results, "evaluate", noting)
+    for overrides in ([f"train.threads={before + 2}"], []):
+        results.evaluate_weights(run.path / BEST, overrides)
+    assert found == [before + 2, before]

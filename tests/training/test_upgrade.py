@@ -59,7 +59,7 @@ def test_a_stopped_run_goes_on_as_it_would_have(folder: Path, sfl: Sfl, optimize
     assert result["loss"] == pytest.approx(expected["loss"], abs=1e-6)
     assert np.load(run / "predictions.npy").tolist() == expected["predictions"]
     with safe_open(run / "last.safetensors", framework="pt") as file:
-        assert file.metadata()["format"] == FORMAT == "sfl-3"
+        assert json.loads(file.metadata()["sfl"])["format"] == FORMAT == "sfl-3"
 
 
 @both_optimizers

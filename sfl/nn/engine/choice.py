@@ -19,6 +19,8 @@ from sfl.nn.engine import reference
 from sfl.nn.engine.cpu import build, kernel
 from sfl.nn.window import Window
 
+SLOWER = "layers run in plain PyTorch, slower"
+
 _reference_only = False
 
 
@@ -59,13 +61,14 @@ def _choose(kind: str, dtype: torch.dtype) -> tuple[Engine, str]:
     if why_not is None:
         return kernel, f"compiled kernel ({kernel.describe()})"
     if kind == "cpu" and dtype in build.DTYPES:
-        warnings.warn(f"layers run in plain PyTorch, slower: {why_not}", stacklevel=3)
+        warnings.warn(f"{SLOWER}: {why_not}", stacklevel=3)
     return reference, f"plain PyTorch ({why_not})"
 
 
 def report(device: torch.device) -> str:
     """What computes there in float32, in a line: who has read it needs no warning."""
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", SLOWER)
         return choose(device, torch.float32)[1]
 
 

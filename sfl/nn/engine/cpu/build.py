@@ -1,5 +1,8 @@
 """The compiled library of the CPU engine: built from the C++ beside this file, kept, called.
 
+Its name says from what it was built, and what is in it: kernel-KEY-HASH.so. To load one that was
+cut off would end the process, so its hash is compared before.
+
 Knows how a compiler is found and called, and where what it built is kept; not what is in it.
 """
 
@@ -12,6 +15,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -19,6 +24,8 @@ from torch import Tensor
 
 FOLDER = Path(__file__).parent
 SOURCES, HEADERS = sorted(FOLDER.glob("*.cpp")), sorted(FOLDER.glob("*.h"))
+TIMEOUT = 300  # seconds for the compiler
+UNFINISHED = ".kernel"  # how the name of a folder ends in which it is compiling
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
 
 
@@ -33,12 +40,7 @@ class NoKernel(Exception):
 def library() -> ctypes.CDLL:
     """The library, built if it isn't there yet. Raises NoKernel."""
     try:
-        path = build()
-        try:
-            return ctypes.CDLL(str(path))
-        except OSError:  # a file that was cut off: once more
-            path.unlink(missing_ok=True)
-            return ctypes.CDLL(str(build()))
+        return ctypes.CDLL(str(build()))
     except OSError as error:
         raise NoKernel(str(error)) from None
 
@@ -59,25 +61,45 @@ def call(name: str, numbers: tuple[int, ...], *tensors: Tensor | None) -> None:
 
 
 def build() -> Path:
-    """The library's path, built if it isn't there. Raises NoKernel."""
+    """The library's path, built if it isn't there. Raises NoKernel.
+
+    Warns if there is one that isn't as it was built, and replaces it.
+    """
     command = [compiler(), *FLAGS, *map(str, SOURCES), *_openmp()]
-    path = _cache() / f"kernel-{key(command)}.so"
-    if path.exists():
-        return path
+    cache, name = _cache(), f"kernel-{key(command)}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Under a name of its own, then renamed: two processes that build at once both end well.
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            built = Path(folder) / path.name
-            subprocess.run(
-                [*command, "-o", str(built)], check=True, capture_output=True, timeout=300
-            )
-            os.replace(built, path)
+        for path in cache.glob(f"{name}-*.so"):
+            if path.stem == f"{name}-{_hash(path)}":
+                return path
+            warnings.warn(f"{path}: damaged; it is built anew", stacklevel=2)
+            path.unlink(missing_ok=True)
+        return _built(command, cache, name)
     except subprocess.CalledProcessError as error:
         raise NoKernel(_first_error(error)) from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoKernel(f"{SOURCES[0].name} can't be compiled: {error}") from None
+
+
+def _built(command: list[str], cache: Path, name: str) -> Path:
+    cache.mkdir(parents=True, exist_ok=True)
+    for left in cache.glob(f"*{UNFINISHED}"):  # of a process that was killed
+        if time.time() - left.stat().st_mtime > 2 * TIMEOUT:
+            shutil.rmtree(left, ignore_errors=True)
+    # Under a name of its own, then renamed: two processes that build at once both end well.
+    with tempfile.TemporaryDirectory(dir=cache, suffix=UNFINISHED) as folder:
+        built = Path(folder) / "kernel.so"
+        subprocess.run(
+            [*command, "-o", str(built)], check=True, capture_output=True, timeout=TIMEOUT
+        )
+        with built.open("rb") as file, contextlib.suppress(OSError):  # not every disk has fsync
+            os.fsync(file.fileno())
+        path = cache / f"{name}-{_hash(built)}.so"
+        os.replace(built, path)
     return path
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def compiler() -> str:
@@ -104,7 +126,8 @@ def key(command: list[str]) -> str:
 def _first_error(error: subprocess.CalledProcessError) -> str:
     """The compiler's first line with an error in it, without this machine's paths."""
     lines = error.stderr.decode(errors="replace").splitlines() or [str(error)]
-    line: str = next((line for line in lines if "error" in line), lines[-1])
+    told = (line for line in lines if "error" in line or "failed" in line)  # the linker's: failed
+    line: str = next(told, lines[-1])
     for source in SOURCES:
         line = line.replace(str(source), f"{source.name} can't be compiled")
     return line

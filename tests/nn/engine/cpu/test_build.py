@@ -3,6 +3,8 @@
 What it computes is tested beside the reference, in test_operators.py.
 """
 
+import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,21 +68,56 @@ def test_several_that_build_at_once_do_not_collide(
     assert path.read_text() == "library\n" and list(fresh.iterdir()) == [path]
 
 
-def test_a_file_that_was_cut_off_is_built_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("damaged", [b"", b"libr", b"Library\n"])
+def test_a_file_that_is_not_as_it_was_built_is_never_loaded_but_built_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bytes
 ) -> None:
     monkeypatch.setenv("CXX", compiler(tmp_path, COPY))
-    with pytest.raises(
-        NoKernel, match=r"kernel-\w+\.so"
-    ):  # nor is what this compiler makes a library
-        build.library()
+    path = build.build()
+    path.write_bytes(damaged)
+    with pytest.warns(UserWarning, match=f"{path.name}: damaged; it is built anew"):
+        assert build.build() == path
+    assert path.read_text() == "library\n"
     assert (tmp_path / "c++.log").read_text() == "built\n" * 2
+
+
+def test_a_file_that_cannot_be_loaded_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk from which no code may be run."""
+    monkeypatch.setenv("CXX", compiler(tmp_path, COPY))
+    with pytest.raises(NoKernel, match=r"kernel-\w+-\w+\.so") as error:
+        build.library()
+    assert "\n" not in str(error.value)
+
+
+def test_it_is_on_the_disk_before_it_has_its_name(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", compiler(tmp_path, COPY))
+    named = []
+    monkeypatch.setattr(os, "fsync", lambda _: named.append(list(fresh.glob("*.so"))))
+    build.build()
+    assert named == [[]]
+
+
+def test_what_killed_compilers_left_goes(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", compiler(tmp_path, COPY))
+    for name, age in (("old", 3 * build.TIMEOUT), ("new", 0)):
+        folder = fresh / f"{name}{build.UNFINISHED}"
+        folder.mkdir(parents=True)
+        os.utime(folder, (time.time() - age,) * 2)
+    built = build.build()
+    assert sorted(fresh.iterdir()) == [built, fresh / f"new{build.UNFINISHED}"]
 
 
 @pytest.mark.parametrize(
     ("script", "words"),
     [
         ('echo "kernel.cpp:3: error: no such flag" >&2; exit 1', "error: no such flag"),
+        ('echo "ld: failed: disk full" >&2; echo "collect2: error: ld" >&2; exit 1', "disk full"),
         ("exit 3", "returned non-zero exit status 3"),
     ],
 )
