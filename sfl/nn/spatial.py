@@ -75,6 +75,7 @@ class SpatialFeatureLayer(nn.Module):
             raise ValueError(f"channels must be at least 1, not {channels} in, {out_channels} out")
         expect_groups(channels, out_channels, groups)
         self.in_dimensions, self.groups = (channels, height, width), groups
+        self.in_channels, self.out_channels, self.padding_mode = channels, out_channels, "zeros"
         self.kernel_size, self.stride, self.dilation = map(pair, (kernel_size, stride, dilation))
         self.padding = padding if isinstance(padding, str) else pair(padding)
         self.storage, self.init = storage, init
@@ -116,18 +117,19 @@ class SpatialFeatureLayer(nn.Module):
             bound = 1 / math.sqrt(math.prod(positions)) if self.init == "notebook" else 0.0
             self.bias.uniform_(-bound, bound)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) or (C, H, W) → (B, O, OH, OW) or (O, OH, OW).
+    def forward(self, input: Tensor) -> Tensor:
+        """input (B, C, H, W) or (C, H, W) → (B, O, OH, OW) or (O, OH, OW), in memory alike.
 
         Raises ValueError for an input of another size, naming both.
         """
         if self.storage == "dense":
-            return dense_conv2d(x, self.weight, self.bias)
+            return dense_conv2d(input, self.weight, self.bias)
         y = spatial_conv2d(
-            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+            input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
         )
-        if x.shape[-3:] != self.in_dimensions:  # with a stride, as many positions; other weights
-            given, expected = ("×".join(map(str, s)) for s in (x.shape[-3:], self.in_dimensions))
+        size = input.shape[-3:]
+        if size != self.in_dimensions:  # with a stride, as many positions; other weights
+            given, expected = ("×".join(map(str, s)) for s in (size, self.in_dimensions))
             raise ValueError(f"input is {given}, the layer's weights are for {expected}")
         return y
 
