@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sfl.nn.engine.memory_order import empty, filled, positions_outermost, room_for
-from sfl.nn.window import Window
+from sfl.nn.window import Window, field_mask
 
 NAME = "reference"
 
@@ -35,10 +35,12 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, grou
     weight = weight.contiguous()
     output = empty(x, positions_h, positions_w, out_channels)
     y = room_for(output)
+    missing = _missing(x, window, (positions_h, positions_w))
     padded = _padded(positions_outermost(x), window, (positions_h, positions_w))
     for rows in _bands(padded, window, positions_h, positions_w):
         fields = _fields(padded, rows, window, positions_w, groups)
-        torch.bmm(_matrices(weight[rows], groups), fields, out=_columns(y[rows], groups))
+        filters = weight[rows] if missing is None else weight[rows].masked_fill(missing[rows], 0)
+        torch.bmm(_matrices(filters, groups), fields, out=_columns(y[rows], groups))
     if bias is not None:
         y += bias.permute(1, 2, 0)[..., None]
     return filled(output, y)
@@ -95,6 +97,8 @@ def with_all_derivatives(
     For forward-mode derivatives and the transforms of torch.func.
     """
     positions_h, positions_w, out_channels, kh, kw, channels = weight.shape
+    missing = _missing(x, window, (positions_h, positions_w))
+    weight = weight if missing is None else weight.masked_fill(missing, 0)
     x = _padded(x.permute(2, 3, 1, 0), window, (positions_h, positions_w))
     rows = slice(0, positions_h)
     taps = [_tap(x, rows, i, j, window, positions_w) for i in range(kh) for j in range(kw)]
@@ -102,6 +106,17 @@ def with_all_derivatives(
     matrices = weight.unflatten(2, (groups, out_channels // groups)).flatten(4, 5)
     y = torch.einsum("yxgotc,yxtgcb->bgoyx", matrices, fields).flatten(1, 2)
     return y if bias is None else y + bias
+
+
+def _missing(x: Tensor, window: Window, positions: tuple[int, int]) -> Tensor | None:
+    """Which weights are those of padding, (OH, OW, 1, kh, kw, 1), or None where no field has any.
+
+    Times the zeros of the padding, a weight that isn't finite would be NaN.
+    """
+    (height, width), reach = x.shape[2:], window.reach(positions)
+    if window.padding == (0, 0) and reach[0] <= height and reach[1] <= width:
+        return None
+    return ~field_mask((height, width), window, positions)[:, :, None, :, :, None].to(x.device)
 
 
 def _padded(x: Tensor, window: Window, positions: tuple[int, int]) -> Tensor:
