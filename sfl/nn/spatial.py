@@ -15,9 +15,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from sfl.nn import keras
 from sfl.nn.functional import dense_conv2d, expect_groups, spatial_conv2d
 from sfl.nn.storage import dense_to_local, local_to_dense, shared_filter, sharing_distance
-from sfl.nn.window import Padding, Pair, field_mask, pair, window_of
+from sfl.nn.window import Ends, Padding, Pair, field_mask, pair, window_of
 
 Storage = Literal["local", "dense"]
 Init = Literal["receptive_field", "notebook"]
@@ -35,7 +36,7 @@ class SpatialFeatureLayer(nn.Module):
 
     in_dimensions: (C, H, W) of the input; a layer without sharing is tied to its input's size.
     out_channels, kernel_size, stride, padding, dilation, groups: as in `nn.Conv2d`; padding may be
-        "same" or "valid".
+        "same" or "valid", and also ((top, bottom), (left, right)).
     bias: True or "position" for one value a unit, (O, OH, OW); "channel" for one a channel, (O,),
         as a convolution has it; False for none.
     storage: "local" or "dense", see the top of this file.
@@ -77,7 +78,8 @@ class SpatialFeatureLayer(nn.Module):
         self.in_dimensions, self.groups = (channels, height, width), groups
         self.in_channels, self.out_channels, self.padding_mode = channels, out_channels, "zeros"
         self.kernel_size, self.stride, self.dilation = map(pair, (kernel_size, stride, dilation))
-        self.padding = padding if isinstance(padding, str) else pair(padding)
+        words = isinstance(padding, str)
+        self.padding: str | Ends = padding if words else pair(padding)  # type: ignore[arg-type, assignment]
         self.storage, self.init = storage, init
         self.window, positions = window_of((height, width), kernel_size, stride, padding, dilation)
         self.out_dimensions = (out_channels, *positions)
@@ -180,12 +182,47 @@ class SpatialFeatureLayer(nn.Module):
             layer.bias.requires_grad_(conv.bias.requires_grad)
         return layer
 
+    @classmethod
+    def from_keras(
+        cls,
+        kernel: object,
+        bias: object,
+        in_dimensions: tuple[int, int, int],
+        kernel_size: Pair,
+        *,
+        strides: Pair = 1,
+        padding: str = "valid",
+        data_format: str = "channels_last",
+    ) -> "SpatialFeatureLayer":
+        """A layer that computes what a LocallyConnected2D of Keras 2 does, without its activation.
+
+        kernel, bias: what its get_weights() gives, of any of its three implementations; bias None
+            where it has none.
+        in_dimensions: (C, H, W), of either data_format: this layer takes (B, C, H, W).
+        kernel_size, strides, padding, data_format: Keras' own, as in its config.
+
+        Raises ValueError where they don't fit each other.
+        """
+        weight, ends = keras.local_weight(
+            torch.as_tensor(kernel), in_dimensions, kernel_size, strides, padding, data_format
+        )
+        settings: Any = {"stride": strides, "padding": ends, "dtype": weight.dtype}
+        layer = cls(in_dimensions, weight.shape[2], kernel_size, bias is not None, **settings)
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            if layer.bias is not None:
+                layer.bias.copy_(keras.local_bias(torch.as_tensor(bias), data_format))
+        return layer
+
     def to_conv(self) -> tuple[nn.Conv2d, float]:
         """The convolution whose filter is the mean over positions, and the `sharing_distance`.
 
-        A bias a position becomes its mean, too. Raises ValueError for dense storage.
+        A bias a position becomes its mean, too. Raises ValueError for dense storage, and for
+        padding that is not alike at both ends.
         """
         channels, out_channels = self.in_dimensions[0], self.out_dimensions[0]
+        if any(isinstance(ends, tuple) for ends in self.padding):
+            raise ValueError(f"padding is {self.padding}, a Conv2d's is alike at both ends")
         sizes = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
         like = {"device": self.weight.device, "dtype": self.weight.dtype}
         conv = nn.Conv2d(channels, out_channels, *sizes, bias=self.bias is not None, **like)  # type: ignore[arg-type]
