@@ -9,44 +9,48 @@ What it saves depends on its `implementation`; F is "channels_first", L "channel
 Shapes: C channels in, O channels out, H×W input, OH×OW positions, kh×kw kernel.
 """
 
+import torch
 from torch import Tensor
 
 from sfl.nn.storage import dense_to_local
-from sfl.nn.window import Padding, Pair, Window, field_mask, pair, window_of
+from sfl.nn.window import Pair, Window, field_mask, pair, window_of
 
 
-def local_weight(
-    kernel: Tensor,
-    in_dimensions: tuple[int, int, int],
-    kernel_size: Pair,
-    strides: Pair,
-    padding: str,
-    data_format: str,
-) -> tuple[Tensor, Padding]:
-    """The weight (OH, OW, O, kh, kw, C), and the padding as ((top, bottom), (left, right)).
+def local_state(
+    kernel: object, bias: object, in_dimensions: tuple[int, int, int], kernel_size: Pair,
+    strides: Pair, padding: str, data_format: str,
+) -> tuple[dict[str, Tensor], tuple[Pair, Pair]]:  # fmt: skip
+    """The weight (OH, OW, O, kh, kw, C) and, if any, bias (O, OH, OW) as a layer's state_dict.
 
-    Raises ValueError for a kernel of another shape.
+    Also the padding, ((top, bottom), (left, right)). Raises ValueError for what doesn't fit.
     """
-    channels, *size = in_dimensions
-    kernel_size = pair(kernel_size)
-    if padding not in ("valid", "same"):
-        raise ValueError(f"padding {padding!r} is none of valid, same")
+    for name, given, allowed in (
+        ("padding", padding, ("valid", "same")),
+        ("data_format", data_format, ("channels_first", "channels_last")),
+    ):
+        if given not in allowed:
+            raise ValueError(f"{name} {given!r} is none of {', '.join(allowed)}")
+    taps = kh, kw = pair(kernel_size)
     # What is odd goes before the first input, at any stride; PyTorch's "same" puts it at the end.
-    ends = [(k // 2, k - 1 - k // 2) if padding == "same" else (0, 0) for k in kernel_size]
-    window, positions = window_of(size, kernel_size, strides, (ends[0], ends[1]))
-    first = _channels_first(data_format)
-    for layout in (_of_positions, _dense, _flat):
-        weight = layout(kernel, in_dimensions, window, positions, first)
-        if weight is not None:
-            return weight, (ends[0], ends[1])
-    raise ValueError(
-        f"kernel is {tuple(kernel.shape)}, which no implementation of LocallyConnected2D saves for "
-        f"{channels} channels, {positions[0]}×{positions[1]} positions, a kernel of "
-        f"{kernel_size[0]}×{kernel_size[1]} and {data_format}"
-    )
+    rows, columns = ((k // 2, k - 1 - k // 2) if padding == "same" else (0, 0) for k in taps)
+    window, positions = window_of(in_dimensions[1:], taps, strides, (rows, columns))
+    kernel, first = torch.as_tensor(kernel), data_format == "channels_first"
+    layouts = (_of_positions, _dense, _flat)
+    found = [layout(kernel, in_dimensions, window, positions, first) for layout in layouts]
+    weights = [weight for weight in found if weight is not None]
+    if not weights:
+        raise ValueError(
+            f"kernel is {tuple(kernel.shape)}, which no implementation of LocallyConnected2D saves "
+            f"for {in_dimensions[0]} channels, {positions[0]}×{positions[1]} positions, a kernel "
+            f"of {kh}×{kw} and {data_format}"
+        )
+    state = {"weight": weights[0]}
+    if bias is not None:
+        state["bias"] = _local_bias(torch.as_tensor(bias), first)
+    return state, (rows, columns)
 
 
-def local_bias(bias: Tensor, data_format: str) -> Tensor:
+def _local_bias(bias: Tensor, first: bool) -> Tensor:
     """A bias (OH, OW, O) as (O, OH, OW).
 
     For channels_first, Keras takes its numbers in the order that they have, as (O, OH, OW).
@@ -54,15 +58,7 @@ def local_bias(bias: Tensor, data_format: str) -> Tensor:
     if bias.dim() != 3:
         raise ValueError(f"bias is {tuple(bias.shape)}, expected (OH, OW, O)")
     height, width, channels = bias.shape
-    if _channels_first(data_format):
-        return bias.reshape(channels, height, width)
-    return bias.permute(2, 0, 1)
-
-
-def _channels_first(data_format: str) -> bool:
-    if data_format not in ("channels_first", "channels_last"):
-        raise ValueError(f"data_format {data_format!r} is none of channels_first, channels_last")
-    return data_format == "channels_first"
+    return bias.reshape(channels, height, width) if first else bias.permute(2, 0, 1)
 
 
 # --- the three layouts: local weights, or None for a kernel of another shape

@@ -10,7 +10,7 @@ Two storages, never to be mixed up:
 
 import copy
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -155,7 +155,7 @@ class SpatialFeatureLayer(nn.Module):
     @classmethod
     def from_conv(
         cls, conv: nn.Conv2d, in_dimensions: tuple[int, int, int], storage: Storage = "local"
-    ) -> "SpatialFeatureLayer":
+    ) -> Self:
         """A layer that computes what `conv` computes, each position with filters of its own.
 
         Raises ValueError for a padding that is not of zeros, and for sizes that don't fit.
@@ -168,7 +168,8 @@ class SpatialFeatureLayer(nn.Module):
         names = ("kernel_size", "stride", "padding", "dilation", "groups")
         settings: dict[str, Any] = {name: getattr(conv, name) for name in names}
         settings |= {"device": conv.weight.device, "dtype": conv.weight.dtype}
-        layer = cls(in_dimensions, conv.out_channels, bias=conv.bias is not None, **settings)
+        settings["bias"] = conv.bias is not None
+        layer: Self = nn.utils.skip_init(cls, in_dimensions, conv.out_channels, **settings)
         with torch.no_grad():
             exists = layer.field_mask().to(conv.weight.device)[:, :, None, None]
             layer.weight.copy_((conv.weight * exists).movedim(3, -1))
@@ -193,7 +194,7 @@ class SpatialFeatureLayer(nn.Module):
         strides: Pair = 1,
         padding: str = "valid",
         data_format: str = "channels_last",
-    ) -> "SpatialFeatureLayer":
+    ) -> Self:
         """A layer that computes what a LocallyConnected2D of Keras 2 does, without its activation.
 
         kernel, bias: what its get_weights() gives, of any of its three implementations; bias None
@@ -203,15 +204,16 @@ class SpatialFeatureLayer(nn.Module):
 
         Raises ValueError where they don't fit each other.
         """
-        weight, ends = keras.local_weight(
-            torch.as_tensor(kernel), in_dimensions, kernel_size, strides, padding, data_format
+        state, ends = keras.local_state(
+            kernel, bias, in_dimensions, kernel_size, strides, padding, data_format
         )
-        settings: Any = {"stride": strides, "padding": ends, "dtype": weight.dtype}
-        layer = cls(in_dimensions, weight.shape[2], kernel_size, bias is not None, **settings)
-        with torch.no_grad():
-            layer.weight.copy_(weight)
-            if layer.bias is not None:
-                layer.bias.copy_(keras.local_bias(torch.as_tensor(bias), data_format))
+        weight = state["weight"]
+        settings: Any = {"stride": strides, "padding": ends, "bias": bias is not None}
+        settings |= {"device": weight.device, "dtype": weight.dtype}
+        layer: Self = nn.utils.skip_init(
+            cls, in_dimensions, weight.shape[2], kernel_size, **settings
+        )
+        layer.load_state_dict(state)
         return layer
 
     def to_conv(self) -> tuple[nn.Conv2d, float]:
@@ -271,7 +273,7 @@ class SpatialFeatureLayer(nn.Module):
         return max(0.0, float(1 - inside / total)) if total else 0.0
 
     @torch.no_grad()
-    def with_storage(self, storage: Storage) -> tuple["SpatialFeatureLayer", float]:
+    def with_storage(self, storage: Storage) -> tuple[Self, float]:
         """A copy in that storage, and the share of Σ‖w‖² that it leaves behind.
 
         That is what lies outside the receptive fields: 0 unless dense weights become local.
