@@ -110,7 +110,7 @@ def _scratch(model: nn.Module) -> nn.Module:
 
 def _outputs(model: nn.Module, uses: _Uses | None, *example: Any, **named: Any) -> list[Tensor]:
     """What comes out, with the same draws each time, leaving the generators as they are."""
-    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.no_grad(), torch.random.fork_rng(devices):
         torch.manual_seed(0)
         if uses is None:

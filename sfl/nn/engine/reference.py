@@ -37,9 +37,15 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, grou
     y = room_for(output)
     missing = _missing(x, window, (positions_h, positions_w))
     padded = _padded(positions_outermost(x), window, (positions_h, positions_w))
-    for rows in _bands(padded, window, positions_h, positions_w):
+    bands = list(_bands(padded, window, positions_h, positions_w))
+    copied = None if missing is None else torch.empty_like(weight[bands[0]])
+    for rows in bands:
+        filters = weight[rows]
+        if missing is not None and copied is not None:
+            filters = copied[: rows.stop - rows.start].copy_(filters)
+            oh, ow, i, j = missing[rows].nonzero(as_tuple=True)
+            filters[oh, ow, :, i, j] = 0
         fields = _fields(padded, rows, window, positions_w, groups)
-        filters = weight[rows] if missing is None else weight[rows].masked_fill(missing[rows], 0)
         torch.bmm(_matrices(filters, groups), fields, out=_columns(y[rows], groups))
     if bias is not None:
         y += bias.permute(1, 2, 0)[..., None]
@@ -98,7 +104,8 @@ def with_all_derivatives(
     """
     positions_h, positions_w, out_channels, kh, kw, channels = weight.shape
     missing = _missing(x, window, (positions_h, positions_w))
-    weight = weight if missing is None else weight.masked_fill(missing, 0)
+    if missing is not None:
+        weight = weight.masked_fill(missing[:, :, None, :, :, None].to(weight.device), 0)
     x = _padded(x.permute(2, 3, 1, 0), window, (positions_h, positions_w))
     rows = slice(0, positions_h)
     taps = [_tap(x, rows, i, j, window, positions_w) for i in range(kh) for j in range(kw)]
@@ -109,14 +116,14 @@ def with_all_derivatives(
 
 
 def _missing(x: Tensor, window: Window, positions: tuple[int, int]) -> Tensor | None:
-    """Which weights are those of padding, (OH, OW, 1, kh, kw, 1), or None where no field has any.
+    """Which weights are those of padding, (OH, OW, kh, kw) on the CPU, or None where none are.
 
     Times the zeros of the padding, a weight that isn't finite would be NaN.
     """
     (height, width), reach = x.shape[2:], window.reach(positions)
     if window.padding == (0, 0) and reach[0] <= height and reach[1] <= width:
         return None
-    return ~field_mask((height, width), window, positions)[:, :, None, :, :, None].to(x.device)
+    return ~field_mask((height, width), window, positions)
 
 
 def _padded(x: Tensor, window: Window, positions: tuple[int, int]) -> Tensor:
