@@ -250,8 +250,9 @@ def test_hooks_on_a_convolution_are_carried_over() -> None:
 def test_weights_that_are_made_of_others(change: Callable[[nn.Conv2d], Any], word: str) -> None:
     conv = nn.Conv2d(2, 3, 3)
     change(conv)
-    with pytest.raises(ValueError, match=rf"^0's parameters are .*{word}.*: remove its"):
-        without_sharing(nn.Sequential(conv), X)
+    for model, name in ((nn.Sequential(conv), "0"), (conv, "the model")):
+        with pytest.raises(ValueError, match=rf"^{name}'s parameters are .*{word}.*: remove its"):
+            without_sharing(model, X)
 
 
 def test_a_lazy_convolution_has_no_weights_to_copy_yet() -> None:
@@ -282,6 +283,8 @@ def tie(model: Any, y: Tensor) -> Any:
         # What is not seen by name shows in the output.
         (lambda m, y: y * m.conv.weight.shape[0], "computes something else"),
         (lambda m, y: y * isinstance(m.conv, nn.Conv2d), "computes something else"),
+        (lambda m, y: y.new_zeros(m.conv.weight.shape[0]), "computes something else"),
+        (lambda m, y: [y] * m.conv.weight.shape[0], "computes something else"),
         (lambda m, y: y[m.conv.reset], "fails when its convolutions share nothing: .*'reset'"),
     ],
 )
