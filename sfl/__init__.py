@@ -8,18 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sfl.config.load import load as load_config
-    from sfl.nn.conversion import without_sharing
+    from sfl.nn.conversion import still_shared, without_sharing
+    from sfl.nn.engine import batch_innermost
     from sfl.nn.models.networks import build_model
     from sfl.nn.spatial import SpatialFeatureLayer
     from sfl.training.load import load_run
 
-__all__ = ["SpatialFeatureLayer", "build_model", "load_config", "load_run", "without_sharing"]
+__all__ = [
+    "SpatialFeatureLayer",
+    "batch_innermost",
+    "build_model",
+    "load_config",
+    "load_run",
+    "still_shared",
+    "without_sharing",
+]
 
 _HOMES = {
     "SpatialFeatureLayer": ("sfl.nn.spatial", "SpatialFeatureLayer"),
+    "batch_innermost": ("sfl.nn.engine", "batch_innermost"),
     "build_model": ("sfl.nn.models.networks", "build_model"),
     "load_config": ("sfl.config.load", "load"),
     "load_run": ("sfl.training.load", "load_run"),
+    "still_shared": ("sfl.nn.conversion", "still_shared"),
     "without_sharing": ("sfl.nn.conversion", "without_sharing"),
 }
 

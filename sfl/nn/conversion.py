@@ -1,40 +1,133 @@
 """A network without weight sharing from one that has it: its convolutions become spatial layers."""
 
 import copy
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from sfl.nn.spatial import SpatialFeatureLayer
 
 Size = tuple[int, int, int]
 
 
-def without_sharing(model: nn.Module, example: Tensor) -> nn.Module:
+def without_sharing(model: nn.Module, example: Any, *more: Any, **named: Any) -> nn.Module:
     """A copy of the model with a SpatialFeatureLayer in place of each of its `nn.Conv2d`.
 
-    It computes the same as the model did, until it is trained. example: an input (B, C, H, W) of
-    the model; one forward pass finds the size of each layer's input, to which it is tied from then
-    on. A convolution that isn't used stays as it is.
+    It computes the same as the model did, until it is trained. example, more, named: an input of
+    the model, mostly one tensor (B, C, H, W). A forward pass with it finds the size of each layer's
+    input, to which the layer is tied from then on; another one checks that the outputs are the
+    same. A convolution that isn't used stays as it is. Forward and backward hooks on a convolution,
+    and attributes that were set on it, are carried over; `still_shared` says what remains shared.
 
-    Raises ValueError for a convolution that is used with inputs of different sizes, for one whose
-    padding isn't of zeros, and for a subclass of `nn.Conv2d` that computes something of its own.
+    Raises ValueError, with its name, for a convolution
+      that is used with inputs of different sizes;
+      whose padding isn't of zeros;
+      of a subclass of `nn.Conv2d` that computes something of its own;
+      that is parametrized, pruned or normalised by weight, or has hooks on its state_dict;
+      whose weight or bias is used elsewhere, too, or is that of another one;
+    and for a model that has yet to make parameters (LazyConv2d), or that would compute something
+    else or fail.
     """
+    _expect_plain(model)
     sizes: dict[str, Size] = {}
-    scratch = copy.deepcopy(model).eval()  # a forward pass in training would change statistics
+    calls: Counter[str] = Counter()
+    scratch = _scratch(model)
     for name, module in scratch.named_modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(partial(_note, sizes, name), with_kwargs=True)
-    with torch.no_grad():
-        scratch(example)
+            note = partial(_note, sizes, calls, name)
+            module.register_forward_pre_hook(note, with_kwargs=True)
+    uses = _Uses(scratch)
+    before = _outputs(scratch, uses, example, *more, **named)
+    for name in sizes:
+        _expect_no_other_use(name, scratch.get_submodule(name), uses, calls[name])
 
-    model = copy.deepcopy(model)
+    converted = _converted(copy.deepcopy(model), sizes)
+    try:
+        after = _outputs(_scratch(converted), None, example, *more, **named)
+    except Exception as error:
+        raise ValueError(f"the model fails when its convolutions share nothing: {error}") from error
+    _expect_alike(before, after)
+    return converted
+
+
+def still_shared(model: nn.Module, example: Any, *more: Any, **named: Any) -> dict[str, str]:
+    """The parameters that are used at several places of an image, and the functions that do so.
+
+    example, more, named: an input of the model, with which one forward pass finds out. Names are
+    as in model.named_parameters(), functions those of torch.nn.functional that take a parameter:
+    `batch_norm`, `conv2d`, `linear` where it is given more than one vector an image, and so on.
+    What a model does with its parameters by other functions is not seen.
+    """
+    scratch = _scratch(model)
+    uses = _Uses(scratch)
+    _outputs(scratch, uses, example, *more, **named)
+    names = {id(parameter): name for name, parameter in scratch.named_parameters()}
+    return {names[key]: function for key, function in uses.shared.items()}
+
+
+class _Uses(TorchFunctionMode):
+    """Counts the functions of PyTorch that compute with a parameter of the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.parameters = {id(parameter) for parameter in model.parameters()}
+        self.count: Counter[int] = Counter()  # by the parameter's id
+        self.shared: dict[int, str] = {}
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):  # and not an attribute, as weight.device is
+            given = [id(x) for x in _tensors([args, kwargs or {}]) if id(x) in self.parameters]
+            self.count.update(given)
+            name = getattr(function, "__name__", "")
+            if getattr(F, name, None) is function and not (name == "linear" and args[0].dim() < 3):
+                self.shared |= dict.fromkeys(given, name)
+        return result
+
+
+def _tensors(given: Any) -> Iterator[Tensor]:
+    """The tensors in lists, tuples and dicts, of which most models' outputs are."""
+    if isinstance(given, Tensor):
+        yield given
+    elif isinstance(given, (list, tuple, dict)):
+        for each in given.values() if isinstance(given, dict) else given:
+            yield from _tensors(each)
+
+
+def _scratch(model: nn.Module) -> nn.Module:
+    """A copy with the same parameters, to run: in training, statistics would change."""
+    return copy.deepcopy(model, {id(each): each for each in model.parameters()}).eval()
+
+
+def _outputs(model: nn.Module, uses: _Uses | None, *example: Any, **named: Any) -> list[Tensor]:
+    """What comes out, with the same draws each time, leaving the generators as they are."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        if uses is None:
+            return list(_tensors(model(*example, **named)))
+        with uses:
+            return list(_tensors(model(*example, **named)))
+
+
+def _converted(model: nn.Module, sizes: dict[str, Size]) -> nn.Module:
+    """The model itself, with layers for inputs of those sizes in place of convolutions."""
     for name, size in sizes.items():
         conv = model.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
         layer = SpatialFeatureLayer.from_conv(conv, size)
+        for attribute, value in vars(conv).items():  # hooks, too
+            if not vars(layer).get(attribute):
+                vars(layer)[attribute] = value
         if conv is model:
             return layer
         for alias, module in list(model.named_modules(remove_duplicate=False)):
@@ -44,16 +137,67 @@ def without_sharing(model: nn.Module, example: Tensor) -> nn.Module:
 
 
 def _note(
-    sizes: dict[str, Size], name: str, conv: nn.Conv2d, inputs: tuple[Tensor, ...], named: Any
-) -> None:
+    sizes: dict[str, Size], calls: Counter[str], name: str, conv: nn.Conv2d,
+    inputs: tuple[Tensor, ...], named: Any,
+) -> None:  # fmt: skip
     """Before a convolution runs: notes the (C, H, W) of its input, or raises ValueError."""
     own = type(conv)
     if own.forward is not nn.Conv2d.forward or own._conv_forward is not nn.Conv2d._conv_forward:
-        raise ValueError(f"{name} is a {own.__name__}, which isn't known to be a mere convolution")
+        raise ValueError(
+            f"{name or 'it'} is a {own.__name__}, which isn't known to be a mere convolution"
+        )
     channels, height, width = (*inputs, *named.values())[0].shape[-3:]
     size = (channels, height, width)
+    calls[name] += 1
     if sizes.setdefault(name, size) != size:
         raise ValueError(
             f"{name} is used with inputs of {sizes[name]} and {size}; without sharing a layer is "
             "tied to one size"
         )
+
+
+def _expect_plain(model: nn.Module) -> None:
+    """No parameter that has yet to be made; of a convolution, none but its weight and bias."""
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ValueError(f"{name} has no numbers yet: call the model once, then convert it")
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        parameters = {key for key, _ in module.named_parameters()}
+        if "weight" not in parameters or parameters - {"weight", "bias"}:
+            raise ValueError(
+                f"{name or 'the model'}'s parameters are {', '.join(sorted(parameters))}, a plain "
+                "convolution's weight and bias: remove its parametrization, pruning or weight norm "
+                "first"
+            )
+        if any(hooks for key, hooks in vars(module).items() if "state_dict" in key):
+            raise ValueError(
+                f"{name} has hooks on its state_dict, of another shape without sharing"
+            )
+
+
+def _expect_no_other_use(name: str, conv: nn.Module, uses: _Uses, calls: int) -> None:
+    for key, parameter in conv.named_parameters():
+        if uses.count[id(parameter)] > calls:
+            raise ValueError(
+                f"{name}.{key} is used elsewhere, too, where a layer's would not fit: give each "
+                "use a convolution of its own"
+            )
+
+
+def _expect_alike(before: list[Tensor], after: list[Tensor]) -> None:
+    if len(before) != len(after) or not all(map(_alike, before, after)):
+        raise ValueError(
+            "the model computes something else when its convolutions share nothing: it uses them "
+            "other than by calling them"
+        )
+
+
+def _alike(old: Tensor, new: Tensor) -> bool:
+    """Up to rounding; whole numbers, which rounding may turn, by their shape alone."""
+    if old.shape != new.shape or old.is_meta or not old.is_floating_point():
+        return old.shape == new.shape
+    apart = torch.linalg.vector_norm((new - old).double())
+    allowed = torch.finfo(old.dtype).eps ** 0.5 * torch.linalg.vector_norm(old.double())
+    return not apart > allowed  # where both are NaN, nothing can be told

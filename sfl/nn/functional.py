@@ -11,7 +11,7 @@ from sfl.nn.window import Padding, Pair, window_of
 
 
 def spatial_conv2d(
-    x: Tensor,
+    input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Pair = 1,
@@ -21,55 +21,56 @@ def spatial_conv2d(
 ) -> Tensor:
     """A convolution in which every output position has weights of its own.
 
-    x (B, C, H, W) or (C, H, W); weight (OH, OW, O, kh, kw, C/G); bias (O, OH, OW), (O,) or None
+    input (B, C, H, W) or (C, H, W); weight (OH, OW, O, kh, kw, C/G); bias (O, OH, OW), (O,) or None
     → (B, O, OH, OW) or (O, OH, OW). stride, padding, dilation, groups: as in `F.conv2d`, of which
     this is the same where weight[oh, ow] is the same at every position, (O, kh, kw, C/G) there and
     (O, C/G, kh, kw) in a convolution.
 
-    Raises ValueError, naming both, where x, weight and bias don't fit each other, in their numbers,
-    types or devices (under autocast the types may differ).
+    Raises ValueError, naming both, where input, weight and bias don't fit each other, in their
+    numbers, types or devices (under autocast the types may differ).
     """
-    if x.dim() == 3:
-        return spatial_conv2d(x[None], weight, bias, stride, padding, dilation, groups)[0]
-    if x.dim() != 4:
-        raise ValueError(f"input has {x.dim()} dimensions, expected the 4 of (B, C, H, W)")
+    if input.dim() == 3:
+        return spatial_conv2d(input[None], weight, bias, stride, padding, dilation, groups)[0]
+    if input.dim() != 4:
+        raise ValueError(f"input has {input.dim()} dimensions, expected the 4 of (B, C, H, W)")
     if weight.dim() != 6:
         raise ValueError(
             f"weight has {weight.dim()} dimensions, expected the 6 of (OH, OW, O, kh, kw, C/G)"
         )
-    _expect_one_kind(input=x, weight=weight, bias=bias)
-    positions_h, positions_w, out_channels, kh, kw, channels = weight.shape
-    if x.shape[1] != channels * groups:
-        raise ValueError(f"input has {x.shape[1]} channels, the weights expect {channels * groups}")
-    expect_groups(x.shape[1], out_channels, groups)
-    window, positions = window_of(x.shape[2:], (kh, kw), stride, padding, dilation)
+    _expect_one_kind(input=input, weight=weight, bias=bias)
+    positions_h, positions_w, out_channels, kh, kw, per_group = weight.shape
+    _, channels, height, width = input.shape
+    if channels != per_group * groups:
+        raise ValueError(f"input has {channels} channels, the weights expect {per_group * groups}")
+    expect_groups(channels, out_channels, groups)
+    window, positions = window_of((height, width), (kh, kw), stride, padding, dilation)
     if positions != (positions_h, positions_w):
         raise ValueError(
-            f"an input of {x.shape[2]}×{x.shape[3]} gives {positions[0]}×{positions[1]} positions, "
+            f"an input of {height}×{width} gives {positions[0]}×{positions[1]} positions, "
             f"the weights are for {positions_h}×{positions_w}"
         )
     if bias is not None:
         bias = _bias_map(bias, out_channels, positions)
-    return locally_connected(x, weight, bias, window, groups)
+    return locally_connected(input, weight, bias, window, groups)
 
 
-def dense_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def dense_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The notebook's form: every input feeds every unit, through one matrix product.
 
-    x (B, C, H, W) or (C, H, W); weight (C, H, W, O, OH, OW); bias (O, OH, OW), (O,) or None
+    input (B, C, H, W) or (C, H, W); weight (C, H, W, O, OH, OW); bias (O, OH, OW), (O,) or None
     → (B, O, OH, OW) or (O, OH, OW). Equal to
-    `torch.tensordot(x, weight, dims=([1, 2, 3], [0, 1, 2])) + bias`.
+    `torch.tensordot(input, weight, dims=([1, 2, 3], [0, 1, 2])) + bias`.
 
-    Raises ValueError, naming both shapes, where x and weight don't fit each other.
+    Raises ValueError, naming both shapes, where input and weight don't fit each other.
     """
-    if x.dim() == 3:
-        return dense_conv2d(x[None], weight, bias)[0]
-    if x.shape[1:] != weight.shape[:3]:
+    if input.dim() == 3:
+        return dense_conv2d(input[None], weight, bias)[0]
+    if input.shape[1:] != weight.shape[:3]:
         expected = tuple(weight.shape[:3])
-        raise ValueError(f"input is {tuple(x.shape[1:])}, the weights expect {expected}")
+        raise ValueError(f"input is {tuple(input.shape[1:])}, the weights expect {expected}")
     _, _, _, out_channels, positions_h, positions_w = weight.shape
     matrix = weight.flatten(3).flatten(0, 2)  # (C·H·W, O·OH·OW)
-    flat = x.flatten(1)
+    flat = input.flatten(1)
     if bias is None:
         y = flat @ matrix
     else:

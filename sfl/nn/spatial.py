@@ -10,14 +10,15 @@ Two storages, never to be mixed up:
 
 import copy
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
+from sfl.nn import keras
 from sfl.nn.functional import dense_conv2d, expect_groups, spatial_conv2d
 from sfl.nn.storage import dense_to_local, local_to_dense, shared_filter, sharing_distance
-from sfl.nn.window import Padding, Pair, field_mask, pair, window_of
+from sfl.nn.window import Ends, Padding, Pair, field_mask, pair, window_of
 
 Storage = Literal["local", "dense"]
 Init = Literal["receptive_field", "notebook"]
@@ -35,7 +36,7 @@ class SpatialFeatureLayer(nn.Module):
 
     in_dimensions: (C, H, W) of the input; a layer without sharing is tied to its input's size.
     out_channels, kernel_size, stride, padding, dilation, groups: as in `nn.Conv2d`; padding may be
-        "same" or "valid".
+        "same" or "valid", and also ((top, bottom), (left, right)).
     bias: True or "position" for one value a unit, (O, OH, OW); "channel" for one a channel, (O,),
         as a convolution has it; False for none.
     storage: "local" or "dense", see the top of this file.
@@ -75,8 +76,10 @@ class SpatialFeatureLayer(nn.Module):
             raise ValueError(f"channels must be at least 1, not {channels} in, {out_channels} out")
         expect_groups(channels, out_channels, groups)
         self.in_dimensions, self.groups = (channels, height, width), groups
+        self.in_channels, self.out_channels, self.padding_mode = channels, out_channels, "zeros"
         self.kernel_size, self.stride, self.dilation = map(pair, (kernel_size, stride, dilation))
-        self.padding = padding if isinstance(padding, str) else pair(padding)
+        words = isinstance(padding, str)
+        self.padding: str | Ends = padding if words else pair(padding)  # type: ignore[arg-type, assignment]
         self.storage, self.init = storage, init
         self.window, positions = window_of((height, width), kernel_size, stride, padding, dilation)
         self.out_dimensions = (out_channels, *positions)
@@ -116,18 +119,19 @@ class SpatialFeatureLayer(nn.Module):
             bound = 1 / math.sqrt(math.prod(positions)) if self.init == "notebook" else 0.0
             self.bias.uniform_(-bound, bound)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) or (C, H, W) → (B, O, OH, OW) or (O, OH, OW).
+    def forward(self, input: Tensor) -> Tensor:
+        """input (B, C, H, W) or (C, H, W) → (B, O, OH, OW) or (O, OH, OW), in memory alike.
 
         Raises ValueError for an input of another size, naming both.
         """
         if self.storage == "dense":
-            return dense_conv2d(x, self.weight, self.bias)
+            return dense_conv2d(input, self.weight, self.bias)
         y = spatial_conv2d(
-            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+            input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
         )
-        if x.shape[-3:] != self.in_dimensions:  # with a stride, as many positions; other weights
-            given, expected = ("×".join(map(str, s)) for s in (x.shape[-3:], self.in_dimensions))
+        size = input.shape[-3:]
+        if size != self.in_dimensions:  # with a stride, as many positions; other weights
+            given, expected = ("×".join(map(str, s)) for s in (size, self.in_dimensions))
             raise ValueError(f"input is {given}, the layer's weights are for {expected}")
         return y
 
@@ -151,7 +155,7 @@ class SpatialFeatureLayer(nn.Module):
     @classmethod
     def from_conv(
         cls, conv: nn.Conv2d, in_dimensions: tuple[int, int, int], storage: Storage = "local"
-    ) -> "SpatialFeatureLayer":
+    ) -> Self:
         """A layer that computes what `conv` computes, each position with filters of its own.
 
         Raises ValueError for a padding that is not of zeros, and for sizes that don't fit.
@@ -164,7 +168,8 @@ class SpatialFeatureLayer(nn.Module):
         names = ("kernel_size", "stride", "padding", "dilation", "groups")
         settings: dict[str, Any] = {name: getattr(conv, name) for name in names}
         settings |= {"device": conv.weight.device, "dtype": conv.weight.dtype}
-        layer = cls(in_dimensions, conv.out_channels, bias=conv.bias is not None, **settings)
+        settings["bias"] = conv.bias is not None
+        layer: Self = nn.utils.skip_init(cls, in_dimensions, conv.out_channels, **settings)
         with torch.no_grad():
             exists = layer.field_mask().to(conv.weight.device)[:, :, None, None]
             layer.weight.copy_((conv.weight * exists).movedim(3, -1))
@@ -178,12 +183,48 @@ class SpatialFeatureLayer(nn.Module):
             layer.bias.requires_grad_(conv.bias.requires_grad)
         return layer
 
+    @classmethod
+    def from_keras(
+        cls,
+        kernel: object,
+        bias: object,
+        in_dimensions: tuple[int, int, int],
+        kernel_size: Pair,
+        *,
+        strides: Pair = 1,
+        padding: str = "valid",
+        data_format: str = "channels_last",
+    ) -> Self:
+        """A layer that computes what a LocallyConnected2D of Keras 2 does, without its activation.
+
+        kernel, bias: what its get_weights() gives, of any of its three implementations; bias None
+            where it has none.
+        in_dimensions: (C, H, W), of either data_format: this layer takes (B, C, H, W).
+        kernel_size, strides, padding, data_format: Keras' own, as in its config.
+
+        Raises ValueError where they don't fit each other.
+        """
+        state, ends = keras.local_state(
+            kernel, bias, in_dimensions, kernel_size, strides, padding, data_format
+        )
+        weight = state["weight"]
+        settings: Any = {"stride": strides, "padding": ends, "bias": bias is not None}
+        settings |= {"device": weight.device, "dtype": weight.dtype}
+        layer: Self = nn.utils.skip_init(
+            cls, in_dimensions, weight.shape[2], kernel_size, **settings
+        )
+        layer.load_state_dict(state)
+        return layer
+
     def to_conv(self) -> tuple[nn.Conv2d, float]:
         """The convolution whose filter is the mean over positions, and the `sharing_distance`.
 
-        A bias a position becomes its mean, too. Raises ValueError for dense storage.
+        A bias a position becomes its mean, too. Raises ValueError for dense storage, and for
+        padding that is not alike at both ends.
         """
         channels, out_channels = self.in_dimensions[0], self.out_dimensions[0]
+        if any(isinstance(ends, tuple) for ends in self.padding):
+            raise ValueError(f"padding is {self.padding}, a Conv2d's is alike at both ends")
         sizes = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
         like = {"device": self.weight.device, "dtype": self.weight.dtype}
         conv = nn.Conv2d(channels, out_channels, *sizes, bias=self.bias is not None, **like)  # type: ignore[arg-type]
@@ -232,7 +273,7 @@ class SpatialFeatureLayer(nn.Module):
         return max(0.0, float(1 - inside / total)) if total else 0.0
 
     @torch.no_grad()
-    def with_storage(self, storage: Storage) -> tuple["SpatialFeatureLayer", float]:
+    def with_storage(self, storage: Storage) -> tuple[Self, float]:
         """A copy in that storage, and the share of Σ‖w‖² that it leaves behind.
 
         That is what lies outside the receptive fields: 0 unless dense weights become local.

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 Pair = int | tuple[int, int]
-Padding = Pair | str  # "same" or "valid", as in nn.Conv2d
+Ends = tuple[Pair, Pair]  # ((top, bottom), (left, right)); a number where both ends are alike
+Padding = int | Ends | str  # "same" or "valid", as in nn.Conv2d
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def window_of(
     """The window over an input of `size` (H, W), and its positions (OH, OW).
 
     padding: a number, a pair, "valid" (none) or "same" (as much as keeps H×W at stride 1; what is
-    odd goes to the end), as in `nn.Conv2d`.
+    odd goes to the end), as in `nn.Conv2d`; or ((top, bottom), (left, right)).
 
     Raises ValueError, naming the numbers, for what is not positive or doesn't fit.
     """
@@ -59,11 +60,10 @@ def window_of(
             "kernel, stride and dilation must be at least 1, not "
             f"{_text(kernels)}, {_text(strides)} and {_text(dilations)}"
         )
-    total = _total_padding(padding, kernels, strides, dilations)
-    sizes = list(zip(size, kernels, strides, total, dilations, strict=True))
+    rows, columns = _ends(padding, kernels, strides, dilations)
+    sizes = list(zip(size, kernels, strides, (sum(rows), sum(columns)), dilations, strict=True))
     positions_h, positions_w = (_positions(*sizes_of_axis) for sizes_of_axis in sizes)
-    before = (total[0] // 2, total[1] // 2)
-    return Window(kernels, strides, before, dilations), (positions_h, positions_w)
+    return Window(kernels, strides, (rows[0], columns[0]), dilations), (positions_h, positions_w)
 
 
 def field_mask(size: Sequence[int], window: Window, positions: tuple[int, int]) -> Tensor:
@@ -81,22 +81,23 @@ def field_mask(size: Sequence[int], window: Window, positions: tuple[int, int]) 
     return rows[:, None, :, None] & columns[None, :, None, :]
 
 
-def _total_padding(
+def _ends(
     padding: Padding, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
-) -> tuple[int, int]:
-    """What is added along each axis, both ends together."""
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What is added along each axis, before and after."""
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
             raise ValueError(f"padding {padding!r} is none of same, valid, a number, a pair")
         if padding == "valid":
-            return (0, 0)
+            return (0, 0), (0, 0)
         if stride != (1, 1):
             raise ValueError(f"padding 'same' keeps the size at stride 1 only, not {_text(stride)}")
-        return (dilation[0] * (kernel[0] - 1), dilation[1] * (kernel[1] - 1))
-    rows, columns = pair(padding)
-    if min(rows, columns) < 0:
-        raise ValueError(f"padding must be at least 0, not {_text((rows, columns))}")
-    return (2 * rows, 2 * columns)
+        rows, columns = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+        return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
+    top_bottom, left_right = map(pair, pair(padding))  # type: ignore[arg-type]
+    if min(top_bottom + left_right) < 0:
+        raise ValueError(f"padding must be at least 0, not {padding}")
+    return top_bottom, left_right
 
 
 def _positions(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:

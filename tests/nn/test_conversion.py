@@ -2,14 +2,17 @@
 
 import copy
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import prune
 from torchvision.models import resnet18
 
-from sfl.nn.conversion import without_sharing
+from sfl.nn.conversion import still_shared, without_sharing
 from sfl.nn.models.networks import MODELS, build_model
 from sfl.nn.spatial import SpatialFeatureLayer
 from tests.nn.test_spatial import LAYERS, made
@@ -175,10 +178,144 @@ def test_subclasses_that_are_convolutions_and_others() -> None:
             return nn.functional.conv2d(input, self.weight - self.weight.mean(), self.bias)
 
     x = torch.randn(1, 2, 4, 4)
-    scaled = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 3))
-    model = nn.Sequential(Named(2, 2, 3, padding=1), scaled)
+    model = nn.Sequential(Named(2, 2, 3, padding=1), nn.Conv2d(2, 2, 3))
     converted = without_sharing(model, x)
     assert all(isinstance(layer, SpatialFeatureLayer) for layer in converted.children())
     torch.testing.assert_close(converted(x), model(x))
     with pytest.raises(ValueError, match=r"^1 is a Standardised, which isn't known to be"):
         without_sharing(nn.Sequential(Named(2, 2, 3), Standardised(2, 2, 2)), x)
+
+
+class Reads(nn.Module):
+    """What models do with a convolution beside calling it; `use` does something with its output."""
+
+    def __init__(self, use: Callable[[Any, Tensor], Any] = lambda model, y: y) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.tied = nn.Conv2d(2, 4, 3, padding=1)
+        self.head, self.scale = nn.Linear(4, 3), nn.Parameter(torch.ones(1))
+        self.use = use
+
+    def forward(self, image: Tensor, gain: float = 1.0) -> Any:
+        conv, weight = self.conv, self.conv.weight
+        assert (conv.in_channels, conv.out_channels, conv.padding_mode) == (2, 4, "zeros")
+        y = conv(input=image.to(weight.device, weight.dtype)) * gain * self.scale
+        return self.use(self, self.norm(y))
+
+
+X = torch.randn(2, 2, 5, 6)
+
+
+def test_inputs_by_name_attributes_and_outputs_of_any_form() -> None:
+    model = Reads(lambda model, y: {"features": [y, y.dim()]})
+    model.conv.stage = 3  # type: ignore[assignment]
+    converted = without_sharing(model, X, gain=2.0)
+    assert isinstance(converted.conv, SpatialFeatureLayer) and converted.conv.stage == 3
+    found, expected = (m.eval()(X)["features"][0] for m in (converted, model))
+    torch.testing.assert_close(found, expected)
+
+
+def test_hooks_on_a_convolution_are_carried_over() -> None:
+    model, conv = nn.Sequential(nn.Conv2d(2, 3, 3)).eval(), nn.Conv2d(2, 3, 3)
+    seen: list[tuple[type, Any]] = []
+    model[0] = conv
+    conv.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 2,))
+    conv.register_forward_hook(lambda module, inputs, named, y: y + 1, with_kwargs=True)
+    conv.register_full_backward_hook(lambda module, dx, dy: seen.append((type(module), dy)))
+    conv.register_full_backward_pre_hook(lambda module, dy: (dy[0] * 3,))  # type: ignore[index]
+    converted = without_sharing(model, X)
+    gradients = []
+    for each in (model, converted):
+        x = X.clone().requires_grad_()
+        y = each(x)
+        gradients.append((y, *torch.autograd.grad(y.sum(), x)))
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert [kind for kind, _ in seen] == [nn.Conv2d, SpatialFeatureLayer]
+    assert torch.equal(seen[0][1][0], seen[1][1][0])
+    conv.register_load_state_dict_pre_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"^0 has hooks on its state_dict"):
+        without_sharing(model, X)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (torch.nn.utils.parametrizations.weight_norm, "parametrizations.weight.original0"),
+        (torch.nn.utils.parametrizations.spectral_norm, "parametrizations.weight.original"),
+        (lambda conv: prune.l1_unstructured(conv, "weight", 0.5), "weight_orig"),
+        (lambda conv: prune.random_unstructured(conv, "bias", 0.5), "bias_orig"),
+        (lambda conv: conv.register_parameter("gain", nn.Parameter(torch.ones(3))), "gain"),
+    ],
+)
+def test_weights_that_are_made_of_others(change: Callable[[nn.Conv2d], Any], word: str) -> None:
+    conv = nn.Conv2d(2, 3, 3)
+    change(conv)
+    for model, name in ((nn.Sequential(conv), "0"), (conv, "the model")):
+        with pytest.raises(ValueError, match=rf"^{name}'s parameters are .*{word}.*: remove its"):
+            without_sharing(model, X)
+
+
+def test_a_lazy_convolution_has_no_weights_to_copy_yet() -> None:
+    model = nn.Sequential(nn.LazyConv2d(3, 3), nn.Conv2d(3, 2, 1))
+    with pytest.raises(ValueError, match=r"^0.weight has no numbers yet: call the model once"):
+        without_sharing(model, X)
+    model(X)
+    torch.testing.assert_close(without_sharing(model, X)(X), model(X))
+
+
+def tie(model: Any, y: Tensor) -> Any:
+    model.tied.weight = model.conv.weight
+    return y + model.tied(X)
+
+
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        (
+            lambda m, y: y + F.conv2d(X, m.conv.weight, padding=1),
+            r"^conv\.weight is used elsewhere",
+        ),
+        (
+            lambda m, y: y + torch.stack([m.conv.bias])[0][:, None, None],
+            r"^conv\.bias is used else",
+        ),
+        (tie, r"^conv\.weight is used elsewhere"),
+        # What is not seen by name shows in the output.
+        (lambda m, y: y * m.conv.weight.shape[0], "computes something else"),
+        (lambda m, y: y * isinstance(m.conv, nn.Conv2d), "computes something else"),
+        (lambda m, y: y.new_zeros(m.conv.weight.shape[0]), "computes something else"),
+        (lambda m, y: [y] * m.conv.weight.shape[0], "computes something else"),
+        (lambda m, y: y[m.conv.reset], "fails when its convolutions share nothing: .*'reset'"),
+    ],
+)
+def test_a_convolution_that_is_not_only_called(use: Any, words: str) -> None:
+    model = Reads(use)
+    if "reset" in words:
+        model.conv = type("WithMethod", (nn.Conv2d,), {"reset": property(lambda self: 0)})(
+            2, 4, 3, padding=1
+        )
+    with pytest.raises(ValueError, match=words):
+        without_sharing(model, X)
+
+
+def test_draws_in_a_forward_pass_are_the_same_and_leave_no_trace() -> None:
+    model = Reads(lambda model, y: F.dropout(y, 0.5, training=True))
+    state = torch.get_rng_state()
+    without_sharing(model, X)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_is_still_shared() -> None:
+    def use(model: Any, y: Tensor) -> Tensor:
+        y = y + F.conv2d(X, model.tied.weight, padding=1)
+        y = model.head(y.movedim(1, -1))
+        return y
+
+    converted = without_sharing(Reads(use), X)
+    assert still_shared(converted, X) == {
+        "norm.weight": "batch_norm", "norm.bias": "batch_norm", "tied.weight": "conv2d",
+        "head.weight": "linear", "head.bias": "linear",
+    }  # fmt: skip
+    classifier = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(2 * 3 * 4, 5))
+    assert still_shared(classifier, X) == {"0.weight": "conv2d", "0.bias": "conv2d"}
+    assert still_shared(without_sharing(classifier, X), X) == {}

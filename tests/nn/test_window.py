@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.window import Window, field_mask, pair, window_of
 
 small = st.integers(1, 4)
@@ -75,3 +76,21 @@ def test_reach_by_hand() -> None:
 def test_what_cannot_be(arguments: tuple[object, ...], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         window_of((4, 5), *arguments)  # type: ignore[arg-type]
+
+
+def test_padding_of_its_own_at_each_end() -> None:
+    """As padding before a layer that has none; in local and dense weights."""
+    x = torch.randn(2, 2, 4, 5, dtype=torch.float64)
+    layer = SpatialFeatureLayer(
+        (2, 4, 5), 3, (2, 3), stride=(1, 2), padding=(1, (2, 0)), dtype=torch.float64
+    )
+    bare = SpatialFeatureLayer((2, 6, 7), 3, (2, 3), stride=(1, 2), dtype=torch.float64)
+    with torch.no_grad():
+        bare.weight.copy_(layer.weight)
+    torch.testing.assert_close(layer(x), bare(nn.functional.pad(x, (2, 0, 1, 1))))
+    torch.testing.assert_close(layer(x), layer.with_storage("dense")[0](x))
+    assert layer.padding == (1, (2, 0))
+    with pytest.raises(ValueError, match=r"padding is \(1, \(2, 0\)\), a Conv2d's is alike"):
+        layer.to_conv()
+    with pytest.raises(ValueError, match=r"at least 0, not \(\(1, -1\), 0\)"):
+        window_of((4, 5), 2, 1, ((1, -1), 0))

@@ -5,6 +5,7 @@ BatchNormReLU, ReLUMaxPool2d  modules that do two things in one pass; synchroniz
 for several workers.
 choose, report  which engine computes on a device, and why; the reason alone, in a line.
 reference_engine  plain PyTorch for a while, to compare with it.
+batch_innermost  a tensor in the order in memory that local layers are fastest with.
 
 Inside: `choice` chooses an engine; `reference` is the one for every device, `cpu.kernel` the
 compiled one; `operators` and `fused` give them to autograd; `memory_order` says what lies how in
@@ -13,11 +14,13 @@ memory.
 
 from sfl.nn.engine.choice import choose, reference_engine, report
 from sfl.nn.engine.fused import BatchNormReLU, ReLUMaxPool2d, synchronized
+from sfl.nn.engine.memory_order import batch_innermost
 from sfl.nn.engine.operators import locally_connected
 
 __all__ = [
     "BatchNormReLU",
     "ReLUMaxPool2d",
+    "batch_innermost",
     "choose",
     "locally_connected",
     "reference_engine",

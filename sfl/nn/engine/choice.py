@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sfl.nn.engine import reference
-from sfl.nn.engine.cpu import kernel
+from sfl.nn.engine.cpu import build, kernel
 from sfl.nn.window import Window
 
 SLOWER = "layers run in plain PyTorch, slower"
@@ -60,7 +60,7 @@ def _choose(kind: str, dtype: torch.dtype) -> tuple[Engine, str]:
     why_not = kernel.why_not(torch.device(kind), dtype)
     if why_not is None:
         return kernel, f"compiled kernel ({kernel.describe()})"
-    if kind == "cpu" and dtype in kernel.DTYPES:
+    if kind == "cpu" and dtype in build.DTYPES:
         warnings.warn(f"{SLOWER}: {why_not}", stacklevel=3)
     return reference, f"plain PyTorch ({why_not})"
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from sfl.nn.engine.choice import choose
 from sfl.nn.engine.cpu import kernel, pointwise
-from sfl.nn.engine.memory_order import empty, empty_like, is_batch_innermost
+from sfl.nn.engine.memory_order import batch_innermost, empty, empty_like, is_batch_innermost
 from sfl.nn.engine.operators import needs_pytorchs_own
 
 
@@ -152,22 +152,22 @@ def relu_max_pool_backward(dy: Tensor, x: Tensor) -> Tensor:
 
 @batch_norm_relu.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
-    return empty_like(x), *(x.new_empty(x.shape[1]) for _ in range(3))
+    return empty_like(batch_innermost(x)), *(x.new_empty(x.shape[1]) for _ in range(3))
 
 
 @batch_norm_relu_backward.register_fake
 def _(dy: Tensor, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-    return empty_like(x), *(x.new_empty(x.shape[1]) for _ in range(2))
+    return empty_like(batch_innermost(x)), *(x.new_empty(x.shape[1]) for _ in range(2))
 
 
 @relu_max_pool.register_fake
 def _(x: Tensor) -> Tensor:
-    return empty(x, x.shape[2] // 2, x.shape[3] // 2, x.shape[1])
+    return empty(batch_innermost(x), x.shape[2] // 2, x.shape[3] // 2, x.shape[1])
 
 
 @relu_max_pool_backward.register_fake
 def _(dy: Tensor, x: Tensor) -> Tensor:
-    return empty_like(x)
+    return empty_like(batch_innermost(x))
 
 
 def _keep_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -1,16 +1,23 @@
 """How tensors lie in memory: the order that each product is fastest with.
 
-Activations are always (B, C, H, W); in which order their numbers lie is a matter of strides, as
-with torch.channels_last. Two orders are used here:
-  batch innermost  in memory (H, W, C, B): what the local layers take and put out. Each position is
-                   then one matrix product, and a vector of the processor holds several images.
-  channels_last    in memory (B, H, W, C): PyTorch's own, for convolutions.
+Activations are always (B, C, H, W); in which order their numbers lie is a matter of strides. What a
+layer puts out lies as its input does, as in PyTorch:
+  contiguous       in memory (B, C, H, W): PyTorch's usual one.
+  channels_last    in memory (B, H, W, C): PyTorch's own for convolutions.
+  batch innermost  in memory (H, W, C, B): what local layers are computed in. Each position is then
+                   one matrix product, and a vector of the processor holds several images. A network
+                   of local layers keeps it from its entrance to its classifier.
 Local weights need none of this: they lie as their shape says, (OH, OW, O, kh, kw, C/G).
 
 Shapes: B batch, C channels, H×W.
 """
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
+
+Copy = Callable[[Tensor, Tensor], object]  # (target, source), as Tensor.copy_
 
 
 def is_batch_innermost(x: Tensor) -> bool:
@@ -23,23 +30,50 @@ def is_batch_innermost(x: Tensor) -> bool:
     return x.permute(2, 3, 1, 0).is_contiguous()
 
 
-def positions_outermost(x: Tensor) -> Tensor:
-    """(B, C, H, W) → (H, W, C, B), contiguous; no copy where it lies so in memory already."""
-    return x.permute(2, 3, 1, 0).contiguous()
-
-
 def batch_innermost(x: Tensor) -> Tensor:
-    """x (B, C, H, W) itself, with its batch innermost; no copy where it lies so already."""
+    """x (B, C, H, W), the same numbers, with its batch innermost in memory.
+
+    No copy where it lies so already. A network of SpatialFeatureLayers is fastest when its input
+    is given in this order; its outputs then have it, too.
+    """
     return positions_outermost(x).permute(3, 2, 0, 1)
 
 
+def positions_outermost(x: Tensor, copy: Copy | None = None) -> Tensor:
+    """(B, C, H, W) → (H, W, C, B), contiguous; no copy where it lies so in memory already."""
+    turned = x.permute(2, 3, 1, 0)
+    if copy is None or turned.is_contiguous():
+        return turned.contiguous()
+    copied = turned.new_empty(turned.shape)
+    copy(copied, turned)
+    return copied
+
+
 def empty(like: Tensor, height: int, width: int, channels: int) -> Tensor:
-    """(B, C, H, W) with its batch innermost; B, dtype and device of `like`."""
+    """(B, C, H, W) with B, dtype, device and order in memory of `like` (B, ·, ·, ·)."""
     batch = like.shape[0]
-    strides = (1, batch, width * channels * batch, channels * batch)
-    return like.new_empty_strided((batch, channels, height, width), strides)
+    shape = (batch, channels, height, width)
+    if is_batch_innermost(like):
+        strides = (1, batch, width * channels * batch, channels * batch)
+        return like.new_empty_strided(shape, strides)
+    last = not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+    order = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=order)
 
 
 def empty_like(x: Tensor) -> Tensor:
-    """As x (B, C, H, W), with its batch innermost."""
+    """As x (B, C, H, W), in its order in memory."""
     return empty(x, x.shape[2], x.shape[3], x.shape[1])
+
+
+def room_for(output: Tensor) -> Tensor:
+    """(H, W, C, B), contiguous, to write what `filled` takes: of output's memory if it lies so."""
+    turned = output.permute(2, 3, 1, 0)
+    return turned if turned.is_contiguous() else turned.new_empty(turned.shape)
+
+
+def filled(output: Tensor, room: Tensor, copy: Copy = Tensor.copy_) -> Tensor:
+    """The output (B, C, H, W) with the numbers of its room (H, W, C, B)."""
+    if room.data_ptr() != output.data_ptr():
+        copy(output, room.permute(3, 2, 0, 1))
+    return output

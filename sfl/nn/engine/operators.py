@@ -16,7 +16,7 @@ from torch.library import custom_op
 
 from sfl.nn.engine import reference
 from sfl.nn.engine.choice import choose
-from sfl.nn.engine.memory_order import batch_innermost, empty
+from sfl.nn.engine.memory_order import batch_innermost, empty, is_batch_innermost
 from sfl.nn.window import Window
 
 Numbers = list[int]
@@ -44,8 +44,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, gro
     if needs_pytorchs_own(x, weight, bias):
         return reference.with_all_derivatives(x, weight, bias, window, groups)
     numbers = [*window.kernel, *window.stride, *window.padding, *window.dilation]
-    # Reordered here, so that the gradients keep x in the order that they need.
-    y: Tensor = spatial_conv2d(batch_innermost(x), weight, bias, numbers, groups)
+    y: Tensor = spatial_conv2d(x, weight, bias, numbers, groups)
     return y
 
 
@@ -128,6 +127,8 @@ def _product_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     if _has_tangent(dy):  # which would be lost without a word
         raise RuntimeError("forward mode over a backward pass: begin it before the forward pass")
     (x, weight), needed = ctx.saved_tensors, ctx.needs_input_grad
+    if is_batch_innermost(x):  # once for both gradients, and that of x lies as x does
+        dy = batch_innermost(dy)
     dx = input_gradient(dy, weight, x.shape[2:], *ctx.rest) if needed[0] else None
     dw = weight_gradient(x, dy, *ctx.rest) if needed[1] else None
     return dx, dw, dy.sum(0) if needed[2] else None, None, None

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sfl.nn.engine.memory_order import empty, positions_outermost
-from sfl.nn.window import Window
+from sfl.nn.engine.memory_order import empty, filled, positions_outermost, room_for
+from sfl.nn.window import Window, field_mask
 
 NAME = "reference"
 
@@ -27,24 +27,38 @@ CPU_BAND, GPU_BAND = 4 << 20, 256 << 20
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
-    """x (B, C, H, W), weight (OH, OW, O, kh, kw, C/G), bias (O, OH, OW) → (B, O, OH, OW)."""
+    """x (B, C, H, W), weight (OH, OW, O, kh, kw, C/G), bias (O, OH, OW) → (B, O, OH, OW).
+
+    y lies in memory as x does.
+    """
     positions_h, positions_w, out_channels = weight.shape[:3]
     weight = weight.contiguous()
     output = empty(x, positions_h, positions_w, out_channels)
-    y = positions_outermost(output)
-    x = _padded(positions_outermost(x), window, (positions_h, positions_w))
-    for rows in _bands(x, window, positions_h, positions_w):
-        fields = _fields(x, rows, window, positions_w, groups)
-        torch.bmm(_matrices(weight[rows], groups), fields, out=_columns(y[rows], groups))
+    y = room_for(output)
+    missing = _missing(x, window, (positions_h, positions_w))
+    padded = _padded(positions_outermost(x), window, (positions_h, positions_w))
+    bands = list(_bands(padded, window, positions_h, positions_w))
+    copied = None if missing is None else torch.empty_like(weight[bands[0]])
+    for rows in bands:
+        filters = weight[rows]
+        if missing is not None and copied is not None:
+            filters = copied[: rows.stop - rows.start].copy_(filters)
+            oh, ow, i, j = missing[rows].nonzero(as_tuple=True)
+            filters[oh, ow, :, i, j] = 0
+        fields = _fields(padded, rows, window, positions_w, groups)
+        torch.bmm(_matrices(filters, groups), fields, out=_columns(y[rows], groups))
     if bias is not None:
         y += bias.permute(1, 2, 0)[..., None]
-    return output
+    return filled(output, y)
 
 
 def input_gradient(
     dy: Tensor, weight: Tensor, size: tuple[int, int], window: Window, groups: int
 ) -> Tensor:
-    """The gradient of x (B, C, H, W) from that of y, dy (B, O, OH, OW); size: (H, W)."""
+    """The gradient of x (B, C, H, W) from that of y, dy (B, O, OH, OW); size: (H, W).
+
+    It lies in memory as dy does.
+    """
     positions_h, positions_w, _, kh, kw, channels = weight.shape
     weight = weight.contiguous()
     output = empty(dy, *size, channels * groups)
@@ -55,9 +69,7 @@ def input_gradient(
     height, width = max(height, top + size[0]), max(width, left + size[1])
     # The sum over the taps is taken in float32 at least, as the products take theirs.
     exact = torch.promote_types(dy.dtype, torch.float32)
-    fits = (height, width) == size and dy.dtype == exact
-    shape = (height, width, channels * groups, batch)
-    dx = positions_outermost(output).zero_() if fits else dy.new_zeros(shape, dtype=exact)
+    dx = dy.new_zeros(height, width, channels * groups, batch, dtype=exact)
     for rows in _bands(dx, window, positions_h, positions_w):
         fields = torch.bmm(_matrices(weight[rows], groups).mT, _columns(dy[rows], groups))
         n = rows.stop - rows.start
@@ -66,9 +78,8 @@ def input_gradient(
             for j in range(kw):
                 tap = _tap(dx, rows, i, j, window, positions_w)
                 tap.unflatten(2, (groups, channels)).add_(fields[:, :, :, i, j])
-    if not fits:
-        positions_outermost(output).copy_(dx[top : top + size[0], left : left + size[1]])
-    return output
+    inside = dx[top : top + size[0], left : left + size[1]]
+    return output.copy_(inside.permute(3, 2, 0, 1))
 
 
 def weight_gradient(x: Tensor, dy: Tensor, window: Window, groups: int) -> Tensor:
@@ -92,6 +103,9 @@ def with_all_derivatives(
     For forward-mode derivatives and the transforms of torch.func.
     """
     positions_h, positions_w, out_channels, kh, kw, channels = weight.shape
+    missing = _missing(x, window, (positions_h, positions_w))
+    if missing is not None:
+        weight = weight.masked_fill(missing[:, :, None, :, :, None].to(weight.device), 0)
     x = _padded(x.permute(2, 3, 1, 0), window, (positions_h, positions_w))
     rows = slice(0, positions_h)
     taps = [_tap(x, rows, i, j, window, positions_w) for i in range(kh) for j in range(kw)]
@@ -99,6 +113,17 @@ def with_all_derivatives(
     matrices = weight.unflatten(2, (groups, out_channels // groups)).flatten(4, 5)
     y = torch.einsum("yxgotc,yxtgcb->bgoyx", matrices, fields).flatten(1, 2)
     return y if bias is None else y + bias
+
+
+def _missing(x: Tensor, window: Window, positions: tuple[int, int]) -> Tensor | None:
+    """Which weights are those of padding, (OH, OW, kh, kw) on the CPU, or None where none are.
+
+    Times the zeros of the padding, a weight that isn't finite would be NaN.
+    """
+    (height, width), reach = x.shape[2:], window.reach(positions)
+    if window.padding == (0, 0) and reach[0] <= height and reach[1] <= width:
+        return None
+    return ~field_mask((height, width), window, positions)
 
 
 def _padded(x: Tensor, window: Window, positions: tuple[int, int]) -> Tensor:

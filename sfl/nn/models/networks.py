@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from sfl.nn.engine import BatchNormReLU, ReLUMaxPool2d
+from sfl.nn.engine import BatchNormReLU, ReLUMaxPool2d, batch_innermost
 from sfl.nn.models.graphs import GRAPHS
 from sfl.nn.spatial import Init, SpatialFeatureLayer, Storage, expect_choice
 from sfl.nn.window import Pair, pair, window_of
@@ -56,6 +56,8 @@ class _Network(nn.Module):
         }  # fmt: skip
         graph = self.graph | {key: value for key, value in given.items() if value is not None}
         stack = _Stack(in_dimensions, graph["layer"], storage, init)
+        # Local layers are fastest in this order, and put out what is given in it in the same.
+        self.batch_innermost = stack.layer == "spatial" and stack.storage == "local"
         self._add_features(stack, graph["channels"], graph["kernel_sizes"], graph["dropout2d"])
         self.features = nn.Sequential(stack.modules)
         self.classifier = _classifier(
@@ -69,6 +71,8 @@ class _Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W), normalised → logits (B, classes)."""
+        if self.batch_innermost:
+            x = batch_innermost(x)
         logits: Tensor = self.classifier(self.features(x))
         return logits
 

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from sfl.nn.engine import BatchNormReLU, ReLUMaxPool2d, reference_engine, synchronized
 from sfl.nn.engine.choice import choose
-from sfl.nn.engine.cpu import kernel
+from sfl.nn.engine.cpu import build, kernel
 from sfl.nn.engine.memory_order import batch_innermost, is_batch_innermost
 from sfl.nn.spatial import SpatialFeatureLayer
 
@@ -35,13 +35,13 @@ Called = list[str]
 def called(monkeypatch: pytest.MonkeyPatch) -> Called:
     """The names of the library's functions, as they are called."""
     names: Called = []
-    call = kernel.call
+    call = build.call
 
     def listening(name: str, *rest: Any) -> None:
         names.append(name)
         call(name, *rest)
 
-    monkeypatch.setattr(kernel, "call", listening)
+    monkeypatch.setattr(build, "call", listening)
     return names
 
 

@@ -8,7 +8,6 @@ from sfl.nn.engine.memory_order import batch_innermost, empty, is_batch_innermos
 def test_which_tensors_have_their_batch_innermost() -> None:
     x = torch.randn(2, 3, 4, 5)
     assert is_batch_innermost(batch_innermost(x)) and torch.equal(batch_innermost(x), x)
-    assert is_batch_innermost(empty(x, 6, 7, 8)) and empty(x, 6, 7, 8).shape == (2, 8, 6, 7)
     assert not is_batch_innermost(x)
     assert not is_batch_innermost(x.to(memory_format=torch.channels_last))
     assert not is_batch_innermost(x[0])
@@ -20,3 +19,13 @@ def test_which_tensors_have_their_batch_innermost() -> None:
 def test_what_lies_right_already_is_not_copied() -> None:
     x = batch_innermost(torch.randn(2, 3, 4, 5))
     assert batch_innermost(x).data_ptr() == x.data_ptr()
+
+
+def test_an_empty_tensor_lies_as_another_does() -> None:
+    x = torch.randn(2, 3, 4, 5)
+    assert is_batch_innermost(empty(batch_innermost(x), 6, 7, 8))
+    assert empty(batch_innermost(x), 6, 7, 8).shape == (2, 8, 6, 7)
+    assert empty(x, 6, 7, 8).is_contiguous()
+    last = empty(x.to(memory_format=torch.channels_last), 6, 7, 8)
+    assert last.is_contiguous(memory_format=torch.channels_last) and not last.is_contiguous()
+    assert empty(x[..., ::2], 6, 7, 8).is_contiguous()

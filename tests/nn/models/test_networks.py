@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sfl.nn.engine import BatchNormReLU, ReLUMaxPool2d
+from sfl.nn.engine.memory_order import is_batch_innermost
 from sfl.nn.models.graphs import GRAPHS
 from sfl.nn.models.networks import MODELS, build_model
 from sfl.nn.spatial import SpatialFeatureLayer
@@ -342,6 +343,20 @@ def test_none_means_the_models_own_default() -> None:
     with torch.device("meta"):
         model = build_model("SimpleModel", layer=None, storage=None, channels=None, dropout=None)
     assert kinds(model)[0] == "dense (30, 30, 5, 3, 3, 3)"
+
+
+@pytest.mark.parametrize("storage", ["local", "dense", None])
+def test_local_layers_are_given_the_order_that_they_are_fastest_with(storage: Any) -> None:
+    """From the entrance to the classifier."""
+    layer = "conv" if storage is None else "spatial"
+    model = build_model("SpatialDenseNet", layer=layer, storage=storage, channels=SMALL)
+    found = []
+    for module in model.features.children():  # type: ignore[union-attr]
+        module.register_forward_hook(
+            lambda module, inputs, y: found.append(is_batch_innermost(inputs[0]))
+        )
+    model(torch.randn(4, 3, 32, 32))
+    assert found == [storage == "local"] * 13
 
 
 # --- errors

@@ -1,4 +1,4 @@
-"""The compiled library of the CPU engine: built from the C++ beside this file, kept, loaded.
+"""The compiled library of the CPU engine: built from the C++ beside this file, kept, called.
 
 Its name says from what it was built, and what is in it: kernel-KEY-HASH.so. To load one that was
 cut off would end the process, so its hash is compared before.
@@ -20,12 +20,16 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 FOLDER = Path(__file__).parent
 SOURCES, HEADERS = sorted(FOLDER.glob("*.cpp")), sorted(FOLDER.glob("*.h"))
 TIMEOUT = 300  # seconds for the compiler
 UNFINISHED = ".kernel"  # how the name of a folder ends in which it is compiling
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
+
+
+DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 class NoKernel(Exception):
@@ -39,6 +43,21 @@ def library() -> ctypes.CDLL:
         return ctypes.CDLL(str(build()))
     except OSError as error:
         raise NoKernel(str(error)) from None
+
+
+def call(name: str, numbers: tuple[int, ...], *tensors: Tensor | None) -> None:
+    """Calls the library's function of that name on contiguous tensors of one dtype.
+
+    The last tensor is written to. numbers: the sizes; the first is 0 where there are no images.
+    """
+    *_, output = tensors
+    if numbers[0] == 0 and output is not None:  # nothing to read; a gradient of the weights is zero
+        output.zero_()
+        return
+    (dtype,) = {tensor.dtype for tensor in tensors if tensor is not None}
+    pointers = [ctypes.c_void_p(t.data_ptr() if t is not None else None) for t in tensors]
+    function = getattr(library(), f"sfl_{name}_{DTYPES[dtype]}")
+    function((ctypes.c_int64 * len(numbers))(*numbers), *pointers)
 
 
 def build() -> Path:

@@ -148,62 +148,103 @@ void input_gradient(const Shape& s, const T* dy, const T* weight, T* dx) {
     }
 }
 
-template <class T, int... I>
-inline Vector<T> interleaved(Vector<T> a, Vector<T> b, int half, std::integer_sequence<int, I...>) {
-    constexpr int n = LANES<T>;
+// Where the i-th number of a step of a transposition comes from, in two vectors side by side: within
+// 16 bytes, groups of D numbers of both in turn (from their first or second half); beyond, every
+// second piece of 16 bytes of the first, then of the second. Each is one instruction.
+template <class T, int D>
+constexpr int taken(int i, int half) {
+    constexpr int n = LANES<T>, p = 16 / sizeof(T);
+    if (D < p) return (i / D % 2) * n + i / p * p + half * p / 2 + i % p / (2 * D) * D + i % D;
+    return i / (n / 2) * n + (2 * (i % (n / 2) / p) + half) * p + i % p;
+}
+
+template <class T, int D, int HALF, int... I>
+inline Vector<T> shuffled(Vector<T> a, Vector<T> b, std::integer_sequence<int, I...>) {
 #if defined(__clang__)
-    return half ? __builtin_shufflevector(a, b, ((I & 1) ? n + n / 2 + I / 2 : n / 2 + I / 2)...)
-                : __builtin_shufflevector(a, b, ((I & 1) ? n + I / 2 : I / 2)...);
+    return __builtin_shufflevector(a, b, taken<T, D>(I, HALF)...);
 #else
-    typedef typename Lanes<T>::Places Places;
-    return half ? __builtin_shuffle(a, b, Places{((I & 1) ? n + n / 2 + I / 2 : n / 2 + I / 2)...})
-                : __builtin_shuffle(a, b, Places{((I & 1) ? n + I / 2 : I / 2)...});
+    return __builtin_shuffle(a, b, typename Lanes<T>::Places{taken<T, D>(I, HALF)...});
 #endif
 }
 
-// Turns a square of vectors round: interleaving its halves log2(n) times transposes it.
-template <class T>
+// Transposes a square of vectors; row k then holds the column `column_of(k)`.
+template <class T, int D = 1>
 inline void transpose(Vector<T> (&square)[LANES<T>]) {
-    constexpr int n = LANES<T>;
-    using Lane = std::make_integer_sequence<int, n>;
-    for (int step = 1; step < n; step *= 2) {
-        Vector<T> next[n];
-        for (int i = 0; i < n / 2; ++i) {
-            next[2 * i] = interleaved<T>(square[i], square[i + n / 2], 0, Lane{});
-            next[2 * i + 1] = interleaved<T>(square[i], square[i + n / 2], 1, Lane{});
-        }
-        std::memcpy(square, next, sizeof next);
+    if constexpr (D < LANES<T>) {
+        using Lane = std::make_integer_sequence<int, LANES<T>>;
+        for (int k = 0; k < LANES<T>; ++k)
+            if (!(k & D)) {
+                const Vector<T> a = square[k], b = square[k + D];
+                square[k] = shuffled<T, D, 0>(a, b, Lane{});
+                square[k + D] = shuffled<T, D, 1>(a, b, Lane{});
+            }
+        transpose<T, 2 * D>(square);
     }
 }
 
-// One row of inputs (W * C, B) turned round into (B, W * C).
 template <class T>
-void turn_row(const T* x, Int inputs, Int batch, T* turned) {
-    constexpr Int lanes = LANES<T>;
-    for (Int b = 0; b < batch; b += lanes)
-        for (Int i = 0; i < inputs; i += lanes) {
-            const int images = std::min(lanes, batch - b), many = std::min(lanes, inputs - i);
-            Vector<T> square[lanes] = {};
-            for (int k = 0; k < many; ++k) square[k] = load<T>(x + (i + k) * batch + b, images);
-            transpose<T>(square);
-            for (int k = 0; k < images; ++k) store(turned + (b + k) * inputs + i, square[k], many);
-        }
+constexpr int column_of(int k) {
+    return sizeof(T) == 4 ? (k & ~3) | (k & 1) << 1 | (k >> 1 & 1) : k;
+}
+
+// A tensor of four axes in another order in memory: to[r, i, j, q] = from[r, i, j, q]. The last axis
+// is innermost where it is read, the first where it is written; the steps are those between numbers.
+struct Turn {
+    Int rows, i, j, columns;
+    Int from_row, from_i, from_j;
+    Int to_i, to_j, to_column;
+    Int threads;
+};
+
+// A square of numbers; WHOLE: of as many rows and columns as a vector has lanes.
+template <class T, bool WHOLE>
+inline void turn_square(const T* from, T* to, int rows, int columns, Int from_row, Int to_column) {
+    constexpr int lanes = LANES<T>;
+    Vector<T> square[lanes];
+    for (int k = 0; k < lanes; ++k)
+        square[k] = WHOLE ? load<T>(from + k * from_row)
+                          : k < rows ? load<T>(from + k * from_row, columns) : Vector<T>{};
+    transpose<T>(square);
+    for (int k = 0; k < lanes; ++k)
+        if (WHOLE)
+            store(to + column_of<T>(k) * to_column, square[k]);
+        else if (column_of<T>(k) < columns)
+            store(to + column_of<T>(k) * to_column, square[k], rows);
+}
+
+template <class T>
+void turn(const Turn& t, const T* from, T* to) {
+    constexpr Int lanes = LANES<T>, line = 64 / sizeof(T);
+    const Int lines = (t.columns + line - 1) / line;
+#pragma omp parallel for collapse(3) num_threads(t.threads)
+    for (Int number = 0; number < lines; ++number)
+        for (Int i = 0; i < t.i; ++i)
+            for (Int j = 0; j < t.j; ++j)
+                for (Int r = 0; r < t.rows; r += lanes) {
+                    const T* in = from + i * t.from_i + j * t.from_j + r * t.from_row;
+                    T* out = to + i * t.to_i + j * t.to_j + r;
+                    const Int last = std::min(t.columns, (number + 1) * line);
+                    const int rows = std::min(lanes, t.rows - r);
+                    for (Int q = number * line; q < last; q += lanes) {
+                        const int columns = std::min(lanes, last - q);
+                        const auto square = rows == lanes && columns == lanes
+                                                ? turn_square<T, true> : turn_square<T, false>;
+                        square(in + q, out + q * t.to_column, rows, columns, t.from_row,
+                               t.to_column);
+                    }
+                }
 }
 
 // dw[unit][place] = sum over the images of dy * x. Rows: units; vectors: places of the field, for
-// which x is turned round to (H, B, W, C), with room for a vector behind the last number.
+// which x is (H, B, W, C), with room for a vector behind the last number.
 template <class T>
-void weight_gradient(const Shape& s, const T* x, const T* dy, T* turned, T* dw) {
+void weight_gradient(const Shape& s, const T* x, const T* dy, T* dw) {
     const Int inputs = s.width * s.channels;
     const Tasks tasks(s, s.positions(), s.channels_out());
 #pragma omp parallel num_threads(s.threads)
     {
         std::vector<Stretch> stretches;
         std::vector<Column> columns;
-#pragma omp for
-        for (Int row = 0; row < s.height; ++row)
-            turn_row(x + row * inputs * s.batch, inputs, s.batch,
-                     turned + row * inputs * s.batch);
 #pragma omp for
         for (Int task = 0; task < tasks.count; ++task) {
             const Int position = tasks.place(task), group = tasks.group(task);
@@ -220,7 +261,7 @@ void weight_gradient(const Shape& s, const T* x, const T* dy, T* turned, T* dw) 
             }
             T* out = dw + number * s.field();
             if (places < s.field()) std::fill_n(out, rows * s.field(), T(0));
-            const Piece<T> piece{dy + number * s.batch, turned, s.batch};
+            const Piece<T> piece{dy + number * s.batch, x, s.batch};
             product<T>({&piece, 1, s.batch, 1, inputs, out, s.field(), nullptr, 0, true, 0}, rows,
                        columns);
         }
@@ -237,8 +278,9 @@ void weight_gradient(const Shape& s, const T* x, const T* dy, T* turned, T* dw) 
         input_gradient<T>(*s, dy, weight, dx);                                                     \
     }                                                                                              \
     extern "C" void sfl_weight_gradient_##name(const Shape* s, const T* x, const T* dy,            \
-                                               T* turned, T* dw) {                                 \
-        weight_gradient<T>(*s, x, dy, turned, dw);                                                 \
-    }
+                                               T* dw) {                                            \
+        weight_gradient<T>(*s, x, dy, dw);                                                         \
+    }                                                                                              \
+    extern "C" void sfl_turn_##name(const Turn* t, const T* from, T* to) { turn<T>(*t, from, to); }
 SFL_EXPORT(float, float32)
 SFL_EXPORT(double, float64)

@@ -3,7 +3,7 @@
 Same functions and shapes as `sfl.nn.engine.reference`; `build` compiles the library on first use.
 """
 
-import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,19 +11,19 @@ from torch import Tensor
 
 from sfl.nn.engine.cpu import build
 from sfl.nn.engine.cpu.build import NoKernel
-from sfl.nn.engine.memory_order import empty, positions_outermost
+from sfl.nn.engine.cpu.turn import copy
+from sfl.nn.engine.memory_order import empty, filled, positions_outermost, room_for
 from sfl.nn.window import Window
 
 NAME = "compiled"
 VECTOR = 16  # numbers of the widest vector, at most
-DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why this engine can't serve such tensors; None where it can. Builds it if need be."""
     if device.type != "cpu":
         return f"the kernel is for CPUs, not {device.type}"
-    if dtype not in DTYPES:
+    if dtype not in build.DTYPES:
         return f"the kernel is for float32 and float64, not {str(dtype).removeprefix('torch.')}"
     try:
         build.library()
@@ -39,52 +39,39 @@ def describe() -> str:
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
     """As sfl.nn.engine.reference.forward."""
-    positions_h, positions_w, out_channels = weight.shape[:3]
-    y = empty(x, positions_h, positions_w, out_channels)
+    output = empty(x, *weight.shape[:3])
+    y = room_for(output)
     bias = None if bias is None else bias.contiguous()
-    given = (positions_outermost(x), weight.contiguous(), bias)
-    call("forward", _shape(x, y, window, groups), *given, positions_outermost(y))
-    return y
+    given = (positions_outermost(x, copy), weight.contiguous(), bias)
+    build.call("forward", _shape(x.shape, y.shape, window, groups), *given, y)
+    return filled(output, y, copy)
 
 
 def input_gradient(
     dy: Tensor, weight: Tensor, size: tuple[int, int], window: Window, groups: int
 ) -> Tensor:
     """As sfl.nn.engine.reference.input_gradient."""
-    dx = empty(dy, *size, weight.shape[5] * groups)
-    given = (positions_outermost(dy), weight.contiguous())
-    call("input_gradient", _shape(dx, dy, window, groups), *given, positions_outermost(dx))
-    return dx
+    output = empty(dy, *size, weight.shape[5] * groups)
+    dy, dx = positions_outermost(dy, copy), room_for(output)
+    shape = _shape(output.shape, dy.shape, window, groups)
+    build.call("input_gradient", shape, dy, weight.contiguous(), dx)
+    return filled(output, dx, copy)
 
 
 def weight_gradient(x: Tensor, dy: Tensor, window: Window, groups: int) -> Tensor:
     """As sfl.nn.engine.reference.weight_gradient."""
-    out_channels, positions_h, positions_w = dy.shape[1:]
-    units, field = (positions_h, positions_w, out_channels), (*window.kernel, x.shape[1] // groups)
-    dw = dy.new_empty(*units, *field)
-    # Room for a transposed copy of x, and for a vector that begins at its last number.
-    turned = x.new_empty(x.numel() + VECTOR)
-    given = (positions_outermost(x), positions_outermost(dy), turned)
-    call("weight_gradient", _shape(x, dy, window, groups), *given, dw)
+    dy = positions_outermost(dy, copy)
+    dw = dy.new_empty(*dy.shape[:3], *window.kernel, x.shape[1] // groups)
+    # In memory (H, B, W, C), with room for a vector that begins at its last number.
+    room = x.new_empty(x.numel() + VECTOR)
+    batch, channels, height, width = x.shape
+    turned = room[: x.numel()].view(height, batch, width, channels)
+    copy(turned, x.permute(2, 0, 3, 1))
+    build.call("weight_gradient", _shape(x.shape, dy.shape, window, groups), room, dy, dw)
     return dw
 
 
-def _shape(x: Tensor, y: Tensor, window: Window, groups: int) -> tuple[int, ...]:
-    """The numbers of kernel.cpp's Shape, in its order, for x (B, C, H, W) and y (B, O, OH, OW)."""
+def _shape(x: Sequence[int], y: Sequence[int], window: Window, groups: int) -> tuple[int, ...]:
+    """The numbers of kernel.cpp's Shape, in its order, for x (B, C, H, W) and y (OH, OW, O, B)."""
     numbers = (*window.kernel, *window.stride, *window.padding, *window.dilation)
-    return (*x.shape, *y.shape[1:], *numbers, groups, torch.get_num_threads())
-
-
-def call(name: str, numbers: tuple[int, ...], *tensors: Tensor | None) -> None:
-    """Calls the library's function of that name on contiguous tensors of one dtype.
-
-    The last tensor is written to. numbers: the sizes; the first is 0 where there are no images.
-    """
-    *_, output = tensors
-    if numbers[0] == 0 and output is not None:  # nothing to read; a gradient of the weights is zero
-        output.zero_()
-        return
-    (dtype,) = {tensor.dtype for tensor in tensors if tensor is not None}
-    pointers = [ctypes.c_void_p(t.data_ptr() if t is not None else None) for t in tensors]
-    function = getattr(build.library(), f"sfl_{name}_{DTYPES[dtype]}")
-    function((ctypes.c_int64 * len(numbers))(*numbers), *pointers)
+    return (*x, y[2], y[0], y[1], *numbers, groups, torch.get_num_threads())
