@@ -131,13 +131,14 @@ def _timings(layer: Layer, batch: int, precision: str, repetitions: int) -> dict
     innermost, filters = batch_innermost(x), local.movedim(-1, 3)
     forms: dict[str, tuple[Form, Tensor, Tensor]] = {
         "ours, compiled": (spatial_conv2d, innermost, local),
+        "ours, compiled, contiguous": (spatial_conv2d, x, local),
         "ours, plain": (spatial_conv2d, innermost, local),
         "unfold + bmm": (references.unfold_bmm, x, filters.contiguous()),
         "unfold view + einsum": (references.unfold_einsum, x, filters.contiguous()),
         "Conv2d twin": (F.conv2d, x, filters[0, 0].contiguous()),
     }
     if choose(x.device, x.dtype)[0] is not kernel:
-        del forms["ours, compiled"]
+        del forms["ours, compiled"], forms["ours, compiled, contiguous"]
     if _dense_fits(layer):
         dense = torch.randn(*layer.in_dimensions, layer.out_channels, *layer.positions)
         forms["dense tensordot (notebook)"] = (references.dense_tensordot, x, dense)
