@@ -49,7 +49,7 @@ class Images:
     def __init__(self) -> None:
         self.read: list[str] = []
 
-    def __call__(self, config: Config) -> Any:
+    def __call__(self, config: Config, *, need_train: bool = True) -> Any:
         self.read.append(config.data.root)
         provenance = {"source": config.data.source, "train": config.data.root, "test": "t"}
         validation = "images" if "val" in config.data.root else None

@@ -338,7 +338,7 @@ def test_runs_of_equal_settings_on_different_images_are_no_pair(
         images = {"source": "folder", "train": name, "test": name}
         made_run(runs_dir / name, data=images, environment={"data": images})
     with pytest.raises(
-        UserError, match=r"a and .*b: the same settings on different images"
+        UserError, match="the same settings on different images"
     ) as told:
         plan(["a", "b"], [], None, runs_dir)
     assert told.value.exit_code == Exit.DATA
