@@ -88,9 +88,9 @@ def _confusions(result: dict[str, Any], names: Sequence[str]) -> Table:
 
 def predictions_table(rows: Sequence[dict[str, Any]]) -> Table:
     """A row for each file: its predicted class, and how sure that is."""
-    made = Table(["file", "confidence", "predicted class"], prose=True)
+    made = Table(["file", "predicted class", "confidence"])
     for row in rows:
-        made.add_row(row["file"], f"{row['confidence']:.1%}", row["prediction"])
+        made.add_row(row["file"], row["prediction"], f"{row['confidence']:.1%}")
     return made
 
 

@@ -57,7 +57,8 @@ def plan(
         _list_missing(model, seeds, unfinished)
     _name_after_runs(models, named, seeds)
     if len(models) < 2:
-        raise UserError(f"compare needs two models or more, not {', '.join(names)} alone")
+        hint = "runs that differ only in their seeds are one model" if len(names) > 1 else ""
+        raise UserError(f"compare needs two models or more, not {', '.join(names)} alone", hint)
     return list(models.values())
 
 

@@ -207,7 +207,8 @@ def _class_folders(folder: Path, hidden: list[Path]) -> dict[str, Path]:
     for path in filter(Path.is_dir, _visible(folder, hidden)):
         if not path.name.isprintable():  # a class is named in files, tables and pictures
             message = f"{folder} has a folder whose name can't be shown: {path.name!a}"
-            raise UserError(message, "rename it, in letters of UTF-8", Exit.DATA)
+            hint = "rename it, or set the locale that it was written in: LC_ALL=C.UTF-8"
+            raise UserError(message, hint, Exit.DATA)
         if other := folders.get(_plain(path.name)):
             named = f"{other.name!a} and {path.name!a}"
             message = f"{folder} has two folders whose names look the same: {named}"

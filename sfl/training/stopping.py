@@ -60,12 +60,14 @@ def asked() -> int:
 
 
 def stop(number: int) -> None:
-    """Raises Stopped if `number` is a signal's; does nothing if it is 0."""
+    """Says so and raises Stopped if `number` is a signal's; does nothing if it is 0."""
     if number:
+        say("stopping and saving (a second signal stops at once) ...")
         raise Stopped(signal.Signals(number))
 
 
 def _note(number: int, frame: FrameType | None) -> None:
+    """Prints nothing: the signal may come while a line is printed, and wait for it for ever."""
     global _asked, _asked_at
     if _asked is not None:
         if number == HANGUP:  # both the shell and the system send it when a terminal goes
@@ -75,4 +77,3 @@ def _note(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)  # not Stopped: a half-done step can't be saved
     _asked = signal.SIGTERM if number == HANGUP else signal.Signals(number)
     _asked_at = time.monotonic()
-    say("stopping and saving after this step (a second signal stops at once) ...")

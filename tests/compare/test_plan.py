@@ -337,9 +337,7 @@ def test_runs_of_equal_settings_on_different_images_are_no_pair(
     for name in "ab":
         images = {"source": "folder", "train": name, "test": name}
         made_run(runs_dir / name, data=images, environment={"data": images})
-    with pytest.raises(
-        UserError, match="the same settings on different images"
-    ) as told:
+    with pytest.raises(UserError, match="the same settings on different images") as told:
         plan(["a", "b"], [], None, runs_dir)
     assert told.value.exit_code == Exit.DATA
 

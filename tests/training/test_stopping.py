@@ -66,13 +66,23 @@ def test_stopped_by_a_signal_anywhere_it_goes_on_as_if_never_stopped(
         with pytest.raises(Stopped) as stopped:
             fit(setup, run)
     assert stopped.value.code == CODES[number]
-    assert "stopping and saving after this step" in capsys.readouterr().err
+    assert "stopping and saving (a second signal" in capsys.readouterr().err
     assert run.status == "interrupted" and not (run.path / RESULT).exists()
     fit(setup, Run(run.path))
     for file in (LAST, BEST):
         assert same(tensors(straight, file), tensors(run, file))
     assert metrics(straight) == metrics(Run(run.path))
     assert result(straight) == result(run)
+
+
+def test_the_handler_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """It may interrupt what holds the locks of printing: printing there waits for ever."""
+    with signals_noted():
+        signal.raise_signal(signal.SIGINT)
+        assert asked() == signal.SIGINT and capsys.readouterr().err == ""
+    with pytest.raises(Stopped):
+        stop(signal.SIGINT)
+    assert "stopping and saving" in capsys.readouterr().err
 
 
 def test_stopped_at_every_step_it_is_the_same_run(
