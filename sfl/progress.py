@@ -3,7 +3,7 @@
 Standard output is only for results. Knows nothing of what is being counted.
 """
 
-import textwrap
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -35,11 +35,23 @@ def laid_out(line: str, command: str = "") -> str:
     whole = f"{line} {command}" if command else line
     if not console.is_terminal or cell_len(whole) <= console.width:
         return whole
-    words = textwrap.TextWrapper(
-        console.width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False
-    )
-    rows = [row for part in line.split("\n") for row in words.wrap(part) or [""]]
+    rows = wrapped(line, console.width)
     return "\n".join([*rows, command] if command else rows)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most that many columns, broken between words: a longer word is a line alone."""
+    rows = []
+    for line in text.split("\n"):
+        row = ""
+        for word in re.findall(r"\s*\S+", line):
+            if row and cell_len(row + word) > width:  # textwrap would count letters, not columns
+                rows.append(row)
+                row = word.lstrip()
+            else:
+                row += word
+        rows.append(row)
+    return rows
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

@@ -48,9 +48,7 @@ def list_runs(
         layout.print_json({"runs": rows})
     elif rows:
         layout.print_table(tables.runs_table(rows))
-        for row in rows:
-            if row["failure"]:
-                print(f"{row['run']}: {row['failure']}")
+        layout.print_lines([f"{row['run']}: {row['failure']}" for row in rows if row["failure"]])
     else:
         say(f"{runs}: no runs yet; train one:", store.FIRST_RUN)
 

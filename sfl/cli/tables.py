@@ -51,7 +51,8 @@ def evaluation_tables(result: dict[str, Any], width: int) -> list[Table]:
             made = _by_class(result, heads, rows)
             if made.fits(width):
                 return [made]
-    return [_by_class(result, [], names), _confusions(result, names)]
+    confusions = _confusions(result, names)
+    return [_by_class(result, [], names), *([confusions] if confusions.rows else [])]
 
 
 def _by_class(result: dict[str, Any], heads: Sequence[str], rows: Sequence[str]) -> Table:
@@ -79,8 +80,8 @@ def _confusions(result: dict[str, Any], names: Sequence[str]) -> Table:
         for predicted, count in enumerate(row)
         if count and true != predicted
     ]
-    columns = ["most frequent confusions: true → predicted", "images", "of the class"]
-    made = Table(columns, optional=["of the class"])
+    columns = ["true → predicted", "images", "of the class"]
+    made = Table(columns, "most frequent confusions", optional=["of the class"])
     for count, true, predicted, of in sorted(found, key=lambda one: -one[0])[:CONFUSIONS]:
         made.add_row(f"{true} → {predicted}", f"{count:,}", f"{count / of:.1%}")
     return made
@@ -124,7 +125,7 @@ def comparison_table(names: Sequence[str], rows: Sequence[tuple[str, Sequence[st
 def summary_table(summary: "ModelSummary") -> Table:
     """One row for each layer, and their sum."""
     columns = ["layer", "output", "weights", "bytes", "as dense", "FLOPs/image", "weights shared"]
-    made = Table(columns, optional=["as dense", "bytes", "FLOPs/image", "weights shared", "output"])
+    made = Table(columns, optional=["as dense", "bytes", "FLOPs/image", "output", columns[-1]])
     for layer in summary.layers:
         made.add_row(
             f"{layer.name} {layer.kind}",

@@ -90,15 +90,15 @@ def test_where_the_matrix_does_not_fit_the_worst_confusions_are_listed() -> None
     result["confusion"][7][93] = 5  # type: ignore[index]
     by_class, worst = tables.evaluation_tables(result, 80)
     assert len(text(by_class)) == 101
-    head, first, *others = text(worst)
-    assert head.startswith("most frequent confusions")
+    title, _, first, *others = text(worst)
+    assert title == "most frequent confusions"
     assert first == "class 7 → class 93 5 33.3%"
     assert len(others) == tables.CONFUSIONS - 1
 
 
 def test_a_thousand_classes_take_no_minute() -> None:
     made = tables.evaluation_tables(result_of(1000), 160)
-    assert sum(len(lines(each, 160)) for each in made) == 1001 + 1 + tables.CONFUSIONS
+    assert sum(len(lines(each, 160)) for each in made) == 1001 + 2 + tables.CONFUSIONS
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_least_important_columns_go_first_and_that_is_said() -> None:
     head, row, *note = lines(made, 24)
     assert (head.split(), row) == (["run", "status"], "a-long-name  finished")
     assert " ".join(note) == "(not shown in 24 columns: size; --json has all)"
-    assert lines(made, 5)[0] == "a-long-name"  # names are never cut
+    assert lines(made, 5)[0] == "run: a-long-name"  # names are never cut
 
 
 def test_a_table_that_stays_too_wide_becomes_blocks() -> None:
@@ -145,7 +145,7 @@ def test_a_table_that_stays_too_wide_becomes_blocks() -> None:
 def test_blocks_leave_nothing_out() -> None:
     made = Table(["run", "status", "size"], optional=["size"])
     made.add_row("a-long-name", "finished", "1.5 kB")
-    assert lines(made, 10) == ["a-long-name", "  status: finished", "  size: 1.5 kB"]
+    assert lines(made, 10) == ["run: a-long-name", "  status: finished", "  size: 1.5 kB"]
 
 
 def test_titles_and_notes_are_broken_between_words() -> None:
@@ -257,3 +257,60 @@ def test_data_in_words() -> None:
         ["classes", "disk, ring"],
         ["n", "64"],
     ]
+
+
+def test_the_most_important_columns_that_fit_are_shown() -> None:
+    made = Table(["run", "size", "model", "age"], optional=["size", "age", "model"])
+    made.add_row("a", "1.5 kB", "a model with a long name", "1 min")
+    assert [line.split() for line in lines(made, 22)[:1]] == [["run", "size", "age"]]
+
+
+def test_cells_are_broken_between_words_before_that() -> None:
+    made = Table(["", "spatial"])
+    made.add_row("network, weights", "SimpleModel, not shared")
+    made.add_row("images that only this model gets right", "67")
+    assert lines(made, 38) == [
+        "                               spatial",
+        "network, weights      SimpleModel, not",
+        "                                shared",
+        "images that only                    67",
+        "  this model gets",
+        "  right",
+    ]
+
+
+def test_what_has_no_room_beside_its_name_stands_below_it() -> None:
+    made = Table(["data", "value"], prose=True)
+    made.add_row("fingerprint", "f" * 64)
+    made.add_row("source", "folder")
+    assert lines(made, 70)[1:] == ["fingerprint", "  " + "f" * 64, "source       folder"]
+
+
+def test_without_confusions_none_are_listed() -> None:
+    result = result_of(100)
+    result["confusion"] = [[10 * (row == column) for column in range(100)] for row in range(100)]
+    assert len(tables.evaluation_tables(result, 80)) == 1
+
+
+def test_sentences_on_a_terminal_are_broken_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "20")
+    layout.print_lines(["always answering cat\x1b[2J gets 95 %"])
+    layout.print_table(Table(["n"], title="a title that is longer than that"))
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == ["always answering", "cat�[2J gets 95 %"]
+    assert printed[2:4] == ["a title that is", "longer than that"]
+
+
+def test_prose_in_wide_letters_is_broken_by_its_width() -> None:
+    made = Table(["data", "value"], prose=True)
+    made.add_row("classes", "猫猫猫猫 犬犬犬犬")
+    assert lines(made, 20)[1:] == ["classes  猫猫猫猫", "         犬犬犬犬"]
+
+
+def test_names_with_control_characters_stay_on_their_line() -> None:
+    made = Table(["run", "a\nb"])
+    made.add_row("new\nline", "\x1b[31mred")
+    assert lines(made, 80) == ["run            a�b", "new�line  �[31mred"]
