@@ -279,7 +279,10 @@ def test_runs_of_one_experiment_alone_are_no_comparison(configs: Path, runs_dir:
     with pytest.raises(UserError) as caught:
         plan(["one-s0", "one-s1"], [], None, runs_dir)
     assert caught.value.exit_code is Exit.USAGE
-    assert str(caught.value) == "compare needs two models or more, not one-s0, one-s1 alone"
+    assert str(caught.value) == (
+        "compare needs two models or more, not one-s0, one-s1 alone "
+        "(runs that differ only in their seeds are one model)"
+    )
 
 
 def test_settings_of_a_run_stay_but_where_its_images_are_can_be_said(
