@@ -9,6 +9,7 @@ import pytest
 from sfl.cli import exits, layout, tables
 from sfl.cli.layout import Table
 from sfl.nn.summary import LayerSummary, ModelSummary
+from sfl.progress import wrapped
 
 
 def text(made: Table, width: int = 160) -> list[str]:
@@ -171,7 +172,7 @@ def test_wide_letters_keep_columns_aligned() -> None:
 
 
 def test_prose_in_wide_letters_keeps_to_the_width() -> None:
-    assert layout.wrapped("classes: 猫の顔, 犬の顔, 鳥の顔", 16) == [
+    assert wrapped("classes: 猫の顔, 犬の顔, 鳥の顔", 16) == [
         "classes: 猫の顔,",
         "犬の顔, 鳥の顔",
     ]
