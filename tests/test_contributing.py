@@ -25,6 +25,7 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
 
 def test_the_changelog_knows_this_version() -> None:
     versions = re.findall(r"^## (\S+)", PAGES[1].read_text(encoding="utf-8"), flags=re.MULTILINE)
+    versions = [version for version in versions if version != "Unreleased"]
     assert PROJECT["version"] in versions
     assert versions == sorted(versions, key=lambda v: [*map(int, v.split("."))], reverse=True)
 

@@ -109,11 +109,12 @@ def _will_log(model: ComparedModel) -> set[str]:
 
 def _add_named_run(model: ComparedModel, run: Run, seed: int) -> None:
     """Of two runs of one seed only one counts: a finished one, else the newer one."""
+    for one in model.runs.values():
+        if one.provenance and run.provenance and one.provenance != run.provenance:
+            said = f"{one.path} and {run.path}: the same settings on different images"
+            raise UserError(said, "compare runs on the same images", Exit.DATA)
     other = model.runs.get(seed, run)
     if other.path.resolve() != run.path.resolve():
-        if other.provenance != run.provenance:  # a folder's name doesn't count, its images do
-            said = f"{other.path} and {run.path}: the same settings on different images"
-            raise UserError(said, "compare runs on the same images", Exit.DATA)
         ranked = sorted((other, run), key=lambda one: (one.status == "finished", one.modified))
         ignored, run = ranked
         say(f"{ignored.path} is left out: {run.path} has the same seed")

@@ -183,6 +183,8 @@ def _split_folders(root: Path, need_train: bool) -> dict[str, Path]:
     folders = {"train": root / "train"}
     if not need_train and not folders["train"].exists():
         del folders["train"]
+    for name in VALIDATION:
+        _refuse_lost_link(root / name)
     others = [root / name for name in VALIDATION if (root / name).is_dir()]
     if len(others) > 1:
         message = f"{root} has {others[0].name} and {others[1].name}: two folders for validation"
@@ -204,7 +206,10 @@ def _split_folders(root: Path, need_train: bool) -> dict[str, Path]:
 def _class_folders(folder: Path, hidden: list[Path]) -> dict[str, Path]:
     """The folders of the classes by their names, as `_plain` writes them."""
     folders: dict[str, Path] = {}
-    for path in filter(Path.is_dir, _visible(folder, hidden)):
+    for path in _visible(folder, hidden):
+        _refuse_lost_link(path)
+        if not path.is_dir():
+            continue
         if not path.name.isprintable():  # a class is named in files, tables and pictures
             message = f"{folder} has a folder whose name can't be shown: {path.name!a}"
             hint = "rename it, or set the locale that it was written in: LC_ALL=C.UTF-8"
@@ -217,6 +222,13 @@ def _class_folders(folder: Path, hidden: list[Path]) -> dict[str, Path]:
     if not folders:
         raise UserError(f"{folder} contains no class folders", LAYOUT, Exit.DATA)
     return folders
+
+
+def _refuse_lost_link(path: Path) -> None:
+    """Raises UserError (exit 3) for a link to what isn't there, as on a disk not mounted."""
+    if path.is_symlink() and not path.exists():
+        message = f"{path} is a link to {os.readlink(path)}, which isn't there"
+        raise UserError(message, "mount its disk, or remove it", Exit.DATA)
 
 
 def _plain(name: str) -> str:

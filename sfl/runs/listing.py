@@ -54,7 +54,7 @@ def describe(run: Run) -> dict[str, Any]:
         ("failure", "epochs_done", "epochs", "accuracy", "accuracy_of", "model", "images")
     )
     described: dict[str, Any] = {"run": run.name, "status": run.status, **unknown}
-    described |= {"age_seconds": round(time.time() - run.modified), "bytes": run.bytes}
+    described |= {"age_seconds": max(0, round(time.time() - run.modified)), "bytes": run.bytes}
     try:
         accuracy, images = best(run)
         return described | {

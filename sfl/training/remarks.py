@@ -54,7 +54,8 @@ def too_many_threads(cores: int, threads: int) -> str | None:
     """For a container that may use fewer cores than it sees: threads beyond them hold up all."""
     if threads <= cores:
         return None
-    return f"{threads} threads for the {cores} cores it may use (--set train.threads={cores})"
+    may = f"{cores} core{'s' * (cores > 1)}"
+    return f"{threads} threads for the {may} that it may use (--set train.threads={cores})"
 
 
 def usable_cores() -> int:

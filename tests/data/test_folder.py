@@ -249,6 +249,13 @@ def test_a_class_whose_name_cannot_be_shown_is_refused(root: Path, name: str) ->
     assert f"has a folder whose name can't be shown: {name!a} (rename it, or set" in refused(root)
 
 
+@pytest.mark.parametrize("place", ["train/eel", "val"])
+def test_a_link_to_a_disk_that_is_not_there_is_refused(root: Path, place: str) -> None:
+    """It is no folder, and would be passed over: a class less, and no word of it."""
+    (root / place).symlink_to(root.parent / "disk")
+    assert f"{root / place} is a link to {root.parent / 'disk'}, which isn't there" in refused(root)
+
+
 def test_folders_of_operating_systems_are_no_classes(root: Path) -> None:
     save(root / "train" / "__MACOSX" / "a.png")
     (root / "test" / "cat" / "@eaDir").mkdir()

@@ -193,10 +193,10 @@ def test_workers_that_would_train_other_things_are_refused(config: Path, tmp_pat
 
 
 def test_what_the_first_one_refuses_the_others_leave_silently(config: Path, tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "by something").mkdir(parents=True)
     process = start(tmp_path, "--config", str(config), "--name", "taken")
     err = process.communicate(timeout=120)[1]
-    assert err.count("error (worker") == 1 and "a run of this name exists" in err
+    assert err.count("error (worker") == 1 and "exists, and is not a run" in err
     assert "lost the other ranks" not in err and "SIGABRT" not in err
 
 

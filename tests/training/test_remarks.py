@@ -97,7 +97,9 @@ def test_one_class_is_told_before_training(
 def test_threads_beyond_what_may_be_used() -> None:
     assert remarks.too_many_threads(4, 4) is None
     said = remarks.too_many_threads(2, 16)
-    assert said is not None and "16 threads for the 2 cores" in said and "train.threads=2" in said
+    assert (
+        said is not None and "16 threads for the 2 cores that" in said and "train.threads=2" in said
+    )
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,9 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
+ELSEWHERE = "set XDG_CACHE_HOME to a folder that you can write to"
+
+
 class NoKernel(Exception):
     """Why there is no compiled library here, in a few words."""
 
@@ -76,7 +79,10 @@ def build() -> Path:
         return _built(command, cache, name)
     except subprocess.CalledProcessError as error:
         raise NoKernel(_first_error(error)) from None
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
+        said = f"the compiled kernel can't be kept in {cache}: {error.strerror or error}"
+        raise NoKernel(f"{said}: {ELSEWHERE}") from None
+    except subprocess.TimeoutExpired as error:
         raise NoKernel(f"{SOURCES[0].name} can't be compiled: {error}") from None
 
 
@@ -144,7 +150,7 @@ def _cache() -> Path:
     try:
         return Path(home) / "sfl" if home else Path.home() / ".cache" / "sfl"
     except RuntimeError:  # a folder that others can write to is no place for code that we load
-        raise NoKernel("there is no home folder to keep it in") from None
+        raise NoKernel(f"no home folder for the compiled kernel: {ELSEWHERE}") from None
 
 
 def _instructions() -> str:
