@@ -11,14 +11,18 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """What a shell starts with `&` or nohup ignores signals, and so would all that tests start."""
+    # Where a test doesn't say how many examples it wants; with --slow, hypothesis' usual hundred.
+    settings.register_profile("quick", max_examples=100 if config.getoption("--slow") else 30)
+    settings.load_profile("quick")
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -20,7 +20,7 @@ from sfl.config.load import load
 from tests.conftest import TINY
 from tests.conftest import call_sfl as sfl
 
-EXAMPLES = 25
+EXAMPLES = 8
 
 
 class Run:

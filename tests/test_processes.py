@@ -82,7 +82,9 @@ def images(root: Path, count: int) -> Path:
 # --- signals
 
 
-@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_in_training_or_evaluation_saves_and_says_how_to_go_on(
     number: signal.Signals, start: Start, config: Callable[[int], Path], tmp_path: Path
 ) -> None:

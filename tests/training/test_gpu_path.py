@@ -37,7 +37,10 @@ LAYERS: list[dict[str, Any]] = [
     {"layer": "spatial", "storage": "local"},
     {"layer": "spatial", "storage": "dense"},
 ]
-every_model = pytest.mark.parametrize("name", MODELS)
+LARGE = pytest.param("RegularConvNet", marks=pytest.mark.slow)  # the same modules, more of them
+every_model = pytest.mark.parametrize(
+    "name", [LARGE if name == "RegularConvNet" else name for name in MODELS]
+)
 every_layer = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: " ".join(layer.values()))
 
 
