@@ -21,7 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """What a shell starts with `&` or nohup ignores signals, and so would all that tests start."""
     # Where a test doesn't say how many examples it wants; with --slow, hypothesis' usual hundred.
-    settings.register_profile("quick", max_examples=100 if config.getoption("--slow") else 30)
+    # Without a deadline: no test asserts a time.
+    count = 100 if config.getoption("--slow") else 30
+    settings.register_profile("quick", settings.default, max_examples=count, deadline=None)
     settings.load_profile("quick")
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
