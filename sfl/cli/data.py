@@ -38,7 +38,8 @@ def data(
     from sfl.training.images import load_images
 
     dataset = load_images(settings)
-    described = survey.summary(dataset)
+    pictures = survey.pictures_of(dataset)
+    described = survey.summary(dataset, pictures)
     if as_json:
         layout.print_json(described)
         return
@@ -46,7 +47,7 @@ def data(
     described = {key: _shortened(value) for key, value in described.items()}
     layout.print_table(tables.data_table(described))
     layout.print_table(tables.class_counts_table(per_class))
-    layout.print_lines(list(survey.doubts(dataset)))
+    layout.print_lines(list(survey.doubts(dataset, pictures)))
 
 
 def _shortened(value: object) -> object:

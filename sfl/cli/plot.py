@@ -63,7 +63,6 @@ def plot(
     check_folder(folder, "--out")
     from sfl.plots.run import run_pictures
     from sfl.training.load import load_run
-    from sfl.units import one_line
 
     loaded = load_run(found.path)
     config = override(loaded.config, set_ or [])
@@ -77,7 +76,7 @@ def plot(
         layout.print_json({"run": found.name, "folder": str(folder), "pictures": listed})
         return
     for picture in shown:
-        layout.print_lines([one_line(f"{folder / picture.name}.svg  {picture.caption}")])
+        layout.print_lines([f"{folder / picture.name}.svg  {picture.caption}"])
     say(f"also as .png, in {folder}")
 
 

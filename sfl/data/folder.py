@@ -25,14 +25,14 @@ from torch import Tensor
 from sfl.data import cache
 from sfl.data.dataset import Dataset, Split
 from sfl.data.decoding import Decoded, Unreadable, decode_all, digest, image_suffixes
+from sfl.data.passed_over import NO_IMAGE, is_hidden, say_first
 from sfl.errors import Exit, UserError
 from sfl.locks import one_at_a_time
-from sfl.progress import say, track
+from sfl.progress import track
 
 FORMAT = "sfl folder cache 2"  # change it if the same files are decoded to other tensors
 LAYOUT = "data.root must contain train/<class>/* and test/<class>/*"
 VALIDATION = ("val", "valid", "validation")
-OF_SYSTEMS = {"__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found", "@eaDir"}
 
 
 @dataclass
@@ -148,16 +148,14 @@ def _passed_over(listing: Listing) -> dict[str, int]:
 def _say(listing: Listing, reading: Mapping[str, Any]) -> None:
     """A line on each thing that may not be wanted."""
     told = {
-        "passed over, because the suffix is not an image's": list(map(str, listing.passed_over)),
+        NO_IMAGE: listing.passed_over,
         "left out, because they can't be read (data.skip_broken)": list(reading["skipped"]),
         "nearly black, because their 16 bits hold values below 4,096 (scale them to 65,535)": list(
             reading["narrow_range"]
         ),
     }
     for what, files in told.items():
-        if files:
-            others = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
-            say(f"{what}: {files[0]}{others}")
+        say_first(what, files)
 
 
 # --- listing the files
@@ -279,7 +277,7 @@ def _visible(folder: Path, hidden: list[Path]) -> list[Path]:
         paths = sorted(folder.iterdir())
     except OSError as error:
         raise Unreadable(folder, error) from error
-    visible = [path for path in paths if path.name[0] != "." and path.name not in OF_SYSTEMS]
+    visible = [path for path in paths if not is_hidden(path.name)]
     hidden += sorted({*paths} - {*visible})
     return visible
 

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from sfl.config.load import from_text, override
+from sfl.config.schema import Config
 from sfl.data.dataset import Split
 from sfl.data.decoding import Unreadable, decode_scaled, image_suffixes
+from sfl.data.passed_over import NO_IMAGE, is_hidden, say_first
 from sfl.errors import Exit, UserError
 from sfl.learning.divergence import refuse_loss
 from sfl.progress import say, track
-from sfl.training.checkpoint import read_checkpoint
-from sfl.training.device import pick_device, pick_precision
+from sfl.training.checkpoint import Checkpoint, read_checkpoint
+from sfl.training.device import pick_device, pick_precision, threads
 from sfl.training.evaluate import BATCH_SIZE, evaluate
 from sfl.training.load import restore
 
@@ -47,11 +49,15 @@ def predict_files(weights: Path, given: Sequence[Path], overrides: Sequence[str]
     """
     checkpoint = read_checkpoint(weights)
     config = override(from_text(checkpoint.config, str(weights)), overrides)
+    with threads(config.train.threads):
+        return _predict(checkpoint, config, _image_files(given))
+
+
+def _predict(checkpoint: Checkpoint, config: Config, files: Sequence[Path]) -> Predicted:
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
     scale, classes = config.data.normalize, checkpoint.images["classes"]
     model = restore(checkpoint, config).to(device)
-    files = _image_files(given)
     batches = [files[start : start + BATCH_SIZE] for start in range(0, len(files), BATCH_SIZE)]
     predicted, scaled = Predicted(config.model.name, [], []), 0
     _, *size = checkpoint.images["in_dimensions"]
@@ -106,12 +112,10 @@ def _image_files(given: Sequence[Path]) -> list[Path]:
             files.append(path)
             continue
         for folder, inner, names in os.walk(path, onerror=_refuse):
-            inner[:] = sorted(name for name in inner if not name.startswith("."))
-            for found in (Path(folder, name) for name in sorted(names) if name[0] != "."):
+            inner[:] = sorted(name for name in inner if not is_hidden(name))
+            for found in (Path(folder, name) for name in sorted(names) if not is_hidden(name)):
                 (files if found.suffix.lower() in suffixes else others).append(found)
-    if others:
-        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        say(f"passed over, because the suffix is not an image's: {others[0]}{more}")
+    say_first(NO_IMAGE, others)
     if not files:
         what = ", ".join(map(str, given))
         raise UserError(f"{what}: no images there", "give image files, or folders", Exit.DATA)

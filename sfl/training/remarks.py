@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from sfl import torchrun
-from sfl.data.survey import doubts
+from sfl.data.survey import doubts, pictures_of
 from sfl.progress import say
 from sfl.runs.directory import Run
 from sfl.training.setup import Setup
@@ -20,7 +20,7 @@ def remark(setup: Setup, run: Run) -> None:
     """Says each remark that holds, in a line. The run's environment must be that of its start."""
     remarks = [one_class(setup.dataset.classes)]
     if setup.dataset.source == "folder":
-        remarks += doubts(setup.dataset)
+        remarks += doubts(setup.dataset, pictures_of(setup.dataset))
     if setup.device.type == "cpu":
         now = torch.get_num_threads()
         began = run.environment

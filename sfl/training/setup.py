@@ -54,6 +54,7 @@ def set_up(
     *,
     precision: str | None = None,
     training: bool = True,
+    need_train: bool = True,
     world: World = ALONE,
 ) -> Setup:
     """Raises UserError for a device, data, sizes or a model that can't be had here.
@@ -61,6 +62,7 @@ def set_up(
     dataset: the config's images, where they have been read already.
     precision: in which a run began; None takes what the config says.
     training: whether there must be memory to train the model, too.
+    need_train: whether a folder without its training images is refused.
     world: the workers among which each batch is divided.
     """
     device = pick_device(config.train.device)
@@ -71,7 +73,7 @@ def set_up(
     if training and dataset is None and config.data.source != "folder":
         planned = check_sizes(config, world=world)  # no download yet
         check_memory(planned, config, device, precision, images.image_sizes(config).in_dimensions)
-    dataset = dataset or images.load_images(config)
+    dataset = dataset or images.load_images(config, need_train=need_train)
     sizes = images.Sizes(dataset.in_dimensions, len(dataset.classes), len(dataset.train))
     if training:
         summary = check_sizes(config, sizes, world)

@@ -20,7 +20,7 @@ from sfl.stats import majority_share, wilson_interval
 from sfl.training.checkpoint import Checkpoint, load_weights, read_checkpoint
 from sfl.training.device import threads
 from sfl.training.evaluate import Evaluation, evaluate
-from sfl.training.images import load_images, refuse_lost_root
+from sfl.training.images import refuse_lost_root
 from sfl.training.load import restore
 from sfl.training.setup import Setup, set_up
 
@@ -125,7 +125,7 @@ def test_weights(path: Path, overrides: Sequence[str], *, need_train: bool) -> T
 
 def _test(checkpoint: Checkpoint, config: Config, need_train: bool) -> Tested:
     path = checkpoint.path
-    setup = set_up(config, load_images(config, need_train=need_train), training=False)
+    setup = set_up(config, training=False, need_train=need_train)
     trained_on, given = checkpoint.images, setup.dataset.describe()
     for key, what in (("classes", "classes"), ("in_dimensions", "images of the shape")):
         if trained_on[key] != given[key]:

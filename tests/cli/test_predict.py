@@ -48,6 +48,8 @@ def test_files_and_folders_are_predicted_without_the_training_images(
     Image.new("RGB", (20, 10), COLOURS["red"]).save(photos / "a.png")
     Image.new("RGB", (8, 8), COLOURS["blue"]).save(tmp_path / "=b.png")
     (photos / "notes.txt").touch()
+    (tmp_path / "photos" / "__MACOSX").mkdir()
+    (tmp_path / "photos" / "__MACOSX" / "a.png").write_bytes(b"no picture")
     arguments = ("predict", tmp_path / "w.safetensors", tmp_path / "photos", tmp_path / "=b.png")
     done = sfl(*arguments, "--json")
     assert done.returncode == 0, done.stderr
