@@ -30,7 +30,7 @@ def predict(
     \b
     Examples:
       sfl predict spatial-s0 cat.jpg
-      sfl predict checkpoints/spatial-s0/best.safetensors photos --csv > classes.csv
+      sfl predict best.safetensors photos --csv > classes.csv
     """
     from sfl.cli import layout, tables
     from sfl.progress import say

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sfl.cli.main import app
 from tests.conftest import TINY, make_run
 from tests.conftest import call_sfl as sfl
 
@@ -686,7 +687,8 @@ def test_help_and_version() -> None:
             assert f"  {command}" in done.stdout
 
 
-COMMANDS = ["train", "evaluate", "compare", "plot", "show", "data", "bench", "runs", "runs rm"]
+COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+COMMANDS += ["runs", "runs rm"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
