@@ -24,9 +24,10 @@ from sfl.nn.engine.choice import choose
 from sfl.nn.engine.cpu import kernel, pointwise
 from sfl.nn.engine.memory_order import batch_innermost, empty, empty_like, is_batch_innermost
 from sfl.nn.engine.operators import needs_pytorchs_own
+from sfl.nn.engine.traced import Whole
 
 
-class BatchNormReLU(nn.BatchNorm2d):
+class BatchNormReLU(Whole, nn.BatchNorm2d):
     """nn.BatchNorm2d(channels), then a ReLU; its state_dict is BatchNorm2d's."""
 
     def __init__(self, channels: int) -> None:
@@ -61,7 +62,7 @@ class BatchNormReLU(nn.BatchNorm2d):
         return y  # type: ignore[no-any-return]
 
 
-class SyncBatchNormReLU(nn.SyncBatchNorm):
+class SyncBatchNormReLU(Whole, nn.SyncBatchNorm):
     """nn.SyncBatchNorm, then a ReLU: what a BatchNormReLU becomes among several workers."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ def synchronized(model: nn.Module) -> nn.Module:
     return model
 
 
-class ReLUMaxPool2d(nn.MaxPool2d):
+class ReLUMaxPool2d(Whole, nn.MaxPool2d):
     """A ReLU, then nn.MaxPool2d(2)."""
 
     def __init__(self) -> None:
