@@ -95,7 +95,7 @@ def with_all_derivatives(
     For forward-mode derivatives, the transforms of torch.func, exports and DTensor.
     """
     positions_h, positions_w, out_channels, kh, kw, channels = weight.shape
-    # The weights of padding are left out: times zero, one that isn't finite would be NaN. A tensor of
+    # Weights of padding are left out: times zero, one that isn't finite would be NaN. A tensor of
     # x's own type says which they are, since a DTensor is computed with DTensors only.
     exist = _taps(x.new_ones(*x.shape[2:], 1, 1), window, (positions_h, positions_w))
     exist = exist.view(positions_h, positions_w, 1, kh, kw, 1)
