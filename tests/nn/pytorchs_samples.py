@@ -244,4 +244,5 @@ def _why(check: Callable[..., None], *given: Any) -> str | None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # small tensors, and a machine that others use, too
     print(json.dumps([*of_modules(), *of_conv2d()]))
