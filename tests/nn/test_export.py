@@ -37,7 +37,9 @@ class Net(nn.Module):
         self.classifier = nn.Linear(9, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.pool(self.second(self.norm(self.first(x))))
+        y = self.first(x)
+        y = self.norm(y.view(y.size(0), -1).view(-1, 4, 9, 4))
+        y = self.pool(self.second(y))
         logits: Tensor = self.classifier(self.dense(y).view(-1, 9))
         return logits
 
