@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sfl.nn import keras
+from sfl.nn.engine import Whole
 from sfl.nn.functional import dense_conv2d, expect_groups, spatial_conv2d
 from sfl.nn.storage import dense_to_local, local_to_dense, shared_filter, sharing_distance
 from sfl.nn.window import Ends, Padding, Pair, field_mask, pair, window_of
@@ -31,7 +32,7 @@ def expect_choice(setting: str, given: str, choices: object) -> None:
         raise ValueError(f"{setting} {given!r} is none of {', '.join(get_args(choices))}")
 
 
-class SpatialFeatureLayer(nn.Module):
+class SpatialFeatureLayer(Whole):
     """A layer of filters that do not move: `nn.Conv2d` without weight sharing.
 
     in_dimensions: (C, H, W) of the input; a layer without sharing is tied to its input's size.

@@ -1,8 +1,8 @@
 """FLOPs of the locally connected product, for PyTorch's own counter.
 
-Importing this module makes `torch.utils.flop_counter.FlopCounterMode` count the layer; it stands
-apart because the counter takes 80 MB to import. Two for each multiply-add, those with the zeros of
-the padding included.
+Importing this module makes `torch.utils.flop_counter.FlopCounterMode` count the layer: whoever has
+a layer has imported it, and a counter knows the formulas that were there when it was made. Two for
+each multiply-add, those with the zeros of the padding included.
 """
 
 import math

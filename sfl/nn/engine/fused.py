@@ -24,19 +24,19 @@ from sfl.nn.engine.choice import choose
 from sfl.nn.engine.cpu import kernel, pointwise
 from sfl.nn.engine.memory_order import batch_innermost, empty, empty_like, is_batch_innermost
 from sfl.nn.engine.operators import needs_pytorchs_own
+from sfl.nn.engine.traced import Whole
 
 
-class BatchNormReLU(nn.BatchNorm2d):
-    """nn.BatchNorm2d(channels), then a ReLU; its state_dict is BatchNorm2d's."""
+class BatchNormReLU(Whole, nn.BatchNorm2d):
+    """nn.BatchNorm2d, with its arguments and its state_dict, then a ReLU."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) → the same shape and order in memory. Raises ValueError for others."""
-        if self.training and _in_one_pass(x, self.weight, self.bias):
-            return self._one_pass(x)
-        return F.relu(self._normalised(x), inplace=True)
+    def forward(self, input: Tensor) -> Tensor:
+        """input (B, C, H, W) → the same shape and order in memory. Raises ValueError for others."""
+        given = (self.weight, self.bias, self.running_mean, self.momentum)
+        usual = self.training and all(each is not None for each in given)
+        if usual and _in_one_pass(input, self.weight, self.bias):
+            return self._one_pass(input)
+        return F.relu(self._normalised(input), inplace=True)
 
     def _normalised(self, x: Tensor) -> Tensor:
         if not is_batch_innermost(x):
@@ -61,7 +61,7 @@ class BatchNormReLU(nn.BatchNorm2d):
         return y  # type: ignore[no-any-return]
 
 
-class SyncBatchNormReLU(nn.SyncBatchNorm):
+class SyncBatchNormReLU(Whole, nn.SyncBatchNorm):
     """nn.SyncBatchNorm, then a ReLU: what a BatchNormReLU becomes among several workers."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def synchronized(model: nn.Module) -> nn.Module:
     return model
 
 
-class ReLUMaxPool2d(nn.MaxPool2d):
+class ReLUMaxPool2d(Whole, nn.MaxPool2d):
     """A ReLU, then nn.MaxPool2d(2)."""
 
     def __init__(self) -> None:

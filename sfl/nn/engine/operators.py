@@ -7,6 +7,7 @@ Shapes: B batch, C channels in, O channels out, H×W input, OH×OW positions, kh
 An operator takes a Window as its eight numbers: kernel, stride, padding, dilation.
 """
 
+import sys
 from typing import Any
 
 import torch
@@ -42,21 +43,34 @@ def locally_connected(
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
     if needs_pytorchs_own(x, weight, bias):
-        return reference.with_all_derivatives(x, weight, bias, window, groups)
+        # In PyTorch's order, so that a view of it is one wherever it is loaded.
+        return reference.with_all_derivatives(x, weight, bias, window, groups).contiguous()
     numbers = [*window.kernel, *window.stride, *window.padding, *window.dilation]
     y: Tensor = spatial_conv2d(x, weight, bias, numbers, groups)
     return y
 
 
 def needs_pytorchs_own(*tensors: Tensor | None) -> bool:
-    """Whether a transform of torch.func or forward mode is at work, which only PyTorch's own
-    operators support: through others, forward mode would silently lose its derivatives.
+    """Whether something is at work that knows PyTorch's own operators only.
+
+    An export, torch.jit.trace: the file is to be loaded where sfl is not. Forward mode and the
+    transforms of torch.func, which would lose derivatives silently. DTensor, which has no rule for
+    others.
     """
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return True
     if torch.compiler.is_compiling():
         return False
     # PyTorch has no public name for it; its autograd.Function asks the same.
     transformed: bool = torch._C._are_functorch_transforms_active()
-    return transformed or any(tensor is not None and _has_tangent(tensor) for tensor in tensors)
+    given = [tensor for tensor in tensors if tensor is not None]
+    return transformed or any(map(_has_tangent, given)) or any(map(_is_distributed, given))
+
+
+def _is_distributed(x: Tensor) -> bool:
+    # Whoever has one has imported it; we needn't, which would take a while.
+    tensor = sys.modules.get("torch.distributed.tensor")
+    return tensor is not None and isinstance(x, tensor.DTensor)
 
 
 def _has_tangent(x: Tensor) -> bool:

@@ -100,16 +100,16 @@ def with_all_derivatives(
 ) -> Tensor:
     """The same as `forward`, of operations that PyTorch has every rule for, and slower.
 
-    For forward-mode derivatives and the transforms of torch.func.
+    For forward-mode derivatives, the transforms of torch.func, exports and DTensor.
     """
     positions_h, positions_w, out_channels, kh, kw, channels = weight.shape
-    missing = _missing(x, window, (positions_h, positions_w))
-    if missing is not None:
-        weight = weight.masked_fill(missing[:, :, None, :, :, None].to(weight.device), 0)
-    x = _padded(x.permute(2, 3, 1, 0), window, (positions_h, positions_w))
-    rows = slice(0, positions_h)
-    taps = [_tap(x, rows, i, j, window, positions_w) for i in range(kh) for j in range(kw)]
-    fields = torch.stack(taps, dim=2).unflatten(3, (groups, channels))  # (OH, OW, kh·kw, G, C/G, B)
+    # Weights of padding are left out: times zero, one that isn't finite would be NaN. A tensor of
+    # x's own type says which they are, since a DTensor is computed with DTensors only.
+    exist = _taps(x.new_ones(*x.shape[2:], 1, 1), window, (positions_h, positions_w))
+    exist = exist.view(positions_h, positions_w, 1, kh, kw, 1)
+    weight = weight.masked_fill(exist == 0, 0)
+    fields = _taps(x.permute(2, 3, 1, 0), window, (positions_h, positions_w))
+    fields = fields.unflatten(3, (groups, channels))  # (OH, OW, kh·kw, G, C/G, B)
     matrices = weight.unflatten(2, (groups, out_channels // groups)).flatten(4, 5)
     y = torch.einsum("yxgotc,yxtgcb->bgoyx", matrices, fields).flatten(1, 2)
     return y if bias is None else y + bias
@@ -155,6 +155,13 @@ def _fields(x: Tensor, rows: slice, window: Window, positions_w: int, groups: in
         (along_h * sh, along_w * sw, along_c * channels, along_h * dh, along_w * dw, along_c, 1),
     )
     return view.reshape(n * positions_w * groups, kh * kw * channels, batch)
+
+
+def _taps(x: Tensor, window: Window, positions: tuple[int, int]) -> Tensor:
+    """What each of the kernel's places sees of x (H, W, C, B): (OH, OW, kh·kw, C, B)."""
+    x, (kh, kw), rows = _padded(x, window, positions), window.kernel, slice(0, positions[0])
+    taps = [_tap(x, rows, i, j, window, positions[1]) for i in range(kh) for j in range(kw)]
+    return torch.stack(taps, dim=2)
 
 
 def _tap(x: Tensor, rows: slice, i: int, j: int, window: Window, positions_w: int) -> Tensor:

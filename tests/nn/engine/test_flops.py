@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import sfl.nn.engine.flops  # noqa: F401 - what is tested is what importing it does
 from sfl.nn.functional import spatial_conv2d
 from sfl.nn.models.networks import build_model
 from sfl.nn.summary import summarize

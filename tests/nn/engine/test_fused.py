@@ -28,6 +28,11 @@ def channels_last(x: Tensor) -> Tensor:
     return x.to(memory_format=torch.channels_last)
 
 
+# What PyTorch's own code calls.
+torchs_own = pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script` is deprecated:FutureWarning",
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
+)
 Called = list[str]
 
 
@@ -112,6 +117,22 @@ def test_evaluation_and_running_statistics_are_batch_norms(plainly: bool) -> Non
     y = ours.eval()(x)
     assert is_batch_innermost(y)
     torch.testing.assert_close(y, theirs.eval()(x))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eps": 0.1, "momentum": 0.3}, {"momentum": None}, {"affine": False},
+        {"track_running_stats": False}, {"dtype": torch.float64},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_normalisation_takes_batch_norms_arguments(settings: dict[str, Any]) -> None:
+    ours, theirs = BatchNormReLU(3, **settings), nn.BatchNorm2d(3, **settings)
+    for _ in range(2):
+        x = batch_innermost(torch.randn(5, 3, 6, 7, dtype=settings.get("dtype")))
+        torch.testing.assert_close(ours(x), theirs(x).relu())
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
 
 
 def test_other_shapes_are_refused() -> None:
@@ -281,15 +302,27 @@ def test_compilers_tracers_and_batched_gradients() -> None:
 
 
 @compiled
-def test_pytorchs_own_checks_of_the_operators() -> None:
-    x = batch_innermost(torch.randn(4, 3, 5, 6)).requires_grad_()
-    weight, bias = torch.randn(3, requires_grad=True), torch.randn(3, requires_grad=True)
-    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+@torchs_own
+@pytest.mark.parametrize("order", ORDERS[:2])
+def test_pytorchs_own_checks_of_the_operators(order: Order) -> None:
+    """Schema, autograd registration, fake tensors and their strides, torch.compile's tracing."""
+    x = order(torch.randn(4, 3, 5, 6))
+    dy, halved = torch.randn_like(x), order(torch.randn(4, 3, 2, 3))
+    weight, bias, mean, scale = torch.randn(4, 3)
     operators = torch.ops.sfl
-    torch.library.opcheck(
-        operators.batch_norm_relu.default, (x, weight, bias, 1e-5), test_utils=checks
-    )
-    torch.library.opcheck(operators.relu_max_pool.default, (x,), test_utils=checks)
+    calls: list[tuple[Any, tuple[Any, ...]]] = [
+        (operators.batch_norm_relu, (x, weight, bias, 1e-5)),
+        (operators.batch_norm_relu_backward, (dy, x, weight, bias, mean, scale)),
+        (operators.relu_max_pool, (x,)),
+        (operators.relu_max_pool_backward, (halved, x)),
+    ]
+    for operator, arguments in calls:
+        torch.library.opcheck(operator.default, arguments)
+        if "backward" not in str(operator):  # whose own gradients are refused
+            tensors = (
+                a.clone().requires_grad_() if isinstance(a, Tensor) else a for a in arguments
+            )
+            torch.library.opcheck(operator.default, tuple(tensors))
 
 
 def test_synchronized_norms_keep_their_relu_weights_and_names() -> None:
