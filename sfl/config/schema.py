@@ -6,25 +6,13 @@ Checks plain values. Knows no file, no model and no data set.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from sfl.config.learn import LearnSettings
+from sfl.config.model import ModelSettings
+from sfl.config.settings import Count, Fraction, Positive, Settings
 from sfl.config.yamlfile import dump
-from sfl.nn.models.graphs import GRAPHS
 
-
-def _number_or_pair(given: object) -> object:
-    """Checks a kernel size with one message; pydantic would give one for each of the two types."""
-    sizes = given if isinstance(given, list) and len(given) == 2 else [given]
-    if all(type(size) is int and size >= 1 for size in sizes):
-        return sizes[0] if len(set(sizes)) == 1 else given  # [3, 3] becomes 3: same graph, same run
-    raise ValueError("expected a whole number of at least 1, or a pair of them")
-
-
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
-KernelSize = Annotated[Count | Pair, BeforeValidator(_number_or_pair)]
 PerChannel = Annotated[list[float], Field(min_length=1)]
 
 # These settings may change when a run is resumed: it stays the same experiment.
@@ -32,79 +20,6 @@ MAY_CHANGE = (
     "data.root", "data.mirror", "data.skip_broken", "train.device", "train.keep",
     "train.checkpoint_every", "train.tensorboard", "train.threads",
 )  # fmt: skip
-
-
-class Settings(BaseModel):
-    """Strict: unknown keys, `true` as a number, NaN and infinity are errors. null: the default."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_the_default(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {k: v for k, v in given.items() if v is not None or k not in cls.model_fields}
-
-
-class ModelSettings(Settings):
-    """Which network, and whether its weights are shared."""
-
-    name: Literal["RegularConvNet", "SpatialDenseNet", "SimpleModel"] = Field(
-        description="The network."
-    )
-    layer: Literal["conv", "spatial"] | None = Field(
-        None,
-        description="conv shares its weights between positions, spatial does not. "
-        "The default is the notebook's layer for this model.",
-    )
-    storage: Literal["local", "dense"] | None = Field(
-        None,
-        description="local (default): only the weights inside the receptive fields exist. dense: "
-        "as in the notebook, every unit has a weight for every input; after one step the layer is "
-        "fully connected. Only with layer: spatial.",
-    )
-    init: Literal["receptive_field", "notebook"] = Field(
-        "receptive_field",
-        description="receptive_field: weights from U(±√(6 / fan-in)), where fan-in is each unit's "
-        "number of inputs; zero bias. notebook: as in the notebook (conv: PyTorch's default).",
-    )
-    channels: list[Count] | None = Field(
-        None, description="Output channels of each conv or spatial layer."
-    )
-    kernel_sizes: list[KernelSize] | None = Field(
-        None, description="Kernel size of each conv or spatial layer: a number or a pair."
-    )
-    hidden_sizes: list[Count] | None = Field(
-        None, description="Number of units of each hidden linear layer of the classifier."
-    )
-    dropout: Fraction | None = Field(
-        None, description="Dropout probability before the first and the last linear layer."
-    )
-    dropout2d: Fraction | None = Field(
-        None, description="Dropout probability of whole feature maps, before the last block."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, given: Any) -> Any:
-        """Fills in the defaults that depend on another key, so that a saved config is complete."""
-        name = given.get("name") if isinstance(given, dict) else None
-        if not isinstance(name, str) or name not in GRAPHS:
-            return given  # reported when `name` is checked
-        filled = given | {k: v for k, v in GRAPHS[name].items() if given.get(k) is None}
-        if filled["layer"] == "spatial" and filled.get("storage") is None:
-            filled["storage"] = "local"
-        return filled
-
-    @model_validator(mode="after")
-    def _storage_needs_spatial(self) -> "ModelSettings":
-        if self.layer == "conv" and self.storage is not None:
-            raise ValueError(
-                f"storage: {self.storage} is only for layer: spatial, not for conv; remove it, or "
-                "use --set model.storage=null"
-            )
-        return self
 
 
 class AugmentSettings(Settings):
@@ -238,6 +153,11 @@ class TrainSettings(Settings):
         description="Number of epochs between test accuracies in the log; they do not affect the "
         "run. 0: test only at the end.",
     )
+    measure_every: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Number of epochs between measurements of how the network learns, on a fixed "
+        "batch; they do not affect the run. 0: none.",
+    )
     tensorboard: bool = Field(
         False, description="Also write metrics for TensorBoard; needs the extra tensorboard."
     )
@@ -262,7 +182,22 @@ class Config(Settings):
     model: ModelSettings = Field(description="The network.")
     data: DataSettings = Field(DataSettings(), description="The images.")
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="The optimizer.")
+    learn: LearnSettings = Field(LearnSettings(), description="How errors reach the weights.")
     train: TrainSettings = Field(TrainSettings(), description="The training run.")
+
+    @model_validator(mode="after")
+    def _can_learn_so(self) -> "Config":
+        rule, sleep = self.learn.rule, self.learn.sleep
+        if sleep.every and self.model.layer == "conv":
+            raise ValueError(
+                "learn.sleep: only for model.layer: spatial; a conv layer shares already"
+            )
+        if rule == "kp" and self.optimizer.name == "adam" and self.optimizer.weight_decay:
+            raise ValueError(
+                "optimizer.weight_decay: with learn.rule: kp, adam would let the forward and the "
+                "feedback weights decay differently; use adamw or sgd"
+            )
+        return self
 
     def to_dict(self, *, share: bool = False) -> dict[str, Any]:
         """All settings as plain values; `share` leaves out an absolute data.root and data.mirror.
@@ -271,6 +206,8 @@ class Config(Settings):
         """
         values = self.model_dump(exclude_none=True)
         del values["data"]["root" if self.data.source == "shapes" else "shapes"]
+        if self.learn == LearnSettings():  # so that files of runs without a rule stay as they were
+            del values["learn"]
         if share:
             values["data"].pop("mirror", None)
             if Path(self.data.root).is_absolute():

@@ -4,7 +4,8 @@ import pytest
 
 from sfl.config import load
 from sfl.config.messages import did_you_mean
-from sfl.config.schema import ModelSettings, TrainSettings
+from sfl.config.model import ModelSettings
+from sfl.config.schema import TrainSettings
 from sfl.config.yamlfile import parse
 from sfl.errors import Exit, UserError
 
@@ -18,7 +19,8 @@ MISTAKES = [
     # unknown keys
     (
         MODEL + "trian: {epochs: 3}",
-        "c.yaml:2: unknown key trian: did you mean train?; allowed: model, data, optimizer, train",
+        "c.yaml:2: unknown key trian: did you mean train?; allowed: model, data, optimizer, learn, "
+        "train",
     ),
     (
         MODEL + "train: {epohcs: 3}",
@@ -33,14 +35,14 @@ MISTAKES = [
     (
         MODEL + "batchsize: 3",
         "c.yaml:2: unknown key batchsize: did you mean data.batch_size?; allowed: model, data, "
-        "optimizer, train",
+        "optimizer, learn, train",
     ),
     (
         MODEL + "train: {name: adam}",
         "c.yaml:2: unknown key train.name: did you mean model.name or optimizer.name?; allowed: "
         + TRAIN_KEYS,
     ),
-    (MODEL + "int: 3", "c.yaml:2: unknown key int; allowed: model, data, optimizer, train"),
+    (MODEL + "int: 3", "c.yaml:2: unknown key int; allowed: model, data, optimizer, learn, train"),
     (MODEL + "<<: 3", "c.yaml:2: << does not merge here (use extends: FILE at the top)"),
     # missing ones
     ("train: {epochs: 1}", "c.yaml:1: model is missing"),

@@ -1,0 +1,80 @@
+"""The settings of the network."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from sfl.config.settings import Count, Fraction, Settings
+from sfl.nn.models.graphs import GRAPHS
+
+
+def _number_or_pair(given: object) -> object:
+    """Checks a kernel size with one message; pydantic would give one for each of the two types."""
+    sizes = given if isinstance(given, list) and len(given) == 2 else [given]
+    if all(type(size) is int and size >= 1 for size in sizes):
+        return sizes[0] if len(set(sizes)) == 1 else given  # [3, 3] becomes 3: same graph, same run
+    raise ValueError("expected a whole number of at least 1, or a pair of them")
+
+
+Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
+KernelSize = Annotated[Count | Pair, BeforeValidator(_number_or_pair)]
+
+
+class ModelSettings(Settings):
+    """Which network, and whether its weights are shared."""
+
+    name: Literal["RegularConvNet", "SpatialDenseNet", "SimpleModel"] = Field(
+        description="The network."
+    )
+    layer: Literal["conv", "spatial"] | None = Field(
+        None,
+        description="conv shares its weights between positions, spatial does not. "
+        "The default is the notebook's layer for this model.",
+    )
+    storage: Literal["local", "dense"] | None = Field(
+        None,
+        description="local (default): only the weights inside the receptive fields exist. dense: "
+        "as in the notebook, every unit has a weight for every input; after one step the layer is "
+        "fully connected. Only with layer: spatial.",
+    )
+    init: Literal["receptive_field", "notebook"] = Field(
+        "receptive_field",
+        description="receptive_field: weights from U(±√(6 / fan-in)), where fan-in is each unit's "
+        "number of inputs; zero bias. notebook: as in the notebook (conv: PyTorch's default).",
+    )
+    channels: list[Count] | None = Field(
+        None, description="Output channels of each conv or spatial layer."
+    )
+    kernel_sizes: list[KernelSize] | None = Field(
+        None, description="Kernel size of each conv or spatial layer: a number or a pair."
+    )
+    hidden_sizes: list[Count] | None = Field(
+        None, description="Number of units of each hidden linear layer of the classifier."
+    )
+    dropout: Fraction | None = Field(
+        None, description="Dropout probability before the first and the last linear layer."
+    )
+    dropout2d: Fraction | None = Field(
+        None, description="Dropout probability of whole feature maps, before the last block."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        """Fills in the defaults that depend on another key, so that a saved config is complete."""
+        name = given.get("name") if isinstance(given, dict) else None
+        if not isinstance(name, str) or name not in GRAPHS:
+            return given  # reported when `name` is checked
+        filled = given | {k: v for k, v in GRAPHS[name].items() if given.get(k) is None}
+        if filled["layer"] == "spatial" and filled.get("storage") is None:
+            filled["storage"] = "local"
+        return filled
+
+    @model_validator(mode="after")
+    def _storage_needs_spatial(self) -> "ModelSettings":
+        if self.layer == "conv" and self.storage is not None:
+            raise ValueError(
+                f"storage: {self.storage} is only for layer: spatial, not for conv; remove it, or "
+                "use --set model.storage=null"
+            )
+        return self
