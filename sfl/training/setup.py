@@ -153,7 +153,7 @@ def check_sizes(
             check(model)
         except ValueError as error:
             raise UserError(f"learn.rule: {config.learn.rule}: {error}") from None
-    return summarize(model, sizes.in_dimensions)
+    return summarize(model, sizes.in_dimensions, config.learn.rule)
 
 
 def _check_last_batch(
@@ -242,4 +242,4 @@ def describe_model(
     """The config's model layer by layer, without allocating its weights."""
     with torch.device("meta"):
         model = build(config, in_dimensions, classes)
-    return summarize(model, in_dimensions)
+    return summarize(model, in_dimensions, config.learn.rule)
