@@ -23,7 +23,7 @@ from sfl.nn.spatial import SpatialFeatureLayer
 from tests.nn.feedback.plain import PlainLayer
 
 DRAW = partial(generator, 0)
-SIZE = (4, 5, 4)
+SIZE, SIZE32 = (4, 5, 4), (3, 32, 32)
 CLASSES = 3
 STEPS: dict[str, dict[str, Any]] = {
     "padded": {"padding": 1},
@@ -424,3 +424,26 @@ def test_bfloat16_is_near_float32(route: str, layer: str) -> None:
         ]  # that of a bias before normalisation is zero but for rounding
     for one, other in zip(found["float32"], found["bfloat16"], strict=True):
         assert float(F.cosine_similarity(one.flatten(), other.flatten(), dim=0)) > 0.97
+
+
+@pytest.mark.parametrize("route", ["dfa", "local", "frozen"])
+def test_compiled_in_one_graph_it_learns_the_same(route: str) -> None:
+    def gradients(compiled: bool) -> Tensor:
+        torch.compiler.reset()
+        torch.manual_seed(0)
+        settings: dict[str, Any] = {"channels": [2], "dropout": 0.0, "dropout2d": 0.0}
+        model = build_model("SimpleModel", hidden_sizes=[4], **settings)
+        made: Route = Frozen(model, SIZE32) if route == "frozen" else Route()
+        if route == "dfa":
+            made = DirectFeedback(model, SIZE32, DRAW)
+        elif route == "local":
+            made = LocalLosses(model, SIZE32, DRAW, "predsim", nn.CrossEntropyLoss())
+        if compiled:
+            model.compile(backend="aot_eager", fullgraph=True)
+        logits, labels = model(torch.randn(4, 3, 32, 32)), torch.arange(4)
+        made.backward(F.cross_entropy(logits, labels), logits, labels)
+        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        assert len(gradients) == (2 if route == "frozen" else 6)
+        return torch.cat(gradients)
+
+    torch.testing.assert_close(gradients(True), gradients(False))

@@ -84,7 +84,18 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_two_workers_make_the_run_that_one_makes(config: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "learn",
+    [
+        "rule: backprop",
+        *(
+            pytest.param(learn, marks=pytest.mark.slow)
+            for learn in ("rule: kp", "route: dfa", "route: frozen", "sleep: {every: 3}")
+        ),
+    ],
+)
+def test_two_workers_make_the_run_that_one_makes(learn: str, config: Path, tmp_path: Path) -> None:
+    config.write_text(config.read_text() + f"learn: {{{learn}}}\n")
     straight = alone(config, tmp_path, "alone")
     process = start(tmp_path, "--config", str(config), "--name", "two", "--json")
     out, err = process.communicate(timeout=120)
