@@ -16,8 +16,7 @@ memory; `flops` tells PyTorch's counter; `traced` is what tracers see.
 from sfl.nn.engine import flops  # noqa: F401 - so that PyTorch's counter knows the layer
 from sfl.nn.engine.choice import choose, reference_engine, report
 from sfl.nn.engine.fused import BatchNormReLU, ReLUMaxPool2d, synchronized
-from sfl.nn.engine.memory_order import batch_innermost
-from sfl.nn.engine.operators import locally_connected
+from sfl.nn.engine.operators import batch_innermost, locally_connected
 from sfl.nn.engine.traced import Whole
 
 __all__ = [
