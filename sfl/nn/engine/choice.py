@@ -1,7 +1,7 @@
 """Which engine computes the products, and why that one.
 
-An engine is a module with the three functions of `reference`: forward, input_gradient and
-weight_gradient. `choose` is the only place where one is chosen. SFL_ENGINE=reference in the
+An engine is a module with the functions of `reference`: forward, input_gradient, weight_gradient,
+copy. `choose` is the only place where one is chosen. SFL_ENGINE=reference in the
 environment, or `reference_engine()` for a while, asks for plain PyTorch instead of the fastest.
 """
 
@@ -34,10 +34,12 @@ class Engine(Protocol):
     ) -> Tensor: ...
 
     def input_gradient(
-        self, dy: Tensor, weight: Tensor, size: tuple[int, int], window: Window, groups: int, /
+        self, dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups: int, /
     ) -> Tensor: ...
 
     def weight_gradient(self, x: Tensor, dy: Tensor, window: Window, groups: int, /) -> Tensor: ...
+
+    def copy(self, target: Tensor, source: Tensor, /) -> None: ...
 
 
 def choose(device: torch.device, dtype: torch.dtype) -> tuple[Engine, str]:

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.library import custom_op
 
-from sfl.nn.engine import reference
+from sfl.nn.engine import memory_order, reference
 from sfl.nn.engine.choice import choose
-from sfl.nn.engine.memory_order import batch_innermost, empty, is_batch_innermost
+from sfl.nn.engine.memory_order import empty, empty_like, is_batch_innermost
 from sfl.nn.window import Window
 
 Numbers = list[int]
@@ -42,10 +42,10 @@ def locally_connected(
 
 
 def locally_connected_input_gradient(
-    dy: Tensor, weight: Tensor, size: tuple[int, int], window: Window, groups: int
+    dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups: int
 ) -> Tensor:
-    """The gradient of x (B, C, H, W) from that of y, dy (B, O, OH, OW); size: (H, W)."""
-    dx: Tensor = input_gradient(dy, weight, list(size), _numbers(window), groups)
+    """The gradient of x (B, C, H, W) from that of y, dy (B, O, OH, OW). It lies as x does."""
+    dx: Tensor = input_gradient(dy, weight, x, _numbers(window), groups)
     return dx
 
 
@@ -55,6 +55,18 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, gro
         return reference.with_all_derivatives(x, weight, bias, window, groups).contiguous()
     y: Tensor = spatial_conv2d(x, weight, bias, _numbers(window), groups)
     return y
+
+
+def batch_innermost(x: Tensor) -> Tensor:
+    """x (B, C, H, W), the same numbers, with its batch innermost in memory.
+
+    No copy where it lies so already. A network of SpatialFeatureLayers is fastest when its input
+    is given in this order; its outputs then have it, too.
+    """
+    if is_batch_innermost(x) or needs_pytorchs_own(x):
+        return memory_order.batch_innermost(x)
+    turned: Tensor = turned_innermost(x)
+    return turned
 
 
 def needs_pytorchs_own(*tensors: Tensor | None) -> bool:
@@ -84,7 +96,7 @@ def _has_tangent(x: Tensor) -> bool:
     return forward_ad.unpack_dual(x).tangent is not None
 
 
-# --- the three operators
+# --- the three operators, and the copy between orders in memory
 
 
 @custom_op("sfl::spatial_conv2d", mutates_args=())
@@ -96,13 +108,12 @@ def spatial_conv2d(
 
 
 @custom_op("sfl::spatial_conv2d_input_gradient", mutates_args=())
-def input_gradient(
-    dy: Tensor, weight: Tensor, size: Numbers, window: Numbers, groups: int
-) -> Tensor:
-    """The gradient of x (B, C, H, W) from that of y, dy (B, O, OH, OW); size: (H, W)."""
-    inside = (size[0], size[1])
-    engine = choose(dy.device, dy.dtype)[0]
-    return engine.input_gradient(dy, weight, inside, _window(window), groups)
+def input_gradient(dy: Tensor, weight: Tensor, x: Tensor, window: Numbers, groups: int) -> Tensor:
+    """The gradient of x (B, C, H, W) from that of y, dy (B, O, OH, OW).
+
+    Of x it takes the size, and the order in memory in which the gradient is to lie.
+    """
+    return choose(dy.device, dy.dtype)[0].input_gradient(dy, weight, x, _window(window), groups)
 
 
 @custom_op("sfl::spatial_conv2d_weight_gradient", mutates_args=())
@@ -113,6 +124,15 @@ def weight_gradient(x: Tensor, dy: Tensor, window: Numbers, groups: int) -> Tens
 
 def _numbers(window: Window) -> Numbers:
     return [*window.kernel, *window.stride, *window.padding, *window.dilation]
+
+
+@custom_op("sfl::batch_innermost", mutates_args=())
+def turned_innermost(x: Tensor) -> Tensor:
+    """A copy of x (B, C, H, W) with its batch innermost in memory."""
+    turned = x.permute(2, 3, 1, 0)
+    copied = turned.new_empty(turned.shape)
+    choose(x.device, x.dtype)[0].copy(copied, turned)
+    return copied.permute(3, 2, 0, 1)
 
 
 def _window(numbers: Numbers) -> Window:
@@ -130,8 +150,14 @@ def _(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
 
 
 @input_gradient.register_fake
-def _(dy: Tensor, weight: Tensor, size: Numbers, window: Numbers, groups: int) -> Tensor:
-    return empty(dy, size[0], size[1], weight.shape[5] * groups)
+def _(dy: Tensor, weight: Tensor, x: Tensor, window: Numbers, groups: int) -> Tensor:
+    return empty_like(x)
+
+
+@turned_innermost.register_fake
+def _(x: Tensor) -> Tensor:
+    turned = x.permute(2, 3, 1, 0)
+    return turned.new_empty(turned.shape).permute(3, 2, 0, 1)
 
 
 @weight_gradient.register_fake
@@ -152,9 +178,9 @@ def _product_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     if _has_tangent(dy):  # which would be lost without a word
         raise RuntimeError("forward mode over a backward pass: begin it before the forward pass")
     (x, weight), needed = ctx.saved_tensors, ctx.needs_input_grad
-    if is_batch_innermost(x):  # once for both gradients, and that of x lies as x does
-        dy = batch_innermost(dy)
-    dx = input_gradient(dy, weight, x.shape[2:], *ctx.rest) if needed[0] else None
+    if all(needed[:2]):
+        dy = batch_innermost(dy)  # once for both gradients
+    dx = input_gradient(dy, weight, x, *ctx.rest) if needed[0] else None
     dw = weight_gradient(x, dy, *ctx.rest) if needed[1] else None
     return dx, dw, dy.sum(0) if needed[2] else None, None, None
 
@@ -168,7 +194,7 @@ def _input_gradient_backward(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
 
 def _weight_gradient_backward(ctx: Any, ddw: Tensor) -> tuple[Any, ...]:
     (x, dy), needed = ctx.saved_tensors, ctx.needs_input_grad
-    dx = input_gradient(dy, ddw, x.shape[2:], *ctx.rest) if needed[0] else None
+    dx = input_gradient(dy, ddw, x, *ctx.rest) if needed[0] else None
     ddy = spatial_conv2d(x, ddw, None, *ctx.rest) if needed[1] else None
     return dx, ddy, None, None
 
@@ -176,3 +202,4 @@ def _weight_gradient_backward(ctx: Any, ddw: Tensor) -> tuple[Any, ...]:
 spatial_conv2d.register_autograd(_product_backward, setup_context=_keep)
 input_gradient.register_autograd(_input_gradient_backward, setup_context=_keep)
 weight_gradient.register_autograd(_weight_gradient_backward, setup_context=_keep)
+turned_innermost.register_autograd(lambda ctx, dy: dy)

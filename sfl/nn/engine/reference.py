@@ -16,10 +16,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sfl.nn.engine.memory_order import empty, filled, positions_outermost, room_for
+from sfl.nn.engine.memory_order import empty, empty_like, filled, positions_outermost, room_for
 from sfl.nn.window import Window, field_mask
 
 NAME = "reference"
+
+
+def copy(target: Tensor, source: Tensor) -> None:
+    """target.copy_(source), which may lie in another order in memory."""
+    target.copy_(source)
+
 
 # Bytes of the fields that are laid out at a time: as much as stays in a CPU's cache; a GPU wants
 # few large products.
@@ -52,16 +58,11 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, grou
     return filled(output, y)
 
 
-def input_gradient(
-    dy: Tensor, weight: Tensor, size: tuple[int, int], window: Window, groups: int
-) -> Tensor:
-    """The gradient of x (B, C, H, W) from that of y, dy (B, O, OH, OW); size: (H, W).
-
-    It lies in memory as dy does.
-    """
+def input_gradient(dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups: int) -> Tensor:
+    """The gradient of x (B, C, H, W) from that of y, dy (B, O, OH, OW); it lies as x does."""
     positions_h, positions_w, _, kh, kw, channels = weight.shape
     weight = weight.contiguous()
-    output = empty(dy, *size, channels * groups)
+    output, size = empty_like(x), x.shape[2:]
     dy = positions_outermost(dy)
     (top, left), batch = window.padding, dy.shape[3]
     height, width = window.reach((positions_h, positions_w))

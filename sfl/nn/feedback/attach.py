@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sfl.nn.engine import batch_innermost, is_batch_innermost
+from sfl.nn.engine import batch_innermost
 from sfl.nn.feedback.drawing import Scale, existing
 from sfl.nn.feedback.products import input_gradient
 from sfl.nn.feedback.rules import RULES, Draw, Rule
+from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.weighted import Weighted, weighted_layers
 
 
@@ -160,14 +161,15 @@ class Join(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, rule: Rule) -> Tensor:
-        ctx.rule, ctx.size, ctx.dtype = rule, x.shape, x.dtype
-        ctx.turned = is_batch_innermost(x)
+        ctx.rule = rule
+        ctx.save_for_backward(x)  # which the layer keeps for the gradient of its weights
         ctx.mark_dirty(y)  # it is y itself that comes out, so that a ReLU may change it in place
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
-        if ctx.turned:  # once for both gradients
-            dy = batch_innermost(dy)
-        dx = input_gradient(ctx.rule.layer, ctx.rule.weight(), dy, ctx.size)
-        return dy, dx.to(ctx.dtype), None
+        (x,), layer = ctx.saved_tensors, ctx.rule.layer
+        if isinstance(layer, SpatialFeatureLayer) and layer.storage == "local" and dy.dim() == 4:
+            dy = batch_innermost(dy)  # once for both gradients
+        dx = input_gradient(layer, ctx.rule.weight(), dy, x)
+        return dy, dx.to(x.dtype), None

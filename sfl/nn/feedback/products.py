@@ -4,8 +4,7 @@ The only place that knows the kinds of layer: nn.Conv2d, nn.Linear and SpatialFe
 and dense. Weights have the shape of the layer's own.
 """
 
-from collections.abc import Sequence
-
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
@@ -17,28 +16,25 @@ from sfl.nn.weighted import Weighted
 from sfl.nn.window import window_of
 
 
-def input_gradient(layer: Weighted, weight: Tensor, dy: Tensor, size: Sequence[int]) -> Tensor:
-    """The gradient of the layer's input if `weight` were its weights: Wᵀ dy with W replaced.
+def input_gradient(layer: Weighted, weight: Tensor, dy: Tensor, x: Tensor) -> Tensor:
+    """The gradient of the layer's input x if `weight` were its weights: Wᵀ dy with W replaced.
 
-    dy: the gradient of its output. size: the shape of its input, with or without a batch.
+    dy: the gradient of its output. Of x, with or without a batch, nothing but the shape is used.
     """
     weight = weight.to(dy.dtype)
     if isinstance(layer, nn.Linear):
         return dy @ weight
-    if len(size) == 3:
-        return input_gradient(layer, weight, dy[None], (1, *size))[0]
+    if x.dim() == 3:
+        return input_gradient(layer, weight, dy[None], x[None])[0]
     if isinstance(layer, nn.Conv2d):
-        return _conv_input_gradient(layer, weight, dy, size)
+        return _conv_input_gradient(layer, weight, dy, x.shape)
     if layer.storage == "dense":
         matrix = weight.flatten(3).flatten(0, 2)  # (C·H·W, O·OH·OW)
-        return (dy.flatten(1) @ matrix.t()).view(size)
-    inside = (size[2], size[3])
-    return locally_connected_input_gradient(dy, weight, inside, layer.window, layer.groups)
+        return (dy.flatten(1) @ matrix.t()).view(x.shape)
+    return locally_connected_input_gradient(dy, weight, x.to(dy.dtype), layer.window, layer.groups)
 
 
-def _conv_input_gradient(
-    conv: nn.Conv2d, weight: Tensor, dy: Tensor, size: Sequence[int]
-) -> Tensor:
+def _conv_input_gradient(conv: nn.Conv2d, weight: Tensor, dy: Tensor, size: torch.Size) -> Tensor:
     batch, channels, height, width = size
     settings = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
     window, positions = window_of((height, width), *settings)  # type: ignore[arg-type]

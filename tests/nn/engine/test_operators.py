@@ -218,8 +218,9 @@ def test_pytorchs_own_checks_of_an_operator(case: Case, needs: bool) -> None:
     operators = torch.ops.sfl
     calls: list[tuple[Any, tuple[Any, ...]]] = [
         (operators.spatial_conv2d, (x, weight, bias, *rest)),
-        (operators.spatial_conv2d_input_gradient, (dy, weight, list(case.size), *rest)),
+        (operators.spatial_conv2d_input_gradient, (dy, weight, x, *rest)),
         (operators.spatial_conv2d_weight_gradient, (x, dy, *rest)),
+        (operators.batch_innermost, (x,)),
     ]
     for operator, arguments in calls:
         torch.library.opcheck(operator.default, arguments)

@@ -212,27 +212,37 @@ inline void turn_square(const T* from, T* to, int rows, int columns, Int from_ro
             store(to + column_of<T>(k) * to_column, square[k], rows);
 }
 
+// Blocks are a line of the cache by all rows. Each fetches the next one: the processor doesn't foresee
+// such steps by itself.
 template <class T>
 void turn(const Turn& t, const T* from, T* to) {
     constexpr Int lanes = LANES<T>, line = 64 / sizeof(T);
-    const Int lines = (t.columns + line - 1) / line;
-#pragma omp parallel for collapse(3) num_threads(t.threads)
-    for (Int number = 0; number < lines; ++number)
-        for (Int i = 0; i < t.i; ++i)
-            for (Int j = 0; j < t.j; ++j)
-                for (Int r = 0; r < t.rows; r += lanes) {
-                    const T* in = from + i * t.from_i + j * t.from_j + r * t.from_row;
-                    T* out = to + i * t.to_i + j * t.to_j + r;
-                    const Int last = std::min(t.columns, (number + 1) * line);
-                    const int rows = std::min(lanes, t.rows - r);
-                    for (Int q = number * line; q < last; q += lanes) {
-                        const int columns = std::min(lanes, last - q);
-                        const auto square = rows == lanes && columns == lanes
-                                                ? turn_square<T, true> : turn_square<T, false>;
-                        square(in + q, out + q * t.to_column, rows, columns, t.from_row,
-                               t.to_column);
-                    }
-                }
+    const Int others = t.i * t.j, blocks = others * ((t.columns + line - 1) / line);
+    const auto source = [&](Int n) {
+        return from + n / others * line + n / t.j % t.i * t.from_i + n % t.j * t.from_j;
+    };
+    const auto target = [&](Int n) {
+        return to + n / others * line * t.to_column + n / t.j % t.i * t.to_i + n % t.j * t.to_j;
+    };
+#pragma omp parallel for num_threads(t.threads)
+    for (Int n = 0; n < blocks; ++n) {
+        const T *in = source(n), *next_in = source(std::min(n + 1, blocks - 1));
+        T *out = target(n), *next_out = target(std::min(n + 1, blocks - 1));
+        const Int wide = std::min(line, t.columns - n / others * line);
+        for (Int r = 0; r < t.rows; r += lanes) {
+            const int rows = std::min(lanes, t.rows - r);
+            for (int k = 0; k < rows; ++k) __builtin_prefetch(next_in + (r + k) * t.from_row);
+            if (r % line == 0)
+                for (Int k = 0; k < line; ++k) __builtin_prefetch(next_out + k * t.to_column + r, 1);
+            for (Int q = 0; q < wide; q += lanes) {
+                const int columns = std::min(lanes, wide - q);
+                const auto square = rows == lanes && columns == lanes ? turn_square<T, true>
+                                                                      : turn_square<T, false>;
+                square(in + r * t.from_row + q, out + q * t.to_column + r, rows, columns,
+                       t.from_row, t.to_column);
+            }
+        }
+    }
 }
 
 // dw[unit][place] = sum over the images of dy * x. Rows: units; vectors: places of the field, for

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sfl.nn.engine.cpu import build
 from sfl.nn.engine.cpu.build import NoKernel
-from sfl.nn.engine.cpu.turn import copy
-from sfl.nn.engine.memory_order import empty, filled, positions_outermost, room_for
+from sfl.nn.engine.cpu.turn import copy as copy  # one of the engine's functions
+from sfl.nn.engine.memory_order import empty, empty_like, filled, positions_outermost, room_for
 from sfl.nn.window import Window
 
 NAME = "compiled"
@@ -47,11 +47,9 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, grou
     return filled(output, y, copy)
 
 
-def input_gradient(
-    dy: Tensor, weight: Tensor, size: tuple[int, int], window: Window, groups: int
-) -> Tensor:
+def input_gradient(dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups: int) -> Tensor:
     """As sfl.nn.engine.reference.input_gradient."""
-    output = empty(dy, *size, weight.shape[5] * groups)
+    output = empty_like(x)
     dy, dx = positions_outermost(dy, copy), room_for(output)
     shape = _shape(output.shape, dy.shape, window, groups)
     build.call("input_gradient", shape, dy, weight.contiguous(), dx)
