@@ -20,7 +20,7 @@ class Guard:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         (group,) = optimizer.param_groups
-        self._weights: list[nn.Parameter] = group["params"]
+        self._weights: list[Tensor] = group["params"]
         device = self._weights[0].device
         self._diverged = torch.zeros((), device=device)
         self._step = torch.full((), -1, device=device, dtype=torch.int64)

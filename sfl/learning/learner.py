@@ -1,4 +1,4 @@
-"""What learns: a model, its loss, its optimizer and the guard against divergence, as one object.
+"""What learns: a model, its loss, its backward rules and error route, its optimizer, as one object.
 
 Knows no config, no images and no files. Its state is tensors by name.
 """
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sfl.learning.divergence import Guard
+from sfl.learning.routes import Chain, Route
 from sfl.learning.world import ALONE, World
+from sfl.nn.feedback.attach import Feedback
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -26,10 +28,11 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 class Learner:
     """A model that is trained step by step.
 
-    optimizer: of the model's parameters, in one group.
+    optimizer: of the model's parameters and of those of `feedback` and `route`, in one group.
     loss: from logits (B, classes) float32 and labels (B,) int64 to their mean loss, ().
     precision: "float32" or "bfloat16", in which products are computed.
     clip_norm: gradients are scaled down to this global norm; None leaves them as they are.
+    feedback: the model's backward rules. route: by which way errors reach its layers.
     world: the workers that train it together. sync_batchnorm: whether their batch normalisation
         sees the images of all workers.
     """
@@ -42,11 +45,14 @@ class Learner:
         *,
         precision: str = "float32",
         clip_norm: float | None = None,
+        feedback: Feedback | None = None,
+        route: Route | None = None,
         world: World = ALONE,
         sync_batchnorm: bool = False,
     ) -> None:
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.precision, self.clip_norm, self.world = precision, clip_norm, world
+        self.feedback, self.route = feedback or Feedback({}), route or Chain()
         self.guard = Guard(optimizer)
         self._parallel = world.parallel(model, sync_batchnorm=sync_batchnorm)
 
@@ -57,33 +63,42 @@ class Learner:
         *,
         lr: float,
         number: int = 0,
+        step: int = 0,
         count: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One step on images (B, C, H, W) and labels (B,): its loss () and correct predictions ().
 
         Both stay on the device: a step never waits for it. lr: the learning rate. number: of the
-        step in its epoch. count: the images of the whole batch, of which each worker gives its own
-        part, perhaps none.
+        step in its epoch; step: in the whole run, both from 0. count: the images of the whole
+        batch, of which each worker gives its own part, perhaps none.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()  # first, so that old gradients don't lie beside activations
+        self.feedback.before_step(step)
         share = len(labels) / (count or len(labels))
         if not share:  # DistributedDataParallel needs a backward pass of every worker: one of zeros
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
         loss, logits = self.forward(images, labels)
         hits = (logits.argmax(dim=1) == labels).sum()
         if self.world.size == 1:
-            loss.backward()
+            self.route.backward(loss, logits, labels)
             loss = loss.detach()
         else:  # gradients are averaged over the workers, each of which counts as its share
-            (loss * (share * self.world.size)).backward()
+            self.route.backward(loss * (share * self.world.size), logits, labels)
             loss, hits = self.world.sum(torch.stack([loss.detach() * share, hits * bool(share)]))
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
         self.guard.note(loss, number)
+        self.feedback.take_gradients()  # last, so that no gradient is counted twice
         self.optimizer.step()
+        self.feedback.after_step(step)
         return loss, hits
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """All that the optimizer moves."""
+        return [weight for group in self.optimizer.param_groups for weight in group["params"]]
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss that is trained on, () float32, and the logits (B, classes)."""
@@ -92,8 +107,12 @@ class Learner:
         return self.loss(logits.float(), labels), logits
 
     def state(self) -> dict[str, Tensor]:
-        """The model's tensors as `model.<name>`, the optimizer's as `optimizer.<place>.<name>`."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        """The model's tensors as `model.<name>`, the optimizer's as `optimizer.<place>.<name>`;
+        those of rules as `feedback.<layer>.<name>`, of the route as `route.<name>`.
+        """
+        owners = {"feedback": self.feedback.state(), "route": self.route.state()}
+        owners |= {"model": self.model.state_dict()}
+        tensors = {f"{owner}.{name}": t for owner, ts in owners.items() for name, t in ts.items()}
         for place, moments in self.optimizer.state_dict()["state"].items():
             for name, moment in moments.items():
                 if isinstance(moment, Tensor):
@@ -102,13 +121,13 @@ class Learner:
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Puts back what `state` gave for the same model and optimizer."""
-        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        model: dict[str, Tensor] = {}
+        weights = self.weights
+        owners: dict[str, dict[str, Tensor]] = {"model": {}, "feedback": {}, "route": {}}
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             owner, _, rest = name.partition(".")
-            if owner == "model":
-                model[rest] = tensor
+            if owner in owners:
+                owners[owner][rest] = tensor
             elif owner == "optimizer":
                 place, _, moment = rest.partition(".")
                 weight = weights[int(place)]
@@ -117,6 +136,8 @@ class Learner:
                 if tensor.shape == weight.shape:
                     tensor = torch.empty_like(weight, dtype=tensor.dtype).copy_(tensor)
                 moments.setdefault(int(place), {})[moment] = tensor
-        self.model.load_state_dict(model)
+        self.model.load_state_dict(owners["model"])
+        self.feedback.load_state(owners["feedback"])
+        self.route.load_state(owners["route"])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -1,14 +1,15 @@
 """Optimizers, and the learning rate as a function of the step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def build_optimizer(
     model: nn.Module,
+    more: Iterable[Tensor] = (),
     *,
     name: str = "adam",
     lr: float = 3e-4,
@@ -18,9 +19,10 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """torch's own Adam, AdamW or SGD ("adam", "adamw", "sgd"), fused: one pass over the weights.
 
-    momentum: of sgd alone; betas: of adam and adamw. Weights that need no gradient are left out.
+    more: what it moves beside the model's weights. momentum: of sgd alone; betas: of adam and
+    adamw. Weights of the model that need no gradient are left out.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = [*(p for p in model.parameters() if p.requires_grad), *more]
     if name == "sgd":
         return torch.optim.SGD(
             parameters, lr, momentum=momentum, weight_decay=weight_decay, fused=True

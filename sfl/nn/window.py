@@ -6,7 +6,7 @@ of a field exist. Knows no weights.
 Shapes: H×W input, OH×OW positions (outputs), kh×kw kernel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,14 +71,32 @@ def field_mask(size: Sequence[int], window: Window, positions: tuple[int, int]) 
 
     size: (H, W) of the input.
     """
-    inside = []
+    rows, columns = ((i >= 0) & (i < n) for i, n in _indices(size, window, positions))
+    return rows[:, None, :, None] & columns[None, :, None, :]
+
+
+def field_uses(size: Sequence[int], window: Window, positions: tuple[int, int]) -> Tensor:
+    """How many positions see each input of each receptive field: (OH, OW, kh, kw) int64 on the CPU.
+
+    size: (H, W) of the input. 0: padding.
+    """
+    along = []
+    for index, inputs in _indices(size, window, positions):
+        inside = (index >= 0) & (index < inputs)
+        counts = torch.bincount(index[inside], minlength=inputs)
+        along.append(counts[index.clamp(0, inputs - 1)] * inside)
+    rows, columns = along
+    return rows[:, None, :, None] * columns[None, :, None, :]
+
+
+def _indices(
+    size: Sequence[int], window: Window, positions: tuple[int, int]
+) -> Iterator[tuple[Tensor, int]]:
+    """Along each axis: the inputs of each field (positions, taps), and how many there are."""
     for axis in (0, 1):
         first = torch.arange(positions[axis], device="cpu") * window.stride[axis]
         taps = torch.arange(window.kernel[axis], device="cpu") * window.dilation[axis]
-        index = first[:, None] + taps - window.padding[axis]  # (positions, taps)
-        inside.append((index >= 0) & (index < size[axis]))
-    rows, columns = inside
-    return rows[:, None, :, None] & columns[None, :, None, :]
+        yield first[:, None] + taps - window.padding[axis], size[axis]
 
 
 def _ends(

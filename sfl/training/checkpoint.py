@@ -118,25 +118,37 @@ def _said(metadata: dict[str, str]) -> dict[str, str]:
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     """Puts the weights into the model. Raises UserError as `check_weights` does."""
     check_weights(checkpoint, model)
-    model.load_state_dict(_weights(checkpoint))
+    model.load_state_dict(_tensors(checkpoint, "model"))
 
 
 def check_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     """Raises UserError (exit 4) where the checkpoint's weights are another model's."""
-    weights = _weights(checkpoint)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in sorted(expected.keys() | weights.keys()):
-        found = tuple(weights[name].shape) if name in weights else "none"
-        if found != expected.get(name, "none"):
+    _check(checkpoint, "model", model.state_dict())
+
+
+def check_beside(checkpoint: Checkpoint, **owners: Mapping[str, Tensor]) -> None:
+    """The same for tensors beside the model, of those owners: feedback, route."""
+    for owner, expected in owners.items():
+        _check(checkpoint, owner, expected)
+
+
+def _check(checkpoint: Checkpoint, owner: str, expected: Mapping[str, Tensor]) -> None:
+    there, here = (
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        for tensors in (_tensors(checkpoint, owner), expected)
+    )
+    for name in sorted(there.keys() | here.keys()):
+        found, own = there.get(name, "none"), here.get(name, "none")
+        if found != own:
             raise _unusable(
-                f"{checkpoint.path}: a checkpoint of another model: {name} is {found} there, "
-                f"the config's model has {expected.get(name, 'none')}"
+                f"{checkpoint.path}: a checkpoint of another {owner}: {name} is {found} there, "
+                f"the config's {owner} has {own}"
             )
 
 
-def _weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    named = checkpoint.tensors.items()
-    return {n.removeprefix("model."): t for n, t in named if n.startswith("model.")}
+def _tensors(checkpoint: Checkpoint, owner: str) -> dict[str, Tensor]:
+    named, start = checkpoint.tensors.items(), f"{owner}."
+    return {name.removeprefix(start): t for name, t in named if name.startswith(start)}
 
 
 def _hash(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:

@@ -85,15 +85,18 @@ def train_epoch(
     start = time.perf_counter() - so_far.seconds
     next_look = 0.0
     for step, (images, labels) in enumerate(_batches(setup, so_far), so_far.steps):
+        overall = (epoch - 1) * setup.steps_per_epoch + step
         so_far.lr = learning_rate(
-            (epoch - 1) * setup.steps_per_epoch + step, setup.steps_per_epoch, epochs=train.epochs,
+            overall, setup.steps_per_epoch, epochs=train.epochs,
             lr=setup.config.optimizer.lr, schedule=train.schedule, warmup=train.warmup,
         )  # fmt: skip
         # Any step can be repeated alone; each rank drops other units.
         seed_global(seed, "dropout", epoch, step, *([world.rank] if world.rank else []))
         count = min(batch_size, len(setup.train) - step * batch_size)
 
-        loss, hits = learner.step(images, labels, lr=so_far.lr, number=step, count=count)
+        loss, hits = learner.step(
+            images, labels, lr=so_far.lr, number=step, step=overall, count=count
+        )
 
         so_far.loss_sum += loss
         so_far.correct += hits.long()

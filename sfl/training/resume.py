@@ -11,7 +11,7 @@ from sfl.learning.learner import Learner
 from sfl.progress import say
 from sfl.runs.directory import BEST, CONFIG, LAST, Run
 from sfl.shell import command
-from sfl.training.checkpoint import Checkpoint, check_weights, read_checkpoint
+from sfl.training.checkpoint import Checkpoint, check_beside, check_weights, read_checkpoint
 from sfl.training.epoch import EpochSoFar, Metrics
 from sfl.training.images import refuse_lost_root
 from sfl.training.setup import Setup
@@ -70,12 +70,13 @@ def restore(
     """Loads the checkpoint into the learner.
 
     Returns the metrics of the finished epochs, and the unfinished epoch if the run was stopped in
-    one. Raises UserError (exit 4) for a checkpoint of another model.
+    one. Raises UserError (exit 4) for a checkpoint of another model, rule or route.
     """
     if checkpoint is None:
         return [], None
     assert checkpoint.metrics is not None
     check_weights(checkpoint, learner.model)
+    check_beside(checkpoint, feedback=learner.feedback.state(), route=learner.route.state())
     learner.load_state(checkpoint.tensors)
     so_far, where = None, f"after epoch {len(checkpoint.metrics)}"
     if checkpoint.so_far is not None:

@@ -4,7 +4,9 @@ All that can be refused is refused here, before a run directory exists.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +17,10 @@ from sfl.data.dataset import Dataset, Split
 from sfl.errors import Exit, UserError
 from sfl.learning.learner import Learner
 from sfl.learning.optimizers import build_optimizer
-from sfl.learning.seeding import seed_global
+from sfl.learning.seeding import generator, seed_global
 from sfl.learning.world import ALONE, World
 from sfl.nn import engine
+from sfl.nn.feedback.attach import Feedback, attach, check
 from sfl.nn.models.networks import build_model
 from sfl.nn.summary import ModelSummary, check_batch, summarize
 from sfl.progress import say
@@ -145,6 +148,11 @@ def check_sizes(
     with torch.device("meta"):
         model = build(config, sizes.in_dimensions, sizes.classes)
     _check_last_batch(model, config, sizes.in_dimensions, count, world)
+    if config.learn.rule != "backprop":
+        try:
+            check(model)
+        except ValueError as error:
+            raise UserError(f"learn.rule: {config.learn.rule}: {error}") from None
     return summarize(model, sizes.in_dimensions)
 
 
@@ -203,7 +211,9 @@ def build_learner(setup: Setup) -> Learner:
     config = setup.config
     seed_global(config.train.seed, "initialisation")
     model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes)).to(setup.device)
-    optimizer = build_optimizer(model, **config.optimizer.model_dump(exclude={"clip_norm"}))
+    feedback = build_feedback(config, model)
+    settings = config.optimizer.model_dump(exclude={"clip_norm"})
+    optimizer = build_optimizer(model, feedback.parameters(), **settings)
     if config.train.compile:
         model.compile()
     if config.model.storage == "local":
@@ -214,9 +224,18 @@ def build_learner(setup: Setup) -> Learner:
         nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing),
         precision=setup.precision,
         clip_norm=config.optimizer.clip_norm,
+        feedback=feedback,
         world=setup.world,
         sync_batchnorm=config.train.sync_batchnorm,
     )
+
+
+def build_feedback(config: Config, model: nn.Module) -> Feedback:
+    """The config's backward rule for the model, which has its first weights."""
+    learn = config.learn
+    options: dict[str, Any] = {"fa": {"alignment": learn.alignment}, "mirror": dict(learn.mirror)}
+    draw = partial(generator, config.train.seed)
+    return attach(model, learn.rule, draw, scale=learn.scale, **options.get(learn.rule, {}))
 
 
 def describe_model(

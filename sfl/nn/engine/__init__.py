@@ -1,12 +1,14 @@
 """How products are computed: all that the rest of sfl calls.
 
-locally_connected  the locally connected product, with all its gradients.
+locally_connected  the locally connected product, with all its gradients;
+locally_connected_input_gradient  that of its input alone, with any weights.
 BatchNormReLU, ReLUMaxPool2d  modules that do two things in one pass; synchronized  a model of them
 for several workers.
 choose, report  which engine computes on a device, and why; the reason alone, in a line.
 Whole  a module that tracers keep whole.
 reference_engine  plain PyTorch for a while, to compare with it.
-batch_innermost  a tensor in the order in memory that local layers are fastest with.
+batch_innermost  a tensor in the order in memory that local layers are fastest with;
+is_batch_innermost  whether it lies so.
 
 Inside: `choice` chooses an engine; `reference` is the one for every device, `cpu.kernel` the
 compiled one; `operators` and `fused` give them to autograd; `memory_order` says what lies how in
@@ -16,8 +18,8 @@ memory; `flops` tells PyTorch's counter; `traced` is what tracers see.
 from sfl.nn.engine import flops  # noqa: F401 - so that PyTorch's counter knows the layer
 from sfl.nn.engine.choice import choose, reference_engine, report
 from sfl.nn.engine.fused import BatchNormReLU, ReLUMaxPool2d, synchronized
-from sfl.nn.engine.memory_order import batch_innermost
-from sfl.nn.engine.operators import locally_connected
+from sfl.nn.engine.memory_order import batch_innermost, is_batch_innermost
+from sfl.nn.engine.operators import locally_connected, locally_connected_input_gradient
 from sfl.nn.engine.traced import Whole
 
 __all__ = [
@@ -26,7 +28,9 @@ __all__ = [
     "Whole",
     "batch_innermost",
     "choose",
+    "is_batch_innermost",
     "locally_connected",
+    "locally_connected_input_gradient",
     "reference_engine",
     "report",
     "synchronized",

@@ -41,12 +41,19 @@ def locally_connected(
     return _product(x, weight, bias, window, groups)
 
 
+def locally_connected_input_gradient(
+    dy: Tensor, weight: Tensor, size: tuple[int, int], window: Window, groups: int
+) -> Tensor:
+    """The gradient of x (B, C, H, W) from that of y, dy (B, O, OH, OW); size: (H, W)."""
+    dx: Tensor = input_gradient(dy, weight, list(size), _numbers(window), groups)
+    return dx
+
+
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
     if needs_pytorchs_own(x, weight, bias):
         # In PyTorch's order, so that a view of it is one wherever it is loaded.
         return reference.with_all_derivatives(x, weight, bias, window, groups).contiguous()
-    numbers = [*window.kernel, *window.stride, *window.padding, *window.dilation]
-    y: Tensor = spatial_conv2d(x, weight, bias, numbers, groups)
+    y: Tensor = spatial_conv2d(x, weight, bias, _numbers(window), groups)
     return y
 
 
@@ -102,6 +109,10 @@ def input_gradient(
 def weight_gradient(x: Tensor, dy: Tensor, window: Numbers, groups: int) -> Tensor:
     """The gradient of the weight from x and that of y."""
     return choose(x.device, x.dtype)[0].weight_gradient(x, dy, _window(window), groups)
+
+
+def _numbers(window: Window) -> Numbers:
+    return [*window.kernel, *window.stride, *window.padding, *window.dilation]
 
 
 def _window(numbers: Numbers) -> Window:

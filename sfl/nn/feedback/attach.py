@@ -1,0 +1,148 @@
+"""Joins a backward rule to each layer of a model; the forward pass stays the layer's own.
+
+A layer is given x.detach(), so that autograd computes the gradients of its weights and bias alone.
+Behind it x is joined again: forward nothing happens, backward x gets what the rule sends back.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from sfl.nn.engine import batch_innermost, is_batch_innermost
+from sfl.nn.feedback.drawing import Scale
+from sfl.nn.feedback.products import input_gradient
+from sfl.nn.feedback.rules import RULES, Draw, Rule
+from sfl.nn.weighted import Weighted, weighted_layers
+
+
+class Feedback:
+    """The rules of a model's layers, by the layers' names; none with backprop."""
+
+    def __init__(self, rules: Mapping[str, Rule]) -> None:
+        self.rules = dict(rules)
+
+    def parameters(self) -> list[Tensor]:
+        """What the optimizer moves beside the model's weights, with the gradients of those."""
+        return [weight for rule in self.rules.values() for weight in rule.parameters()]
+
+    def before_step(self, step: int) -> None:
+        """Before a step's forward pass. step: its number, counted from 0 over the whole run."""
+        for rule in self.rules.values():
+            rule.before_step(step)
+
+    def take_gradients(self) -> None:
+        """After a step's backward pass and clipping, before the optimizer's step."""
+        for rule in self.rules.values():
+            rule.take_gradients()
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """After the optimizer's step."""
+        for rule in self.rules.values():
+            rule.after_step(step)
+
+    def state(self) -> dict[str, Tensor]:
+        """What resuming needs, as `<layer>.<name>`."""
+        return {
+            f"{layer}.{name}": tensor
+            for layer, rule in self.rules.items()
+            for name, tensor in rule.state().items()
+        }
+
+    @torch.no_grad()
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Puts back what `state` gave, in place."""
+        for layer, rule in self.rules.items():
+            rule.load_state({name: tensors[f"{layer}.{name}"] for name in rule.state()})
+
+
+def attach(
+    model: nn.Module, rule: str, draw: Draw, *, scale: Scale = "xavier", **options: Any
+) -> Feedback:
+    """Gives all layers with weights but the first, which sends nothing back, a rule of that name.
+
+    rule: one of RULES, or "backprop", with which the model stays as it is.
+    draw: gives generators, as partial(sfl.learning.seeding.generator, seed) does.
+    scale, options: of the rule.
+
+    The model must be on its device already, with the weights that it begins with. Raises
+    ValueError for an unknown rule and as `check` does.
+    """
+    if rule == "backprop":
+        return Feedback({})
+    if rule not in RULES:
+        raise ValueError(f"rule {rule!r} is none of backprop, {', '.join(RULES)}")
+    check(model)
+    rules = {
+        name: RULES[rule](layer, scale, draw, place, **options)
+        for place, (name, layer) in enumerate(followers(model).items(), 1)
+    }
+    for each in rules.values():
+        _Joined(each)
+    return Feedback(rules)
+
+
+def followers(model: nn.Module) -> dict[str, Weighted]:
+    """The layers that follow a rule: all with weights but the first."""
+    return dict(list(weighted_layers(model).items())[1:])
+
+
+def check(model: nn.Module) -> None:
+    """Raises ValueError, with its name, for a layer that can't follow a rule."""
+    if not followers(model):
+        raise ValueError("one layer with weights sends no error back, so a rule would do nothing")
+    owners: dict[int, str] = {}
+    for name, layer in weighted_layers(model).items():
+        weight = dict(layer.named_parameters(recurse=False)).get("weight")
+        if weight is None:
+            raise ValueError(f"{name}: its weight is computed from others; remove that first")
+        if is_lazy(weight):
+            raise ValueError(f"{name}: has no weights yet; call the model once first")
+        if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+            raise ValueError(f"{name}: padding_mode {layer.padding_mode!r}, only zeros can be")
+        other = owners.setdefault(id(weight), name)
+        if other != name:
+            raise ValueError(f"{name} and {other} have one weight; give each its own")
+
+
+class _Joined:
+    """The two hooks of a layer: x is taken away before it, and joined again behind it."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.x: Tensor | None = None
+        rule.layer.register_forward_pre_hook(self.part)
+        rule.layer.register_forward_hook(self.join)
+
+    def part(self, layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        (self.x,) = inputs
+        self.rule.size = tuple(self.x.shape[1:])
+        return (self.x.detach(),)
+
+    def join(self, layer: nn.Module, inputs: tuple[Tensor], y: Tensor) -> Tensor:
+        x, self.x = self.x, None
+        if x is None or not x.requires_grad or not torch.is_grad_enabled():
+            return y
+        joined: Tensor = Join.apply(y, x, self.rule)  # type: ignore[no-untyped-call]
+        return joined
+
+
+class Join(torch.autograd.Function):
+    """(y, x, rule) → y. Backward, y gets its gradient, and x what the rule makes of it."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, rule: Rule) -> Tensor:
+        ctx.rule, ctx.size, ctx.dtype = rule, x.shape, x.dtype
+        ctx.turned = is_batch_innermost(x)
+        ctx.mark_dirty(y)  # it is y itself that comes out, so that a ReLU may change it in place
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+        if ctx.turned:  # once for both gradients
+            dy = batch_innermost(dy)
+        dx = input_gradient(ctx.rule.layer, ctx.rule.weight(), dy, ctx.size)
+        return dy, dx.to(ctx.dtype), None
