@@ -74,8 +74,7 @@ class Audit:
     """All such layers, in the model's order; its last layer with weights is the readout."""
 
     layers: tuple[LayerAudit, ...]
-    readout: str  # what its own weights do: "follows the rule" or "sends nothing back"
-    not_local: tuple[str, ...]  # what else reaches a layer from elsewhere, a sentence each
+    remarks: tuple[str, ...]  # what else is not local, a sentence each
 
     @property
     def sharing(self) -> str:
@@ -89,17 +88,22 @@ class Audit:
         """The sum over all layers of one of their numbers."""
         return sum(getattr(layer, field) for layer in self.layers)
 
+    def in_words(self) -> list[str]:
+        """What the network's grades mean, and the remarks."""
+        return [
+            f"grade of sharing, {self.sharing}: {SHARING[self.sharing]}",
+            f"grade of transport, {self.transport}: {TRANSPORT[self.transport]}",
+            *self.remarks,
+        ]
+
     def to_dict(self) -> dict[str, object]:
-        """Grades with their definitions, sums and layers as plain values."""
+        """Grades, sums and layers as plain values, and all of it in words."""
         sums = ("shared", "statistics", "transported", "bits", "own_scales")
         return {
             "sharing": self.sharing,
-            "sharing_means": SHARING[self.sharing],
             "transport": self.transport,
-            "transport_means": TRANSPORT[self.transport],
             **{name: self.total(name) for name in sums},
-            "readout": self.readout,
-            "not_local": list(self.not_local),
+            "in_words": self.in_words(),
             "layers": [dict(layer.__dict__) for layer in self.layers],
         }
 
@@ -147,8 +151,9 @@ def audit(
                 found["own_scales"] = _count(module) // 2
             layers.append(LayerAudit(name, type(module).__name__, **found))
         behind |= name == first
-    readout = "follows the rule" if passed else "sends nothing back"
-    return Audit(tuple(layers), readout, (*_told(route, loss, clips), *_common_in(model, layers)))
+    readout = "follows the rule, too" if passed else "sends no error back"
+    remarks = (f"the readout {readout}", *_told(route, loss, clips), *_common_in(model, layers))
+    return Audit(tuple(layers), remarks)
 
 
 def _loosest(grades: Mapping[str, str], found: Iterable[str]) -> str:
@@ -250,6 +255,8 @@ def _told(route: str, loss: str, clips: bool) -> Iterator[str]:
 
 
 def _common_in(model: nn.Module, layers: Sequence[LayerAudit]) -> Iterator[str]:
+    if own_scales := sum(layer.own_scales for layer in layers):
+        yield f"{own_scales:,} scales of normalisations send errors back in their own derivative"
     if over_batch := sum(layer.statistics for layer in layers):
         yield f"{over_batch:,} means and variances are taken over the images of a batch"
     if over_places := sum(layer.statistics for layer in layers if layer.places > 1):

@@ -22,7 +22,7 @@ from sfl.training.device import threads
 from sfl.training.evaluate import Evaluation, evaluate
 from sfl.training.images import refuse_lost_root
 from sfl.training.load import restore
-from sfl.training.setup import Setup, set_up
+from sfl.training.setup import Setup, audit_model, set_up
 
 
 def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, Any]]:
@@ -56,6 +56,7 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
         "weight_bytes": setup.summary.bytes,
         "flops_per_image": setup.summary.flops,
         "training_flops_per_image": setup.summary.training_flops,
+        "audit": audit_model(setup.config, setup.dataset.in_dimensions, len(classes)).to_dict(),
     }
 
 

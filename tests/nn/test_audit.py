@@ -48,7 +48,8 @@ def test_a_net_whose_units_have_all_to_themselves_is_strict() -> None:
     assert {layer.sharing for layer in audited.layers} == {"strict"}
     statistics = 2 * 4 * 6 * 5
     assert audited.total("statistics") == statistics
-    assert audited.not_local == (
+    assert audited.remarks[1:] == (
+        "120 scales of normalisations send errors back in their own derivative",
         f"{statistics} means and variances are taken over the images of a batch",
     )
 
@@ -62,14 +63,15 @@ def test_a_convolution_shares_its_weights_at_every_position() -> None:
         "2": ("shared", 2 * 2 * 9 + 2, 12, 0),
         "4": ("strict", 0, 1, 0),
     }
-    assert audited.not_local[1] == "8 of these are taken over positions, too"
+    assert audited.remarks[-1] == "8 of these are taken over positions, too"
 
 
 def test_a_convolution_with_one_position_shares_nothing() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, (6, 5)), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 7))
     audited = audit(model, SIZE)
     assert audited.sharing == "strict" and audited.total("shared") == 0
-    assert len(audited.not_local) == 1  # statistics over the batch alone
+    assert audited.total("statistics") == 8  # over the batch alone
+    assert "over the images of a batch" in audited.remarks[-1]
 
 
 @pytest.mark.parametrize("norm", ["channel", "position", "none"])
@@ -82,7 +84,7 @@ def test_norm_decides_whether_a_local_net_is_strict(norm: str) -> None:
     assert audited.total("statistics") == 2 * units
     assert audited.total("shared") == (2 * units if norm == "channel" else 0)
     assert audited.total("own_scales") == units
-    assert "dropout of whole maps" in audited.not_local[-1]
+    assert "dropout of whole maps" in audited.remarks[-1]
 
 
 def test_a_bias_a_channel_is_soft() -> None:
@@ -148,7 +150,8 @@ def test_what_each_rule_transports(rule: str, alignment: float, grade: str, bits
         "2": (grade, SECOND * sent, SECOND * bits),
         "4": (grade, READOUT * sent, READOUT * bits),
     }
-    assert audited.transport == grade and audited.readout == "follows the rule"
+    assert audited.transport == grade
+    assert audited.remarks[0] == "the readout follows the rule, too"
     assert found(audited, "own_scales")["1"] == (4 * 6 * 5,)  # whichever rule
 
 
@@ -172,10 +175,10 @@ def test_weights_of_padding_and_outside_the_field_are_not_transported_unless_the
 def test_a_route_that_cuts_sends_nothing_through_a_layer(route: str) -> None:
     audited = audit(local(), SIZE, route=route)
     assert audited.transport == "strict" and audited.total("transported") == 0
-    assert audited.readout == "sends nothing back"
+    assert audited.remarks[0] == "the readout sends no error back"
     assert audited.total("own_scales") == (0 if route == "frozen" else 120)
     first = {"dfa": "the error of the output", "local": "the labels", "frozen": "240 means"}[route]
-    assert audited.not_local[0].startswith(first)
+    assert audited.remarks[1].startswith(first)
 
 
 def test_the_weights_of_a_local_losss_head_are_transported_within_it() -> None:
@@ -185,11 +188,11 @@ def test_the_weights_of_a_local_losss_head_are_transported_within_it() -> None:
         "4": ("strict", 0, 0),
     }  # fmt: skip
     assert audited.transport == "transports"
-    assert "compare the images of a batch" in audited.not_local[1]
+    assert "compare the images of a batch" in audited.remarks[2]
 
 
 def test_one_norm_for_all_gradients_is_not_local() -> None:
-    assert "their norm over all layers" in audit(local(), SIZE, clips=True).not_local[0]
+    assert "their norm over all layers" in audit(local(), SIZE, clips=True).remarks[1]
 
 
 # --- the whole
@@ -201,15 +204,17 @@ def test_a_net_has_the_loosest_grade_of_its_layers() -> None:
         for n, (sharing, transport) in enumerate(zip(SHARING, TRANSPORT, strict=True))
     ]
     for number in range(1, 5):
-        audited = Audit(tuple(layers[number - 1 :: -1]), "", ())
+        audited = Audit(tuple(layers[number - 1 :: -1]), ())
         assert audited.sharing == list(SHARING)[number - 1]
         assert audited.transport == list(TRANSPORT)[number - 1]
 
 
 def test_as_plain_values() -> None:
     values = audit(conv(), SIZE, rule="usf").to_dict()
-    assert values["sharing_means"] == SHARING["shared"]
-    assert values["transport_means"] == TRANSPORT["signs"]
+    assert (values["sharing"], values["transport"]) == ("shared", "signs")
+    sharing, transport, *_ = audit(conv(), SIZE, rule="usf").in_words()
+    assert sharing == f"grade of sharing, shared: {SHARING['shared']}"
+    assert transport == f"grade of transport, signs: {TRANSPORT['signs']}"
     sums = {key: values[key] for key in ("shared", "statistics", "transported", "bits")}
     weights = 2 * 2 * 9 + READOUT
     assert sums == {"shared": 158, "statistics": 8, "transported": weights, "bits": weights}
