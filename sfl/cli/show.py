@@ -36,8 +36,9 @@ def show(
     from sfl.config.load import load
     from sfl.runs.directory import BEST, CONFIG
     from sfl.runs.store import search
+    from sfl.training.audit import audit_model
     from sfl.training.images import image_shape
-    from sfl.training.setup import audit_model, describe_model
+    from sfl.training.setup import describe_model
 
     folder = run.path if (run := search(runs, what)) else None
     config = load(folder / CONFIG if folder else what, set_ or [])

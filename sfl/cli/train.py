@@ -79,9 +79,10 @@ def train(
 
 def _show(settings: "Settings", as_json: bool) -> None:
     """What a run would be; raises UserError for sizes that can't be trained."""
+    from sfl.training.audit import audit_model
     from sfl.training.device import threads
     from sfl.training.images import image_sizes
-    from sfl.training.setup import audit_model, check_sizes
+    from sfl.training.setup import check_sizes
 
     sizes = image_sizes(settings)
     summary = check_sizes(settings, sizes)

@@ -23,7 +23,6 @@ from sfl.learning.seeding import generator, seed_global
 from sfl.learning.sleep import Sleep
 from sfl.learning.world import ALONE, World
 from sfl.nn import engine
-from sfl.nn.audit import Audit, audit
 from sfl.nn.feedback.attach import Feedback, attach, check
 from sfl.nn.models.networks import build_model
 from sfl.nn.summary import ModelSummary, check_batch, summarize
@@ -287,20 +286,3 @@ def describe_model(
     with torch.device("meta"):
         model = build(config, in_dimensions, classes)
     return summarize(model, in_dimensions)
-
-
-def audit_model(config: Config, in_dimensions: tuple[int, int, int], classes: int) -> Audit:
-    """What the config's model shares and transports when it learns as the config says."""
-    with torch.device("meta"):
-        model = build(config, in_dimensions, classes)
-    learn = config.learn
-    return audit(
-        model,
-        in_dimensions,
-        rule=learn.rule,
-        route=learn.route,
-        alignment=learn.alignment,
-        sleeps=learn.sleep.every > 0,
-        loss=learn.loss if learn.route == "local" else "",
-        clips=config.optimizer.clip_norm is not None,
-    )

@@ -17,12 +17,13 @@ from sfl.progress import say
 from sfl.runs.directory import BEST, RESULT, Run
 from sfl.runs.records import Result
 from sfl.stats import majority_share, wilson_interval
+from sfl.training.audit import audit_model
 from sfl.training.checkpoint import Checkpoint, load_weights, read_checkpoint
 from sfl.training.device import threads
 from sfl.training.evaluate import Evaluation, evaluate
 from sfl.training.images import refuse_lost_root
 from sfl.training.load import restore
-from sfl.training.setup import Setup, audit_model, set_up
+from sfl.training.setup import Setup, set_up
 
 
 def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, Any]]:
