@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sfl.learning.divergence import Guard
 from sfl.learning.routes import Chain, Route
+from sfl.learning.sleep import Sleep
 from sfl.learning.world import ALONE, World
 from sfl.nn.feedback.attach import Feedback
 
@@ -32,7 +33,8 @@ class Learner:
     loss: from logits (B, classes) float32 and labels (B,) int64 to their mean loss, ().
     precision: "float32" or "bfloat16", in which products are computed.
     clip_norm: gradients are scaled down to this global norm; None leaves them as they are.
-    feedback: the model's backward rules. route: by which way errors reach its layers.
+    feedback: the model's backward rules. route: by which way errors reach its layers. sleep: what
+        its local layers do now and then.
     world: the workers that train it together. sync_batchnorm: whether their batch normalisation
         sees the images of all workers.
     """
@@ -47,12 +49,13 @@ class Learner:
         clip_norm: float | None = None,
         feedback: Feedback | None = None,
         route: Route | None = None,
+        sleep: Sleep | None = None,
         world: World = ALONE,
         sync_batchnorm: bool = False,
     ) -> None:
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.precision, self.clip_norm, self.world = precision, clip_norm, world
-        self.feedback, self.route = feedback or Feedback({}), route or Chain()
+        self.feedback, self.route, self.sleep = feedback or Feedback({}), route or Chain(), sleep
         self.guard = Guard(optimizer)
         self._parallel = world.parallel(model, sync_batchnorm=sync_batchnorm)
 
@@ -92,6 +95,8 @@ class Learner:
         self.guard.note(loss, number)
         self.feedback.take_gradients()  # last, so that no gradient is counted twice
         self.optimizer.step()
+        if self.sleep is not None:
+            self.sleep.after_step(self.optimizer, step)
         self.feedback.after_step(step)
         return loss, hits
 

@@ -69,6 +69,9 @@ class Epoch(Record):
     peak_memory_bytes: Count | None = Field(
         None, description="Memory peak of training, without PyTorch and images; null: unknown."
     )
+    sleeps: Count | None = Field(
+        None, description="With `learn.sleep`: how often information crossed positions."
+    )
     outside_share: dict[str, float] | None = Field(
         None, description="Dense storage, by layer: share of Σ‖w‖² outside the receptive fields."
     )

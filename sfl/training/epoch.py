@@ -17,6 +17,7 @@ from sfl.learning.divergence import refuse_loss
 from sfl.learning.learner import Learner
 from sfl.learning.optimizers import learning_rate
 from sfl.learning.seeding import generator, seed_global
+from sfl.learning.sleep import sleeps
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.progress import TrainingDisplay
 from sfl.training.evaluate import evaluate
@@ -134,8 +135,9 @@ def _batches(setup: Setup, so_far: EpochSoFar) -> Iterator[tuple[Tensor, Tensor]
 def measure(setup: Setup, model: nn.Module, epoch: int) -> Metrics:
     """The measurements after an epoch: validation accuracy, and test accuracy as by `test_every`.
 
-    With dense storage, also the share of each layer's weights outside its receptive fields. Raises
-    UserError (exit 5) if the validation loss is not finite, Stopped after a signal.
+    With dense storage, also the share of each layer's weights outside its receptive fields; with
+    sleep, the number of them. Raises UserError (exit 5) if the validation loss is not finite,
+    Stopped after a signal.
     """
     setup.world.copy_first(model)  # rank 0's statistics of batch normalisation are saved
     test = partial(
@@ -150,6 +152,9 @@ def measure(setup: Setup, model: nn.Module, epoch: int) -> Metrics:
     }
     if outside:
         found["outside_share"] = outside
+    if every := setup.config.learn.sleep.every:
+        steps = setup.steps_per_epoch
+        found["sleeps"] = sleeps(every, (epoch - 1) * steps, epoch * steps)
     if setup.validation is not None:
         evaluation = test(setup.validation)
         refuse_loss(evaluation.loss, f"validation loss after epoch {epoch}")

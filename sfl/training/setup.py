@@ -15,9 +15,12 @@ from sfl.config.schema import Config
 from sfl.data.batches import batch_count, last_batch
 from sfl.data.dataset import Dataset, Split
 from sfl.errors import Exit, UserError
-from sfl.learning.learner import Learner
+from sfl.learning.blocks import find_blocks
+from sfl.learning.learner import Learner, Loss
 from sfl.learning.optimizers import build_optimizer
+from sfl.learning.routes import Chain, DirectFeedback, Frozen, LocalLosses, Route
 from sfl.learning.seeding import generator, seed_global
+from sfl.learning.sleep import Sleep
 from sfl.learning.world import ALONE, World
 from sfl.nn import engine
 from sfl.nn.feedback.attach import Feedback, attach, check
@@ -108,6 +111,11 @@ def _check_workers(config: Config, device: torch.device, world: World) -> None:
             f"data.batch_size: {config.data.batch_size} images can't be divided among "
             f"{world.size} workers"
         )
+    if world.size > 1 and config.learn.route == "local":
+        raise UserError(
+            "learn.route: local compares the images of a batch, of which each of "
+            f"{world.size} processes would have a part; train with one"
+        )
     if config.train.sync_batchnorm and device.type != "cuda":
         raise UserError(
             f"train.sync_batchnorm: PyTorch has it for CUDA devices, not for {device.type}"
@@ -153,6 +161,11 @@ def check_sizes(
             check(model)
         except ValueError as error:
             raise UserError(f"learn.rule: {config.learn.rule}: {error}") from None
+    if config.learn.route != "chain":
+        try:
+            find_blocks(model, sizes.in_dimensions)
+        except ValueError as error:
+            raise UserError(f"learn.route: {config.learn.route}: {error}") from None
     return summarize(model, sizes.in_dimensions, config.learn.rule)
 
 
@@ -209,9 +222,12 @@ def build_learner(setup: Setup) -> Learner:
     config = setup.config
     seed_global(config.train.seed, "initialisation")
     model = build(config, setup.dataset.in_dimensions, len(setup.dataset.classes)).to(setup.device)
+    loss = nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing)
     feedback = build_feedback(config, model)
+    route = build_route(config, model, setup.dataset.in_dimensions, loss)
     settings = config.optimizer.model_dump(exclude={"clip_norm"})
-    optimizer = build_optimizer(model, feedback.parameters(), **settings)
+    more = [*feedback.parameters(), *route.parameters()]
+    optimizer = build_optimizer(model, more, **settings)
     if config.train.compile:
         model.compile()
     if config.model.storage == "local":
@@ -219,10 +235,12 @@ def build_learner(setup: Setup) -> Learner:
     return Learner(
         model,
         optimizer,
-        nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing),
+        loss,
         precision=setup.precision,
         clip_norm=config.optimizer.clip_norm,
         feedback=feedback,
+        route=route,
+        sleep=build_sleep(config, model, feedback),
         world=setup.world,
         sync_batchnorm=config.train.sync_batchnorm,
     )
@@ -234,6 +252,29 @@ def build_feedback(config: Config, model: nn.Module) -> Feedback:
     options: dict[str, Any] = {"fa": {"alignment": learn.alignment}, "mirror": dict(learn.mirror)}
     draw = partial(generator, config.train.seed)
     return attach(model, learn.rule, draw, scale=learn.scale, **options.get(learn.rule, {}))
+
+
+def build_route(
+    config: Config, model: nn.Module, in_dimensions: tuple[int, int, int], loss: Loss
+) -> Route:
+    """The config's error route for the model, whose optimizer is made afterwards."""
+    draw = partial(generator, config.train.seed)
+    match config.learn.route:
+        case "dfa":
+            return DirectFeedback(model, in_dimensions, draw)
+        case "local":
+            return LocalLosses(model, in_dimensions, draw, config.learn.loss, loss)
+        case "frozen":
+            return Frozen(model, in_dimensions)
+    return Chain()
+
+
+def build_sleep(config: Config, model: nn.Module, feedback: Feedback) -> Sleep | None:
+    """None where the config has none."""
+    sleep = config.learn.sleep
+    if not sleep.every:
+        return None
+    return Sleep(model, sleep.every, sleep.strength, sleep.kernels, feedback.rules)
 
 
 def describe_model(

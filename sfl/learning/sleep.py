@@ -1,0 +1,105 @@
+"""Sleep: local weights are pulled towards their mean over positions (Pogodin et al. 2021).
+
+Sharing in time: between two sleeps nothing crosses positions.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sfl.nn.feedback.rules import Rule
+from sfl.nn.spatial import SpatialFeatureLayer
+from sfl.nn.storage import shared_filter
+
+Kernels = Literal["one", "k2"]
+
+
+class Sleep:
+    """After every `every`-th step: w ← w + strength · (w̄ − w) in all local layers of a model.
+
+    w̄: the mean of a filter's weight over the positions where its input exists; weights of padding
+    stay zero. A bias a position is pulled likewise. So are the optimizer's moments of both, which
+    would pull the weights apart again. 1 as strength: the filters are equal afterwards.
+
+    kernels: "one", a mean over all positions; "k2", kh·kw means: of positions whose row has the
+    same remainder by kh and whose column has the same by kw. Without dilation their fields don't
+    overlap; it is the paper's own form.
+    rules: backward rules by layer, as Feedback.rules. Feedback weights that the optimizer moves
+    (kp) sleep with the layer's, so that their difference goes on shrinking.
+
+    Raises ValueError for a model without local layers, and for dense storage.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        every: int,
+        strength: float = 1.0,
+        kernels: Kernels = "one",
+        rules: Mapping[str, Rule] | None = None,
+    ) -> None:
+        self.every, self.strength, self.kernels = every, strength, kernels
+        modules = dict(model.named_modules())
+        self.layers = {n: m for n, m in modules.items() if isinstance(m, SpatialFeatureLayer)}
+        if not self.layers:
+            raise ValueError("no local layer: there are no filters to be pulled together")
+        for name, layer in self.layers.items():
+            if layer.storage == "dense":
+                raise ValueError(f"{name}: dense storage has no filters to be pulled together")
+        self._rules = rules or {}
+
+    @torch.no_grad()
+    def after_step(self, optimizer: torch.optim.Optimizer, step: int) -> bool:
+        """After the optimizer's step of that number, counted from 0 over the whole run.
+
+        Returns whether it was followed by sleep.
+        """
+        if (step + 1) % self.every:
+            return False
+        for name, layer in self.layers.items():
+            rows, columns = layer.kernel_size if self.kernels == "k2" else (1, 1)
+            exists = layer.field_mask().to(layer.weight.device)
+            rule = self._rules.get(name)
+            for weight in [layer.weight, *(rule.parameters() if rule else [])]:
+                for tensor in _with_moments(weight, optimizer):
+                    pull(tensor, exists, self.strength, (rows, columns))
+            if layer.bias is not None and layer.bias.dim() == 3:
+                for tensor in _with_moments(layer.bias, optimizer):
+                    local = tensor.permute(1, 2, 0)[
+                        ..., None, None, None
+                    ]  # as weights of one input
+                    pull(
+                        local,
+                        exists.new_ones(*local.shape[:2], 1, 1),
+                        self.strength,
+                        (rows, columns),
+                    )
+        return True
+
+
+def pull(local: Tensor, exists: Tensor, strength: float, pools: tuple[int, int]) -> None:
+    """Pulls weights in local form (OH, OW, O, kh, kw, C/G) towards the means over pools, in place.
+
+    exists: (OH, OW, kh, kw) bool. pools: a pool are the positions that have the same row modulo
+    the first number, and the same column modulo the second.
+    """
+    for row in range(pools[0]):
+        for column in range(pools[1]):
+            pool = (slice(row, None, pools[0]), slice(column, None, pools[1]))
+            weights, there = local[pool], exists[pool]
+            weights.lerp_(shared_filter(weights, there), strength)
+            weights.mul_(there[:, :, None, :, :, None])
+
+
+def sleeps(every: int, first: int, stop: int) -> int:
+    """The number of sleeps after the steps first, …, stop − 1, counted from 0."""
+    return stop // every - first // every
+
+
+def _with_moments(weight: Tensor, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """A weight, and what the optimizer keeps for each number of it."""
+    moments = optimizer.state.get(weight, {}).values()
+    alike = [m for m in moments if isinstance(m, Tensor) and m.shape == weight.shape]
+    return [weight, *alike]
