@@ -140,6 +140,9 @@ def summary_table(summary: "ModelSummary") -> Table:
     dense = sum(layer.dense or layer.weights for layer in summary.layers)
     sums = (f"{summary.weights:,}", bytes_text(summary.bytes), f"{dense:,}")
     made.add_row("all", "", *sums, count_text(summary.flops), "")
+    if feedback := summary.feedback:
+        size = bytes_text(feedback.bytes)
+        made.add_row("feedback weights", "", f"{feedback.weights:,}", size, "", "", "")
     return made
 
 

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from sfl.nn.feedback.attach import FeedbackSummary, summarize_feedback
 from sfl.nn.spatial import SpatialFeatureLayer
 
 
@@ -38,6 +39,7 @@ class ModelSummary:
 
     layers: tuple[LayerSummary, ...]
     activations: int  # numbers that the layers put out for one image, each in memory of its own
+    feedback: FeedbackSummary | None = None  # of a backward rule
 
     @property
     def weights(self) -> int:
@@ -62,17 +64,24 @@ class ModelSummary:
 
     def to_dict(self) -> dict[str, object]:
         """Sums and layers as plain values."""
+        beside = {} if self.feedback is None else {"feedback_weights": self.feedback.weights}
         return {
             "weights": self.weights,
             "weight_bytes": self.bytes,
+            **beside,
             "flops_per_image": self.flops,
             "training_flops_per_image": self.training_flops,
             "layers": [dict(layer.__dict__) for layer in self.layers],
         }
 
 
-def summarize(model: nn.Module, in_dimensions: tuple[int, int, int]) -> ModelSummary:
-    """Runs one image of (C, H, W) through a copy of the model on the meta device."""
+def summarize(
+    model: nn.Module, in_dimensions: tuple[int, int, int], rule: str = "backprop"
+) -> ModelSummary:
+    """Runs one image of (C, H, W) through a copy of the model on the meta device.
+
+    rule: the backward rule by which it is to learn.
+    """
     model = copy.deepcopy(model).to("meta").eval()
     layers: list[LayerSummary] = []
     activations = 0
@@ -89,7 +98,7 @@ def summarize(model: nn.Module, in_dimensions: tuple[int, int, int]) -> ModelSum
             module.register_forward_hook(partial(note, name))
     with torch.no_grad():
         model(torch.empty(1, *in_dimensions, device="meta"))
-    return ModelSummary(tuple(layers), activations)
+    return ModelSummary(tuple(layers), activations, summarize_feedback(model, rule))
 
 
 def check_batch(model: nn.Module, in_dimensions: tuple[int, int, int], images: int) -> None:

@@ -135,6 +135,9 @@ class Result(Record):
     data: Provenance = Field(description="Which images it was trained and tested on.")
     weights: Count = Field(description="Number of trainable weights that exist.")
     weight_bytes: Count = Field(description="Memory that they take.")
+    feedback_weights: Count | None = Field(
+        None, description="Number of weights that `learn.rule` has beside them."
+    )
     flops_per_image: Count = Field(description="Forward pass; a multiply-add counts as two.")
     training_flops_per_image: Count | None = Field(
         None, description="Forward pass and gradients of weights and inputs. Not in the first runs."

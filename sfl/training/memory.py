@@ -15,18 +15,24 @@ def training_bytes(
 ) -> int:
     """The least memory that a training step takes, at the higher of its two peaks.
 
-    Weights and the optimizer's moments are always held. The first peak adds the activations, at
-    the end of the forward pass, the second one the gradients, at the end of the backward pass.
+    Weights, feedback weights and the optimizer's moments are always held. The first peak adds the
+    activations, at the end of the forward pass, the second one the gradients, at the end of the
+    backward pass.
     """
     activation_bytes = 2 if precision == "bfloat16" else 4
     activations = activation_bytes * summary.activations * batch_size
-    return checkpoint_bytes(summary, optimizer) + max(summary.bytes, activations)
+    feedback = summary.feedback
+    beside = 0 if feedback is None or feedback.saved else feedback.bytes
+    return checkpoint_bytes(summary, optimizer) + beside + max(summary.bytes, activations)
 
 
 def checkpoint_bytes(summary: ModelSummary, optimizer: OptimizerSettings) -> int:
-    """The size of last.safetensors: the weights and the optimizer's moments."""
+    """The size of last.safetensors: weights, feedback weights and the optimizer's moments."""
     moments = 2 if optimizer.name.startswith("adam") else 1 if optimizer.momentum else 0
-    return summary.bytes * (1 + moments)
+    feedback = summary.feedback
+    if feedback is None or not feedback.saved:
+        return summary.bytes * (1 + moments)
+    return summary.bytes * (1 + moments) + feedback.bytes * (1 + moments * feedback.moved)
 
 
 def disk_bytes(summary: ModelSummary, optimizer: OptimizerSettings, keep: str) -> tuple[int, int]:

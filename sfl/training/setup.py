@@ -166,7 +166,7 @@ def check_sizes(
             find_blocks(model, sizes.in_dimensions)
         except ValueError as error:
             raise UserError(f"learn.route: {config.learn.route}: {error}") from None
-    return summarize(model, sizes.in_dimensions)
+    return summarize(model, sizes.in_dimensions, config.learn.rule)
 
 
 def _check_last_batch(
@@ -285,4 +285,4 @@ def describe_model(
     """The config's model layer by layer, without allocating its weights."""
     with torch.device("meta"):
         model = build(config, in_dimensions, classes)
-    return summarize(model, in_dimensions)
+    return summarize(model, in_dimensions, config.learn.rule)

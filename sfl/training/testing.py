@@ -38,7 +38,7 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
         world=setup.world,
     )
     refuse_loss(evaluation.loss, "test loss of the trained model")
-    classes = setup.dataset.classes
+    classes, feedback = setup.dataset.classes, setup.summary.feedback
     confusion = evaluation.confusion(len(classes))
     # None for a class without test images: JSON has no NaN.
     per_class = [
@@ -55,6 +55,7 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
         "data": setup.dataset.provenance(),
         "weights": setup.summary.weights,
         "weight_bytes": setup.summary.bytes,
+        **({} if feedback is None else {"feedback_weights": feedback.weights}),
         "flops_per_image": setup.summary.flops,
         "training_flops_per_image": setup.summary.training_flops,
         "audit": audit_model(setup.config, setup.dataset.in_dimensions, len(classes)).to_dict(),

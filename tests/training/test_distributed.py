@@ -84,7 +84,9 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_two_workers_make_the_run_that_one_makes(config: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", ["backprop", pytest.param("kp", marks=pytest.mark.slow)])
+def test_two_workers_make_the_run_that_one_makes(rule: str, config: Path, tmp_path: Path) -> None:
+    config.write_text(config.read_text() + f"learn: {{rule: {rule}}}\n")
     straight = alone(config, tmp_path, "alone")
     process = start(tmp_path, "--config", str(config), "--name", "two", "--json")
     out, err = process.communicate(timeout=120)

@@ -1,5 +1,6 @@
 """What training needs, by hand and against what a step really holds; what is free; refusals."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,10 +11,19 @@ from torch import Tensor, nn
 from sfl import host_memory
 from sfl.config.schema import OptimizerSettings
 from sfl.errors import Exit, UserError
+from sfl.learning.seeding import generator
+from sfl.nn.feedback.attach import attach
 from sfl.nn.models.networks import build_model
+from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.summary import LayerSummary, ModelSummary, summarize
 from sfl.training import memory
-from sfl.training.memory import available_bytes, check_memory, is_out_of_memory, training_bytes
+from sfl.training.memory import (
+    available_bytes,
+    check_memory,
+    checkpoint_bytes,
+    is_out_of_memory,
+    training_bytes,
+)
 from tests.training.tiny import tiny_config
 
 CPU = torch.device("cpu")
@@ -37,6 +47,27 @@ def test_an_estimate_by_hand(settings: dict[str, Any], numbers_a_weight: int) ->
     others = weights - gradients
     assert training_bytes(summary, 100, optimizer, "float32") == others + 4 * 100 * 2 * 3 * 3
     assert training_bytes(summary, 100, optimizer, "bfloat16") == others + 2 * 100 * 2 * 3 * 3
+
+
+@pytest.mark.parametrize(
+    ("rule", "in_memory", "in_file"),
+    # Numbers for each weight of the second layer; kp's have two moments.
+    [("fa", 1, 1), ("mirror", 1, 1), ("frsf", 1, 1), ("brsf", 1, 0), ("usf", 0, 0), ("kp", 3, 3)],
+)
+def test_feedback_weights_are_counted(rule: str, in_memory: int, in_file: int) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), SpatialFeatureLayer((2, 3, 3), 1, 3, padding=1))
+    plain, more = summarize(model, (1, 5, 5)), summarize(model, (1, 5, 5), rule)
+    adam, room = OptimizerSettings(), 4 * 9 * 9 * 2  # of which 49 · 2 exist
+    steps = [training_bytes(each, 1, adam, "float32") for each in (plain, more)]
+    files = [checkpoint_bytes(each, adam) for each in (plain, more)]
+    assert steps[1] - steps[0] == in_memory * room
+    assert files[1] - files[0] == in_file * room
+    assert more.feedback is not None and more.weights == plain.weights
+    assert more.feedback.weights == (0 if rule == "usf" else 49 * 2)
+    feedback = attach(model, rule, partial(generator, 0))
+    held = sum(tensor.numel() for tensor in feedback.state().values())
+    assert 4 * held == (room if in_file else 0)
+    assert len(feedback.parameters()) == (rule == "kp")
 
 
 @pytest.mark.parametrize("name", ["RegularConvNet", "SpatialDenseNet", "SimpleModel"])

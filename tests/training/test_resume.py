@@ -11,8 +11,10 @@ import torch
 from sfl.errors import Exit, UserError
 from sfl.runs.directory import BEST, CONFIG, LAST, METRICS, RESULT, UNSAVED, Run
 from sfl.training import fit as fitting
+from sfl.training.checkpoint import read_checkpoint
 from sfl.training.fit import fit
-from sfl.training.setup import set_up
+from sfl.training.resume import config_to_resume, restore
+from sfl.training.setup import build_learner, set_up
 from tests.training.tiny import (
     SPATIAL,
     interrupted_after,
@@ -38,6 +40,8 @@ RECIPES: dict[str, list[str]] = {
         "train.warmup=1",
     ],
     "adamw, no validation": ["optimizer.name=adamw", "data.validation=0"],
+    "kp": ["learn.rule=kp", "optimizer={name: adamw, lr: 0.01, weight_decay: 0.1}"],
+    **{rule: [f"learn.rule={rule}"] for rule in ("fa", "usf", "brsf", "frsf", "mirror")},
     "few checkpoints": ["train.checkpoint_every=2"],
 }
 
@@ -222,3 +226,31 @@ def test_a_run_whose_checkpoint_was_taken_away_is_not_begun_anew(tmp_path: Path)
     assert error.value.exit_code == Exit.RUN
     after = {file.name: file.read_bytes() for file in run.path.iterdir()}
     assert after | {"environment.json": b""} == before | {"environment.json": b""}
+
+
+def test_a_checkpoint_of_another_rule_is_refused(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    with interrupted_after(1):
+        fit(tiny_setup("learn.rule=fa"), run)
+    for rule in ("kp", "usf", "backprop"):
+        with pytest.raises(UserError, match="not the settings with which the run was st") as error:
+            fit(tiny_setup(f"learn.rule={rule}"), Run(run.path))
+        assert error.value.exit_code == Exit.RUN
+    with pytest.raises(UserError, match="make it another experiment") as error:
+        config_to_resume(Run(run.path), ["learn.rule=kp"])
+    assert error.value.exit_code == Exit.USAGE
+
+
+def test_a_checkpoint_without_its_feedback_weights_is_refused(tmp_path: Path) -> None:
+    setup, run = tiny_setup("learn.rule=fa"), new_run(tmp_path)
+    with interrupted_after(1):
+        fit(setup, run)
+    found = read_checkpoint(run.path / LAST)
+    kept = {name: t for name, t in found.tensors.items() if not name.startswith("feedback.")}
+    for tensors_, said in (
+        (kept, r"is none there, the config's feedback has \(10, 1"),
+        (found.tensors | {"feedback.x.weights": torch.ones(1)}, r"is \(1,\) there, .* has none"),
+    ):
+        with pytest.raises(UserError, match=f"a checkpoint of another feedback: .* {said}") as e:
+            restore(replace(found, tensors=tensors_), build_learner(setup), setup.device)
+        assert e.value.exit_code == Exit.RUN

@@ -3,13 +3,16 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from sfl.data.dataset import Dataset, hold_out
 from sfl.errors import Exit, UserError
 from sfl.learning.world import World
+from sfl.nn.models.networks import MODELS
 from sfl.training import memory
 from sfl.training.checkpoint import write_checkpoint
 from sfl.training.images import image_shape, load_images
@@ -187,3 +190,22 @@ def test_weights_remember_the_shape_of_their_images(tmp_path: Path) -> None:
     gone = tiny_config("data.source=folder", f"data.root={tmp_path / 'gone'}")
     write_checkpoint(weights, {}, "", images)
     assert image_shape(gone, weights) == ((3, 20, 24), 2)
+
+
+def test_a_model_that_cant_follow_the_rule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that a user has added: its last layer has the first one's weights."""
+
+    class Tied(nn.Module):
+        def __init__(self, **_: Any) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+            self.second.weight = self.first.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x)).mean((2, 3))  # type: ignore[no-any-return]
+
+    monkeypatch.setitem(MODELS, "SimpleModel", Tied)
+    check_sizes(tiny_config())
+    with pytest.raises(UserError, match=r"learn\.rule: fa: second and first have one weight") as e:
+        check_sizes(tiny_config("learn.rule=fa"))
+    assert e.value.exit_code == Exit.USAGE

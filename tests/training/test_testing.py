@@ -18,6 +18,7 @@ from sfl.training import memory
 from sfl.training import testing as results
 from sfl.training.fit import fit
 from sfl.training.recorder import Recorder
+from sfl.training.setup import build_learner
 from tests.training.tiny import new_run, random_dataset, result, tiny_setup
 
 
@@ -152,3 +153,11 @@ def test_it_is_tested_with_the_threads_that_were_asked_for(
     for overrides in ([f"train.threads={before + 2}"], []):
         results.test_weights(run.path / BEST, overrides, need_train=True)
     assert found == [before + 2, before]
+
+
+def test_feedback_weights_stand_beside_the_weights() -> None:
+    for rule, count in (("backprop", None), ("fa", 1800 * 10), ("usf", 0)):
+        setup = tiny_setup(f"learn.rule={rule}")
+        _, values = results.test_model(setup, build_learner(setup).model)
+        assert values.get("feedback_weights") == count
+        assert values["weights"] == (27 + 1) * 2 * 900 + (1800 + 1) * 10

@@ -5,6 +5,7 @@ Behind it x is joined again: forward nothing happens, backward x gets what the r
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sfl.nn.engine import batch_innermost, is_batch_innermost
-from sfl.nn.feedback.drawing import Scale
+from sfl.nn.feedback.drawing import Scale, existing
 from sfl.nn.feedback.products import input_gradient
 from sfl.nn.feedback.rules import RULES, Draw, Rule
 from sfl.nn.weighted import Weighted, weighted_layers
@@ -106,6 +107,30 @@ def check(model: nn.Module) -> None:
         other = owners.setdefault(id(weight), name)
         if other != name:
             raise ValueError(f"{name} and {other} have one weight; give each its own")
+
+
+@dataclass(frozen=True)
+class FeedbackSummary:
+    """The weights that a rule has beside the model's own.
+
+    weights: those that exist, drawn or learnt. bytes: of memory that they take. saved: whether
+    they are in a checkpoint. moved: whether the optimizer moves them and keeps moments of each.
+    """
+
+    weights: int
+    bytes: int
+    saved: bool
+    moved: bool
+
+
+def summarize_feedback(model: nn.Module, rule: str) -> FeedbackSummary | None:
+    """What `attach` would make, without making it; None with backprop."""
+    if rule == "backprop":
+        return None
+    kind, layers = RULES[rule], followers(model).values()
+    size = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
+    exist = sum(map(existing, layers))
+    return FeedbackSummary(exist * kind.keeps, size * kind.keeps, bool(kind.holds), kind.moves)
 
 
 class _Joined:

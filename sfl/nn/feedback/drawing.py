@@ -64,6 +64,14 @@ def drawn(layer: Weighted, scale: Scale, generator: torch.Generator) -> Tensor:
     return stored(layer, uniform.mul_(2).sub_(1).mul_(math.sqrt(3) * spread(layer, scale)))
 
 
+def existing(layer: Weighted) -> int:
+    """How many feedback weights there are: one for each weight inside a field."""
+    if not isinstance(layer, SpatialFeatureLayer):
+        return layer.weight.numel()
+    fields = int(layer.field_mask().sum())
+    return fields * layer.in_channels // layer.groups * layer.out_channels
+
+
 def stored(layer: Weighted, weights: Tensor) -> Tensor:
     """Weights in local form as the layer stores its own: in its storage, device and memory order.
 

@@ -33,7 +33,8 @@ class Rule:
 
     transport: ClassVar[str]  # what it takes of W: a grade of TRANSPORT in sfl/nn/audit.py
     holds: ClassVar[tuple[str, ...]] = ()  # names of the tensors that resuming needs
-    numbers_a_weight: ClassVar[int] = 1  # of its own that it keeps for each weight of the layer
+    keeps: ClassVar[bool] = True  # whether in memory, a number for each weight of the layer
+    moves: ClassVar[bool] = False  # whether the optimizer moves those, as it does the weights
 
     def __init__(self, layer: Weighted, scale: Scale, draw: Draw, place: int) -> None:
         self.layer, self.scale, self.draw, self.place = layer, scale, draw, place
@@ -44,8 +45,7 @@ class Rule:
         raise NotImplementedError
 
     def parameters(self) -> list[Tensor]:
-        """What the optimizer moves as it does the layer's weights."""
-        return []
+        return list(self.state().values()) if self.moves else []
 
     def before_step(self, step: int) -> None:
         """Before the forward pass of the step of that number, counted over the whole run."""
@@ -97,8 +97,7 @@ class KolenPollack(FeedbackAlignment):
     Without decay it stays what it is, and the angle falls only as what both have learnt grows.
     """
 
-    def parameters(self) -> list[Tensor]:
-        return [self.weights]
+    moves = True
 
     def take_gradients(self) -> None:
         self.weights.grad = self.layer.weight.grad
@@ -162,7 +161,7 @@ class UniformSigns(Rule):
     """
 
     transport = "signs"
-    numbers_a_weight = 0
+    keeps = False
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -182,7 +181,7 @@ class FixedMagnitudes(UniformSigns):
     """frsf: B = |M| sign(W), with M drawn once (Liao et al. 2016; Sanfiz & Akrout 2021)."""
 
     holds: ClassVar[tuple[str, ...]] = ("magnitudes",)
-    numbers_a_weight = 1
+    keeps = True
 
     def _magnitudes(self) -> Tensor:
         return drawn(self.layer, self.scale, self.draw("feedback", self.place)).abs_()

@@ -1,0 +1,93 @@
+"""What can't follow a rule is refused in words; torch.compile takes the rest in one graph."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from sfl.learning.seeding import generator
+from sfl.nn.feedback.attach import attach
+from sfl.nn.feedback.rules import RULES
+from sfl.nn.models.networks import build_model
+
+DRAW = partial(generator, 0)
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: nn.Linear(4, 4), "one layer with weights sends no error back"),
+        (tied, "1 and 0 have one weight; give each its own"),
+        (
+            lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1, padding_mode="circular")),
+            "1: padding_mode 'circular', only zeros can be",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(4, 4), nn.LazyLinear(4)),
+            "1: has no weights yet; call the model once first",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(4, 4), parametrizations.weight_norm(nn.Linear(4, 4))),
+            "1: its weight is computed from others; remove that first",
+        ),
+    ],
+)
+def test_what_cant_follow_a_rule_is_refused(make: Any, said: str) -> None:
+    model = make()
+    before = hooks(model)
+    with pytest.raises(ValueError, match=said):
+        attach(model, "fa", DRAW)
+    assert hooks(model) == before
+
+
+def hooks(model: nn.Module) -> list[int]:
+    return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+
+
+def test_an_unknown_rule_is_refused() -> None:
+    with pytest.raises(ValueError, match="rule 'bp' is none of backprop, fa, usf"):
+        attach(build_model("SimpleModel"), "bp", DRAW)
+
+
+def test_without_gradients_a_rule_does_nothing() -> None:
+    model, x = build_model("SimpleModel").eval(), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        before = model(x)
+        attach(model, "fa", DRAW)
+        after = model(x)
+    assert torch.equal(before, after) and not after.requires_grad
+
+
+@pytest.mark.parametrize("layer", ["spatial", "conv"])
+@pytest.mark.parametrize("rule", RULES)
+def test_compiled_in_one_graph_it_learns_the_same(rule: str, layer: str) -> None:
+    """Of two steps, as brsf's and mirror's weights change between them."""
+
+    def gradients(compiled: bool) -> Tensor:
+        torch.compiler.reset()
+        torch.manual_seed(0)
+        settings: dict[str, Any] = {"channels": [2], "dropout": 0.0, "dropout2d": 0.0}
+        model = build_model("SimpleModel", layer=layer, hidden_sizes=[4], **settings)
+        feedback = attach(model, rule, DRAW)
+        if compiled:
+            model.compile(backend="aot_eager", fullgraph=True)
+        found = []
+        for step in range(2):
+            feedback.before_step(step)
+            model.zero_grad()
+            model(torch.randn(4, 3, 32, 32, generator=DRAW("x", step))).square().sum().backward()
+            feedback.after_step(step)
+            found += [weight.grad.flatten() for weight in model.parameters()]  # type: ignore[union-attr]
+        return torch.cat(found)
+
+    torch.testing.assert_close(gradients(True), gradients(False))
