@@ -9,6 +9,7 @@ from sfl.cli.options import RUNS, Json, Runs, Set
 
 if TYPE_CHECKING:
     from sfl.config.schema import Config
+    from sfl.nn.audit import Audit
     from sfl.nn.summary import ModelSummary
 
 
@@ -25,7 +26,7 @@ def show(
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
-    """Describe a model layer by layer: shapes, weights, FLOPs, sharing, weights of a dense layer.
+    """Describe a model layer by layer: shapes, weights, FLOPs; what it shares and transports.
 
     \b
     Examples:
@@ -35,25 +36,34 @@ def show(
     from sfl.config.load import load
     from sfl.runs.directory import BEST, CONFIG
     from sfl.runs.store import search
+    from sfl.training.audit import audit_model
     from sfl.training.images import image_shape
     from sfl.training.setup import describe_model
 
     folder = run.path if (run := search(runs, what)) else None
     config = load(folder / CONFIG if folder else what, set_ or [])
-    summary = describe_model(config, *image_shape(config, folder and folder / BEST))
-    print_model(config, summary, as_json, model=config.model.name)
+    shape = image_shape(config, folder and folder / BEST)
+    described = describe_model(config, *shape), audit_model(config, *shape)
+    print_model(config, *described, as_json, model=config.model.name)
 
 
-def print_model(config: "Config", summary: "ModelSummary", as_json: bool, /, **more: Any) -> None:
-    """Prints the layers and what computes them; or as JSON `more`, the sums and the layers."""
+def print_model(
+    config: "Config", summary: "ModelSummary", audited: "Audit", as_json: bool, /, **more: Any
+) -> None:
+    """Prints the layers, what computes them, and the audit; or as JSON `more` and all of it."""
     from sfl.cli import layout, tables
     from sfl.nn import engine
     from sfl.training.device import planned_device
 
     report = engine.report(planned_device(config.train.device))
     if as_json:
-        layout.print_json({**more, "engine": report, **summary.to_dict()})
+        layout.print_json(
+            {**more, "engine": report, **summary.to_dict(), "audit": audited.to_dict()}
+        )
         return
     layout.print_table(tables.summary_table(summary))
     if config.model.storage == "local":
         layout.print_lines([f"spatial layers: {report}"])
+    print()
+    layout.print_table(tables.audit_table(audited))
+    layout.print_lines(audited.in_words())

@@ -11,6 +11,7 @@ from sfl.stats import majority_share
 from sfl.units import age_text, bytes_text, count_text, one_line
 
 if TYPE_CHECKING:
+    from sfl.nn.audit import Audit
     from sfl.nn.summary import ModelSummary
 
 CONFUSIONS = 10  # of the most frequent ones that are listed
@@ -143,6 +144,25 @@ def summary_table(summary: "ModelSummary") -> Table:
         size = bytes_text(feedback.bytes)
         made.add_row("feedback weights", "", f"{feedback.weights:,}", size, "", "", "")
     return made
+
+
+def audit_table(audited: "Audit") -> Table:
+    """One row for each layer with weights or statistics, and the whole network's."""
+    columns = ["layer", "sharing", "shared × positions", "transport", "weights sent", "bits/step"]
+    made = Table(columns, "what is shared in the forward pass, and sends errors back")
+    for layer in audited.layers:
+        shared = f"{layer.shared:,} × {layer.places:,}" if layer.shared else ""
+        sent = _sent(layer.transported, layer.bits)
+        made.add_row(layer.name, layer.sharing, shared, layer.transport, *sent)
+    total = audited.total
+    numbers = f"{total('shared'):,}" if total("shared") else ""
+    sent = _sent(total("transported"), total("bits"))
+    made.add_row("all", audited.sharing, numbers, audited.transport, *sent)
+    return made
+
+
+def _sent(weights: int, bits: int) -> tuple[str, str]:
+    return f"{weights:,}" if weights else "", count_text(bits) if bits else ""
 
 
 STATUS_STYLES = {"running": "cyan", "interrupted": "yellow", "failed": "red", "damaged": "red"}

@@ -79,13 +79,17 @@ def train(
 
 def _show(settings: "Settings", as_json: bool) -> None:
     """What a run would be; raises UserError for sizes that can't be trained."""
+    from sfl.training.audit import audit_model
     from sfl.training.device import threads
+    from sfl.training.images import image_sizes
     from sfl.training.setup import check_sizes
 
-    summary = check_sizes(settings)
+    sizes = image_sizes(settings)
+    summary = check_sizes(settings, sizes)
+    audited = audit_model(settings, sizes.in_dimensions, sizes.classes)
     if not as_json:
         print(settings.to_yaml(), end="")
     with threads(settings.train.threads) as count:
-        print_model(settings, summary, as_json, config=settings.to_dict(), threads=count)
+        print_model(settings, summary, audited, as_json, config=settings.to_dict(), threads=count)
     if not as_json:
         print(f"threads: {count}")

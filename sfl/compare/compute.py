@@ -89,6 +89,8 @@ def _describe(model: ComparedModel, target: tuple[float, Images] | None) -> Mode
         model=last.model,
         layer=model.config.model.layer or "conv",
         storage=model.config.model.storage,
+        sharing=last.audit and last.audit.sharing,
+        transport=last.audit and last.audit.transport,
         runs=[one.run.name for one in model.results],
         seeds=[one.seed for one in model.results],
         n=len(results),

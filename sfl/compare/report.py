@@ -9,7 +9,7 @@ import glob
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -25,7 +25,8 @@ from sfl.locks import one_at_a_time
 from sfl.pictures import Picture
 from sfl.plots.test_images import TestImages, load_test_images
 from sfl.progress import say
-from sfl.units import one_line
+from sfl.runs.records import AuditedLayer
+from sfl.units import count_text, one_line
 
 
 def write(comparison: Comparison, compared: Sequence[ComparedModel], out: Path) -> None:
@@ -43,7 +44,7 @@ def write(comparison: Comparison, compared: Sequence[ComparedModel], out: Path) 
         write_text(out / "comparison.json", json.dumps(comparison.model_dump()))
         write_text(out / "comparison.csv", to_csv(comparison))
         write_text(out / "report.md", _markdown(comparison, shown))
-        write_text(out / "report.html", _page(comparison, shown))
+        write_text(out / "report.html", _page(comparison, compared, shown))
 
 
 def _pictures_in(report: Path) -> list[str]:
@@ -85,7 +86,9 @@ def _markdown(comparison: Comparison, shown: Sequence[Picture]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _page(comparison: Comparison, shown: Sequence[Picture]) -> str:
+def _page(
+    comparison: Comparison, compared: Sequence[ComparedModel], shown: Sequence[Picture]
+) -> str:
     """The report as HTML. It holds its pictures, each for a light and for a dark page."""
     heads = "".join(f"<th scope=col>{_text(model.name)}</th>" for model in comparison.models)
     body = "\n".join(
@@ -102,9 +105,40 @@ def _page(comparison: Comparison, shown: Sequence[Picture]) -> str:
         "head": heads,
         "body": body,
         "remarks": "\n".join(f"<li>{_text(line)}</li>" for line in comparison.remarks),
+        "audits": "\n".join(map(_audit, compared)),
         "figures": "\n".join(map(_figure, shown)),
     }
     return Template(template).substitute(filled)
+
+
+AUDITED: dict[str, Callable[[AuditedLayer], str]] = {
+    "layer": lambda layer: layer.name,
+    "sharing": lambda layer: layer.sharing,
+    "shared × positions": lambda layer: (
+        f"{layer.shared:,} × {layer.places:,}" if layer.shared else ""
+    ),
+    "transport": lambda layer: layer.transport,
+    "weights sent": lambda layer: f"{layer.transported:,}" if layer.transported else "",
+    "bits/step": lambda layer: count_text(layer.bits) if layer.bits else "",
+}
+
+
+def _audit(model: ComparedModel) -> str:
+    """What a model shares and transports, layer by layer; nothing if its runs don't say it."""
+    audit = model.results[-1].result.audit
+    if audit is None:
+        return ""
+    head = "".join(f"<th scope=col>{label}</th>" for label in AUDITED)
+    body = "\n".join(
+        "<tr>" + "".join(f"<td>{_text(text(layer))}</td>" for text in AUDITED.values()) + "</tr>"
+        for layer in audit.layers
+    )
+    words = "".join(f"<li>{_text(line)}</li>" for line in audit.in_words)
+    return (
+        f"<h2>{_text(model.name)}: what is shared, and what sends errors back</h2>\n"
+        f'<div class="table"><table class=layers>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody>\n</table></div>\n<ul>{words}</ul>"
+    )
 
 
 def _text(text: str) -> str:

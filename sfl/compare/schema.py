@@ -34,6 +34,15 @@ class Model(_Values):
     model: str = Field(description="The network.")
     layer: Literal["conv", "spatial"] = Field(description="conv: all positions share weights.")
     storage: Literal["local", "dense"] | None = Field(description="Of spatial layers; else null.")
+    sharing: str | None = Field(
+        None,
+        description="What positions share: strict, soft, in time or shared, as the audit in "
+        "result.json defines it; null: its runs have none.",
+    )
+    transport: str | None = Field(
+        None,
+        description="What sends errors back: strict, at birth, signs or transports; null likewise.",
+    )
     runs: list[str] = Field(description="The names of its runs.")
     seeds: list[int] = Field(description="Their seeds.")
     n: int = Field(description="Number of runs.")

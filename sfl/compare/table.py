@@ -74,6 +74,8 @@ def p_text(p: float) -> str:
 
 OF_MODELS: dict[str, Callable[[Model], str]] = {
     "network, weights": _network,
+    "sharing": lambda m: m.sharing or NONE,
+    "weight transport": lambda m: m.transport or NONE,
     "runs (seeds)": lambda m: f"{m.n} ({', '.join(map(str, m.seeds))})",
     "epochs": lambda m: _range(m.epochs, str),
     "test accuracy": lambda m: percent_text(m.accuracy),

@@ -57,6 +57,12 @@ class ModelSettings(Settings):
     dropout2d: Fraction | None = Field(
         None, description="Dropout probability of whole feature maps, before the last block."
     )
+    norm: Literal["channel", "position", "none"] | None = Field(
+        None,
+        description="Batch normalisation. channel: one scale, one shift and statistics for each "
+        "channel, over batch and positions, as is usual. position: for each unit its own, over the "
+        "batch alone. none: none.",
+    )
 
     @model_validator(mode="before")
     @classmethod

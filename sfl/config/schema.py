@@ -206,6 +206,11 @@ class Config(Settings):
                 "optimizer.weight_decay: with learn.rule: kp, adam would let the forward and the "
                 "feedback weights decay differently; use adamw or sgd"
             )
+        if self.train.sync_batchnorm and self.model.norm == "position":
+            raise ValueError(
+                "train.sync_batchnorm: only for model.norm: channel; position keeps each process's "
+                "statistics to itself"
+            )
         return self
 
     def to_dict(self, *, share: bool = False) -> dict[str, Any]:

@@ -32,6 +32,10 @@ class Route:
         """Weights of its own that the optimizer moves."""
         return []
 
+    def heads(self) -> dict[str, int]:
+        """By a block's layer: how many weights of its own loss send the error back into it."""
+        return {}
+
     def state(self) -> dict[str, Tensor]:
         """What resuming needs, as `<layer>.<name>`: the layer whose block it serves."""
         return {}
@@ -154,6 +158,12 @@ class LocalLosses(Route):
 
     def parameters(self) -> list[Tensor]:
         return [weight for loss in self._losses.values() for weight in loss.parameters()]
+
+    def heads(self) -> dict[str, int]:
+        return {
+            layer: sum(weight.numel() for weight in loss.parameters() if weight.dim() > 1)
+            for layer, loss in self._losses.items()
+        }
 
     def state(self) -> dict[str, Tensor]:
         return {

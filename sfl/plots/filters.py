@@ -145,6 +145,7 @@ def activations(model: "nn.Module", images: "Tensor") -> "dict[str, Tensor]":
     from torch import nn
 
     from sfl.nn.engine import BatchNormReLU, ReLUMaxPool2d
+    from sfl.nn.norm import UnitBatchNormReLU
 
     names = {module: name for name, module in conv_layers(model)}
     watched: dict[str, nn.Module] = {}
@@ -153,7 +154,7 @@ def activations(model: "nn.Module", images: "Tensor") -> "dict[str, Tensor]":
         if module in names:
             name = names[module]
             watched[name] = module
-        elif name is not None and isinstance(module, nn.ReLU | BatchNormReLU):
+        elif name is not None and isinstance(module, nn.ReLU | BatchNormReLU | UnitBatchNormReLU):
             watched[name], name = module, None
         elif isinstance(module, ReLUMaxPool2d):
             name = None

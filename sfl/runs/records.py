@@ -84,6 +84,38 @@ class Epoch(Record):
     )
 
 
+class AuditedLayer(Record):
+    """A layer of an audit: its grades, and the numbers that they are about."""
+
+    name: str
+    kind: str
+    sharing: str
+    shared: Count
+    places: Count
+    statistics: Count
+    transport: str
+    transported: Count
+    bits: Count
+    own_scales: Count
+
+
+class Audit(Record):
+    """What a network shares between positions, and what its backward pass takes of its weights."""
+
+    sharing: str = Field(description="Grade: `strict`, `soft`, `in time` or `shared`.")
+    transport: str = Field(description="Grade: `strict`, `at birth`, `signs` or `transports`.")
+    shared: Count = Field(description="Numbers that several positions have in common.")
+    statistics: Count = Field(description="Means and variances over the images of a batch.")
+    transported: Count = Field(description="Weights of which all or a sign sends errors back.")
+    bits: Count = Field(description="Of those, in a step.")
+    own_scales: Count = Field(description="Scales of normalisations, in their own derivative.")
+    in_words: list[str] = Field(description="What the grades mean, and what else is not local.")
+    layers: list[AuditedLayer] = Field(
+        description="The same of each layer: `name`, `kind`, grades, numbers; `places`: how many "
+        "positions have its `shared` numbers in common."
+    )
+
+
 class Result(Record):
     """result.json: what a run ended with."""
 
@@ -118,6 +150,9 @@ class Result(Record):
     seconds_per_epoch: Seconds = Field(description="Mean over the epochs.")
     peak_memory_bytes: Count | None = Field(
         None, description="The highest of its epochs; null: unknown. Not in the first runs."
+    )
+    audit: Audit | None = Field(
+        None, description="What it shares and transports. Not in the first runs."
     )
 
 

@@ -189,11 +189,13 @@ def _check_last_batch(
         among = f", {world.size} processes" if world.size > 1 else ""
         others = sorted(range(1, 2 * size + 2), key=lambda other: abs(other - size))
         better = [other for other in others if fewest(other) > fewest(size)][:1]
+        unit = config.model.norm == "position"  # needs two images whatever the maps' size
+        other = "model.norm=channel" if unit else "smaller model.kernel_sizes"
         ways = [f"set data.batch_size={other}" for other in better] or ["take more images"]
         raise UserError(
             f"an epoch's last batch has too few images: {fewest(size)} (of {count:,} training "
             f"images, data.batch_size {size}{among}); {config.model.name}: {error}",
-            f"{ways[0]}, or smaller model.kernel_sizes",
+            f"{ways[0]}, or {other}",
         ) from None
 
 

@@ -17,6 +17,7 @@ from sfl.progress import say
 from sfl.runs.directory import BEST, RESULT, Run
 from sfl.runs.records import Result
 from sfl.stats import majority_share, wilson_interval
+from sfl.training.audit import audit_model
 from sfl.training.checkpoint import Checkpoint, load_weights, read_checkpoint
 from sfl.training.device import threads
 from sfl.training.evaluate import Evaluation, evaluate
@@ -57,6 +58,7 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
         **({} if feedback is None else {"feedback_weights": feedback.weights}),
         "flops_per_image": setup.summary.flops,
         "training_flops_per_image": setup.summary.training_flops,
+        "audit": audit_model(setup.config, setup.dataset.in_dimensions, len(classes)).to_dict(),
     }
 
 

@@ -386,7 +386,7 @@ def test_a_run_directory_holds_what_the_design_says(trained: Path) -> None:
         "run", "model", "accuracy", "accuracy_interval", "loss", "n", "per_class", "confusion",
         "data", "weights", "weight_bytes", "flops_per_image", "training_flops_per_image",
         "train_images", "peak_memory_bytes", "epochs", "seconds", "seconds_per_epoch",
-        "majority_share",
+        "majority_share", "audit",
     }  # fmt: skip
     assert (result["run"], result["model"], result["n"]) == (trained.name, "SimpleModel", 32)
     assert result["weights"] == 171_010
@@ -521,6 +521,9 @@ def test_json_is_one_object_and_nothing_else(here: Path, trained: Path) -> None:
     shown = json_of(sfl("show", "tiny.yaml", *runs))
     assert (shown["model"], shown["weights"]) == ("SimpleModel", 171_010)
     assert json_of(sfl("show", "tiny-s0", *runs)) == shown
+    planned = json_of(sfl("train", "--config", "tiny.yaml", "--dry-run", "--json"))
+    assert shown["audit"] == planned["audit"] == evaluated["audit"] == result["audit"]
+    assert (shown["audit"]["sharing"], shown["audit"]["transport"]) == ("strict", "transports")
     described = json_of(sfl("data", "--config", "tiny.yaml", "--json"))
     assert described["source"] == "shapes" and described["train_images"] == 64
 

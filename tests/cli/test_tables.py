@@ -8,6 +8,7 @@ import pytest
 
 from sfl.cli import exits, layout, tables
 from sfl.cli.layout import Table
+from sfl.nn.audit import Audit, LayerAudit
 from sfl.nn.summary import LayerSummary, ModelSummary
 from sfl.progress import wrapped
 
@@ -235,6 +236,26 @@ def test_the_layers_of_a_model_and_their_sum() -> None:
     assert relu.split() == ["features.1", "ReLU", "5×30×30"]
     assert linear == "classifier Linear 10 60 240 B 60 200 none"
     assert total == "all 200 800 B 1,060 3.2 k"
+
+
+def test_the_audit_of_a_model_fits_80_columns() -> None:
+    layers = (
+        LayerAudit("features.16", "Conv2d", "in time", 1_797_632, 1024),
+        LayerAudit(
+            "classifier.2",
+            "Linear",
+            transport="transports",
+            transported=4_194_304,
+            bits=134_217_728,
+        ),
+    )
+    made = tables.audit_table(Audit(layers, ()))
+    assert made.fits(80)
+    _, head, first, linear, total = text(made)
+    assert head == "layer sharing shared × positions transport weights sent bits/step"
+    assert first == "features.16 in time 1,797,632 × 1,024 strict"
+    assert linear == "classifier.2 strict transports 4,194,304 134.2 M"
+    assert total == "all in time 1,797,632 transports 4,194,304 134.2 M"
 
 
 def test_runs_with_and_without_an_accuracy() -> None:

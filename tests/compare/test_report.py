@@ -125,6 +125,29 @@ def test_all_outputs_say_the_same(made: list[str], tmp_path: Path) -> None:
     assert json.loads((out / "comparison.json").read_text()) == values
 
 
+def test_what_each_model_shares_and_transports(tmp_path: Path) -> None:
+    """Its grades in the table, its layers in the page; of runs that don't say it, nothing."""
+    layer = {
+        "name": "features.3", "kind": "Conv2d", "sharing": "shared", "shared": 1234, "places": 25,
+        "statistics": 0, "transport": "signs", "transported": 5000, "bits": 5000, "own_scales": 0,
+    }  # fmt: skip
+    sums = {key: value for key, value in layer.items() if key not in ("name", "kind", "places")}
+    audit = {**sums, "in_words": ["grade of sharing, shared: <all>"], "layers": [layer]}
+    make_run(tmp_path / "runs" / "new", f"{CONV}{DATA}", audit=audit)
+    make_run(tmp_path / "runs" / "old", f"{SPATIAL}{DATA}")
+    arguments = ("compare", "new", "old", "--no-train", "--runs", tmp_path / "runs")
+    done = sfl(*arguments, "--json", "--out", tmp_path / "out")
+    comparison = Comparison.model_validate_json(done.stdout)
+    text = dict(rows(comparison))
+    assert text["sharing"] == ["shared", "–"] and text["weight transport"] == ["signs", "–"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    ((heading, section),) = re.findall(r"<h2>(.*?)</h2>(.*?)</ul>", page, re.DOTALL)
+    assert heading.startswith("new:")
+    cells = re.findall(r"<td>(.*?)</td>", section)
+    assert cells == ["features.3", "shared", "1,234 × 25", "signs", "5,000", "5.0 k"]
+    assert "<li>grade of sharing, shared: &lt;all&gt;</li>" in section
+
+
 def test_what_cannot_reach_a_target_is_not_trained_first(tmp_path: Path, tiny: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(tiny.read_text().replace("epochs: 1", "epochs: 1, test_every: 1"))

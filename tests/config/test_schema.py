@@ -51,6 +51,13 @@ def test_null_takes_a_setting_back_to_its_default() -> None:
     assert made.train.epochs == 5
 
 
+def test_statistics_of_units_are_not_shared_between_processes() -> None:
+    """In one line, whatever the device."""
+    with pytest.raises(UserError, match=r"sync_batchnorm: only for model\.norm: channel"):
+        config("{name: SpatialDenseNet, norm: position}", train="{sync_batchnorm: true}")
+    assert config("{name: SpatialDenseNet, norm: none}", train="{sync_batchnorm: true}")
+
+
 def test_a_config_says_the_whole_graph() -> None:
     """Or a run of one version of sfl would be another experiment in the next."""
     written = config("{name: SpatialDenseNet, dropout: null}").to_dict()["model"]
@@ -64,6 +71,7 @@ def test_a_config_says_the_whole_graph() -> None:
         "hidden_sizes": [512],
         "dropout": 0.1,
         "dropout2d": 0.05,
+        "norm": "channel",
     }
 
 

@@ -138,6 +138,15 @@ def test_activations_are_those_behind_the_normalisation() -> None:
     assert torch.allclose(second, torch.tensor([[[1.0, 2.5, 0.0]]]), atol=1e-4)
 
 
+def test_activations_are_those_behind_units_normalised_by_themselves() -> None:
+    model = build_model("SpatialDenseNet", channels=[2] * 6, hidden_sizes=[4], norm="position")
+    for name, parameter in model.named_parameters():
+        if name.split(".")[1] in ("1", "7", "14"):
+            nn.init.constant_(parameter, 3.0 if name.endswith("bias") else 0.0)
+    maps = list(activations(model.eval(), torch.randn(3, 3, 32, 32)).values())
+    assert all(torch.equal(maps[n], torch.full_like(maps[n], 3.0)) for n in (0, 2, 4))
+
+
 def test_activations_of_pooled_layers_have_their_places() -> None:
     """RegularConvNet's last layer is pooled; the next ReLU is the classifier's."""
     model = build_model("RegularConvNet", channels=[2] * 6, hidden_sizes=[5, 4]).eval()

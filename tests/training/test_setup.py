@@ -103,6 +103,15 @@ def test_a_last_batch_too_small_to_normalise_is_refused_before_images_are_read(
     check_sizes(tiny_config(*keys, better, base=ONE_BY_ONE), world=World(workers))
 
 
+def test_units_that_are_normalised_by_themselves_need_two_images() -> None:
+    """Whatever the size of their maps, so that smaller kernels are no way out."""
+    config = tiny_config("data.shapes.train=17", "model.norm=position", base=ONE_BY_ONE)
+    with pytest.raises(UserError, match=r"features\.1 UnitBatchNormReLU:") as error:
+        check_sizes(config)
+    assert error.value.hint.endswith(", or model.norm=channel")
+    assert check_sizes(tiny_config("model.norm=position", base=ONE_BY_ONE)).weights > 0
+
+
 def test_last_batches_that_are_large_enough() -> None:
     """Also one image, where its maps are larger or nothing is normalised."""
     for config in (

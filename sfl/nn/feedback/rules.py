@@ -31,6 +31,7 @@ class Rule:
     place: the layer's number in its model, one of the counters.
     """
 
+    transport: ClassVar[str]  # what it takes of W: a grade of TRANSPORT in sfl/nn/audit.py
     holds: ClassVar[tuple[str, ...]] = ()  # names of the tensors that resuming needs
     keeps: ClassVar[bool] = True  # whether in memory, a number for each weight of the layer
     moves: ClassVar[bool] = False  # whether the optimizer moves those, as it does the weights
@@ -71,6 +72,7 @@ class FeedbackAlignment(Rule):
     long as M, which it is with a = 0. W is copied here: one transport, at birth.
     """
 
+    transport = "strict"
     holds: ClassVar[tuple[str, ...]] = ("weights",)
 
     def __init__(self, *arguments: Any, alignment: float = 0.0) -> None:
@@ -158,6 +160,7 @@ class UniformSigns(Rule):
     One bit a weight is transported in each step. sign(0) = 0.
     """
 
+    transport = "signs"
     keeps = False
 
     def __init__(self, *arguments: Any) -> None:

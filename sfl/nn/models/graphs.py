@@ -13,6 +13,7 @@ GRAPHS: dict[str, dict[str, Any]] = {
         "hidden_sizes": [1024, 512],
         "dropout": 0.1,
         "dropout2d": 0.05,
+        "norm": "channel",
     },
     "SpatialDenseNet": {
         "layer": "spatial",
@@ -21,6 +22,7 @@ GRAPHS: dict[str, dict[str, Any]] = {
         "hidden_sizes": [512],
         "dropout": 0.1,
         "dropout2d": 0.05,
+        "norm": "channel",
     },
     "SimpleModel": {
         "layer": "spatial",
@@ -29,5 +31,6 @@ GRAPHS: dict[str, dict[str, Any]] = {
         "hidden_sizes": [],
         "dropout": 0.0,
         "dropout2d": 0.0,
+        "norm": "none",
     },
 }

@@ -8,6 +8,8 @@ Every model takes the same keywords, which are what `model:` takes in a YAML fil
   hidden_sizes   units of the hidden linear layers of the classifier
   dropout        before the first and the last linear layer
   dropout2d      of whole feature maps, before the last block
+  norm           "channel" (BatchNorm: one scale, shift and statistics a channel), "position" (for
+                 each unit its own, see sfl.nn.norm) or "none"
 Switching `layer` and nothing else gives the twin: the same graph with or without sharing.
 
 A module's name counts operations, as the notebook's network did: `features.1` is normalisation and
@@ -23,10 +25,12 @@ from torch import Tensor, nn
 
 from sfl.nn.engine import BatchNormReLU, ReLUMaxPool2d, batch_innermost
 from sfl.nn.models.graphs import GRAPHS
+from sfl.nn.norm import UnitBatchNormReLU
 from sfl.nn.spatial import Init, SpatialFeatureLayer, Storage, expect_choice
 from sfl.nn.window import Pair, pair, window_of
 
 Layer = Literal["conv", "spatial"]
+Norm = Literal["channel", "position", "none"]
 Dimensions = tuple[int, int, int]
 
 
@@ -48,14 +52,15 @@ class _Network(nn.Module):
         hidden_sizes: Sequence[int] | None = None,
         dropout: float | None = None,
         dropout2d: float | None = None,
+        norm: Norm | None = None,
     ) -> None:
         super().__init__()
         given = {
             "layer": layer, "channels": channels, "kernel_sizes": kernel_sizes,
-            "hidden_sizes": hidden_sizes, "dropout": dropout, "dropout2d": dropout2d,
+            "hidden_sizes": hidden_sizes, "dropout": dropout, "dropout2d": dropout2d, "norm": norm,
         }  # fmt: skip
         graph = self.graph | {key: value for key, value in given.items() if value is not None}
-        stack = _Stack(in_dimensions, graph["layer"], storage, init)
+        stack = _Stack(in_dimensions, graph["layer"], storage, init, graph["norm"])
         # Local layers are fastest in this order, and put out what is given in it in the same.
         self.batch_innermost = stack.layer == "spatial" and stack.storage == "local"
         self._add_features(stack, graph["channels"], graph["kernel_sizes"], graph["dropout2d"])
@@ -107,6 +112,8 @@ class SimpleModel(_Network):
         self, stack: "_Stack", channels: list[int], kernel_sizes: list[Pair], dropout2d: float
     ) -> None:
         _expect_entries(1, channels=channels, kernel_sizes=kernel_sizes)
+        if stack.norm != "none":
+            raise ValueError(f"norm: {stack.norm}: this model normalises nothing; its norm is none")
         stack.add_layer(channels[0], kernel_sizes[0])
         stack.add(nn.Dropout2d(dropout2d))
 
@@ -131,16 +138,22 @@ class _Stack:
     """Modules under construction, and the (C, H, W) that comes out of the last of them."""
 
     def __init__(
-        self, in_dimensions: Dimensions, layer: Layer, storage: Storage | None, init: Init
+        self,
+        in_dimensions: Dimensions,
+        layer: Layer,
+        storage: Storage | None,
+        init: Init,
+        norm: Norm,
     ) -> None:
         expect_choice("layer", layer, Layer)
         expect_choice("init", init, Init)
+        expect_choice("norm", norm, Norm)
         if layer == "conv" and storage is not None:
             raise ValueError("storage is a setting of layer: spatial; a conv layer has none")
         self.modules: OrderedDict[str, nn.Module] = OrderedDict()
         self.operations = 0
         self.dimensions = in_dimensions
-        self.layer, self.storage, self.init = layer, storage or "local", init
+        self.layer, self.storage, self.init, self.norm = layer, storage or "local", init, norm
 
     def add(self, module: nn.Module, operations: int = 1) -> None:
         """A module that does so many operations in a row; its name is the first one's number."""
@@ -182,7 +195,7 @@ class _Stack:
         for block in range(3):
             first, second = 2 * block, 2 * block + 1
             self.add_layer(channels[first], kernel_sizes[first], same_size)
-            self.add(BatchNormReLU(channels[first]), operations=2)
+            self.add_norm_relu()
             self.add_layer(channels[second], kernel_sizes[second], same_size)
             if block < pooled:
                 self.add_relu_pool()
@@ -190,6 +203,15 @@ class _Stack:
                 self.add(nn.ReLU(inplace=True))
             if block == 1:
                 self.add(nn.Dropout2d(dropout2d))
+
+    def add_norm_relu(self) -> None:
+        """Two operations also where nothing is normalised: the layers' names stay the same."""
+        if self.norm == "channel":
+            self.add(BatchNormReLU(self.dimensions[0]), operations=2)
+        elif self.norm == "position":
+            self.add(UnitBatchNormReLU(self.dimensions), operations=2)
+        else:
+            self.add(nn.ReLU(inplace=True), operations=2)
 
     def add_relu_pool(self) -> None:
         channels, height, width = self.dimensions

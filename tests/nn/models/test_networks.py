@@ -12,6 +12,7 @@ from sfl.nn.engine import BatchNormReLU, ReLUMaxPool2d
 from sfl.nn.engine.memory_order import is_batch_innermost
 from sfl.nn.models.graphs import GRAPHS
 from sfl.nn.models.networks import MODELS, build_model
+from sfl.nn.norm import UnitBatchNormReLU
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.storage import local_to_dense
 
@@ -198,6 +199,27 @@ def test_spatial_dense_net_has_the_notebooks_layers_at_full_size() -> None:
 
 
 @pytest.mark.parametrize("layer", ["conv", "spatial"])
+def test_norm_changes_the_normalisation_alone(layer: str) -> None:
+    """The other modules keep their names and their weights' shapes."""
+    with torch.device("meta"):
+        models = {
+            norm: build_model("SpatialDenseNet", layer=layer, norm=norm)
+            for norm in ("channel", "position", "none")
+        }
+    places = ("features.1", "features.7", "features.14")
+    kinds = {n: {type(m.get_submodule(p)) for p in places} for n, m in models.items()}
+    assert kinds == {"channel": {BatchNormReLU}, "position": {UnitBatchNormReLU}, "none": {nn.ReLU}}
+    states = [
+        {k: v.shape for k, v in m.state_dict().items() if not k.startswith(places)}
+        for m in models.values()
+    ]
+    assert states[0] == states[1] == states[2]
+    assert models["position"].get_parameter("features.1.weight").shape == (30, 30, 10)
+    normalised = {m(torch.empty(2, 3, 32, 32, device="meta")).shape for m in models.values()}
+    assert normalised == {(2, 10)}
+
+
+@pytest.mark.parametrize("layer", ["conv", "spatial"])
 def test_modules_are_named_as_if_nothing_were_fused(layer: str) -> None:
     """So that weights that were saved keep their names."""
     with torch.device("meta"):
@@ -294,6 +316,7 @@ def test_every_setting_has_an_effect(name: str) -> None:
             hidden_sizes=[11, 12],
             dropout=0.25,
             dropout2d=0.5,
+            norm=None if count == 1 else "position",
         )
     spatial = layers(model, SpatialFeatureLayer)
     assert [layer.out_dimensions[0] for layer in spatial] == list(range(2, 2 + count))
@@ -304,6 +327,8 @@ def test_every_setting_has_an_effect(name: str) -> None:
     assert [linear.out_features for linear in layers(model, nn.Linear)] == [11, 12, 7]
     assert [dropout.p for dropout in layers(model, nn.Dropout)] == [0.25, 0.25]
     assert [dropout.p for dropout in layers(model, nn.Dropout2d)] == [0.5]
+    norms = [layer.dimensions for layer in layers(model, UnitBatchNormReLU)]
+    assert norms == [layer.out_dimensions for layer in spatial[0:count:2]][: 3 * (count > 1)]
     assert model(torch.empty(2, 1, 28, 30, device="meta")).shape == (2, 7)
 
 
@@ -371,6 +396,8 @@ def test_local_layers_are_given_the_order_that_they_are_fastest_with(storage: An
         ("SimpleModel", {"layer": "conv", "storage": "dense"}, ["storage", "layer: spatial"]),
         ("SimpleModel", {"layer": "convolution"}, ["'convolution'", "conv, spatial"]),
         ("SimpleModel", {"layer": "conv", "init": "zeros"}, ["'zeros'", "receptive_field"]),
+        ("SimpleModel", {"norm": "position"}, ["norm: position", "normalises nothing"]),
+        ("SpatialDenseNet", {"norm": "batch"}, ["'batch'", "channel, position, none"]),
         ("SimpleModel", {"storage": "sparse"}, ["'sparse'", "local, dense"]),
         ("SimpleModel", {"kernel_sizes": [33]}, ["33", "32"]),
         ("SimpleModel", {"layer": "conv", "kernel_sizes": [33]}, ["33", "32"]),

@@ -1,0 +1,58 @@
+"""Batch normalisation that shares nothing between positions: each unit by itself."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfl.nn.engine import Whole
+
+
+class UnitBatchNormReLU(Whole):
+    """Batch normalisation of each unit over the batch alone (Ioffe & Szegedy 2015), then a ReLU.
+
+    Each unit of (C, H, W) has a scale, a shift and statistics of its own, where nn.BatchNorm2d has
+    one of each for a channel: nn.BatchNorm1d over the flattened units. In their tensors (H, W, C)
+    they lie as the local layers' activations do, so that normalising those copies nothing.
+
+    dimensions: (C, H, W) of the input.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, dimensions: tuple[int, int, int]) -> None:
+        super().__init__()
+        channels, height, width = self.dimensions = dimensions
+        self.eps, self.momentum = 1e-5, 0.1  # as nn.BatchNorm2d
+        shape = (height, width, channels)
+        self.weight, self.bias = nn.Parameter(torch.ones(shape)), nn.Parameter(torch.zeros(shape))
+        self.register_buffer("running_mean", torch.zeros(shape))
+        self.register_buffer("running_var", torch.ones(shape))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input (B, C, H, W) → the same shape and order in memory.
+
+        Raises ValueError for units of other dimensions, and for one image in training.
+        """
+        if input.shape[1:] != self.dimensions:
+            given, expected = ("×".join(map(str, s)) for s in (input.shape[1:], self.dimensions))
+            raise ValueError(f"input is {given}, the units are {expected}")
+        turned = input.permute(2, 3, 1, 0)
+        if turned.is_contiguous():  # batch innermost
+            normalised = self._normalised(turned.view(1, -1, len(input)))
+            y = normalised.view(turned.shape).permute(3, 2, 0, 1)
+        else:
+            images = input.permute(0, 2, 3, 1)
+            normalised = self._normalised(images.reshape(len(input), -1))
+            y = normalised.view(images.shape).permute(0, 3, 1, 2)
+            y = y.contiguous() if input.is_contiguous() else y
+        return F.relu(y, inplace=True)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        """x (1, H·W·C, B) or (B, H·W·C)."""
+        statistics = (self.running_mean.view(-1), self.running_var.view(-1))
+        scales = (self.weight.view(-1), self.bias.view(-1))
+        return F.batch_norm(x, *statistics, *scales, self.training, self.momentum, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.dimensions}, eps={self.eps}, momentum={self.momentum}"
