@@ -33,6 +33,13 @@ OURS = {
     "SpatialDenseNet, dense": ("notebook/spatial", ("train.precision=auto",)),
     "RegularConvNet": ("conv", ()),
 }
+# The same with errors sent back otherwise, to be held against "local" and RegularConvNet.
+OTHERWISE = ("rule=fa", "rule=usf", "rule=kp", "route=dfa")
+OURS |= {
+    f"{name}, {learn}": (config, (f"learn.{learn}",))
+    for name, config in (("SpatialDenseNet, local", "spatial"), ("RegularConvNet", "conv"))
+    for learn in OTHERWISE
+}
 NOTEBOOK = ("SimpleModel", "SpatialDenseNet", "RegularConvNet")
 
 
