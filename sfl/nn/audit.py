@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from sfl.nn.feedback.attach import followers
+from sfl.nn.feedback.drawing import existing
 from sfl.nn.feedback.rules import RULES
 from sfl.nn.norm import UnitBatchNormReLU
 from sfl.nn.spatial import SpatialFeatureLayer
@@ -152,7 +153,11 @@ def audit(
             layers.append(LayerAudit(name, type(module).__name__, **found))
         behind |= name == first
     readout = "follows the rule, too" if passed else "sends no error back"
-    remarks = (f"the readout {readout}", *_told(route, loss, clips), *_common_in(model, layers))
+    remarks = (
+        f"the readout {readout}",
+        *_told(route, loss, clips, heads or {}),
+        *_common_in(model, layers),
+    )
     return Audit(tuple(layers), remarks)
 
 
@@ -227,27 +232,25 @@ def _sent(grade: str, numbers: int, like: nn.Module) -> Fields:
     return {"transport": grade, "transported": sent, "bits": bits * sent}
 
 
-def _served(layer: Weighted, grade: str = "") -> int:
-    """How many of a layer's weights have feedback weights: those inside the receptive fields.
-
-    With "transports" all weights, also those outside the fields in dense storage.
+def _served(layer: Weighted, grade: str) -> int:
+    """How many weights serve the backward pass; with "transports" in dense storage all, else only
+    those inside the receptive fields, as feedback weights are.
     """
-    if not isinstance(layer, SpatialFeatureLayer):
-        return layer.weight.numel()
-    if grade == "transports":
+    if grade == "transports" and isinstance(layer, SpatialFeatureLayer):
         return layer.weight_count()
-    inside = int(layer.field_mask().sum())
-    return inside * layer.in_channels // layer.groups * layer.out_channels
+    return existing(layer)
 
 
 # --- what else is not local
 
 
-def _told(route: str, loss: str, clips: bool) -> Iterator[str]:
+def _told(route: str, loss: str, clips: bool, heads: Mapping[str, int]) -> Iterator[str]:
     if route == "dfa":
         yield "the error of the output is sent to every layer"
     if route == "local":
         yield "the labels are sent to every layer"
+    if any(heads.values()):
+        yield "only within the losses of the layers are weights sent back, from their own heads"
     if loss.endswith("sim"):
         yield "the losses of the layers compare the images of a batch with each other"
     if clips:

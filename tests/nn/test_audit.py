@@ -188,7 +188,8 @@ def test_the_weights_of_a_local_losss_head_are_transported_within_it() -> None:
         "4": ("strict", 0, 0),
     }  # fmt: skip
     assert audited.transport == "transports"
-    assert "compare the images of a batch" in audited.remarks[2]
+    assert audited.remarks[2].startswith("only within the losses of the layers")
+    assert "compare the images of a batch" in audited.remarks[3]
 
 
 def test_one_norm_for_all_gradients_is_not_local() -> None:
