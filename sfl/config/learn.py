@@ -29,7 +29,7 @@ class SleepSettings(Settings):
         0, description="Number of training steps between sleeps. 0: never."
     )
     strength: Part = Field(
-        1.0, description="1: a filter is shared afterwards; s: w ← w + s·(w̄ − w)."
+        1.0, description="How far: 1 makes the filters equal, s goes that part of the way."
     )
     kernels: Literal["one", "k2"] = Field(
         "one",

@@ -21,9 +21,11 @@ def test_the_rule_that_the_page_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = dict(vars(rules))
     exec(block, names)
     monkeypatch.setitem(rules.RULES, "rsf", names["RandomSigns"])
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5)).double()
+    first = nn.Linear(3, 4)
+    model = nn.Sequential(first, nn.Linear(4, 5)).double()
     feedback = attach(model, "rsf", partial(generator, 0))
     model(torch.ones(2, 3, dtype=torch.float64)).sum().backward()
     (weights,) = feedback.state().values()
     assert feedback.state().keys() == {"1.weights"} and weights.abs().unique().numel() == 1
-    assert torch.allclose(model[0].bias.grad, 2 * weights.sum(dim=0))
+    assert first.bias.grad is not None
+    assert torch.allclose(first.bias.grad, 2 * weights.sum(dim=0))

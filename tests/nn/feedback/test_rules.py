@@ -14,6 +14,7 @@ from sfl.nn.engine import batch_innermost
 from sfl.nn.feedback.attach import Feedback, attach
 from sfl.nn.feedback.rules import RULES, UniformSigns
 from sfl.nn.spatial import SpatialFeatureLayer
+from sfl.nn.weighted import Weighted, weighted_layers
 from tests.nn.feedback.plain import PlainLayer, gradients
 
 DRAW = partial(generator, 0)
@@ -110,10 +111,10 @@ def feedback_of(case: Case, feedback: Feedback, rule: str) -> list[Tensor]:
     return found
 
 
-def spread(case: Case, layer: nn.Module, scale: str = "xavier") -> Tensor:
+def spread(case: Case, layer: Weighted, scale: str = "xavier") -> Tensor:
     """Of each weight, by its unit's inputs and its input's units as they are in the matrix."""
     assert isinstance(layer.weight, Tensor)
-    weight, flat = layer.weight.detach(), case.plain[case.layers.index(layer)]
+    weight, flat = layer.weight.detach(), case.plain[[*case.layers].index(layer)]
     if isinstance(layer, nn.Conv2d):
         fan_in = torch.tensor(math.prod(weight.shape[1:]), dtype=weight.dtype)
         units = weight.shape[0] // layer.groups * math.prod(weight.shape[2:])
@@ -145,7 +146,7 @@ def test_with_the_layers_own_weights_it_is_backprop(kind: str, steps: str, rule:
     case = Case(kind, steps)
     expected = case.gradients()
     for name, each in attach(case.model, rule, DRAW).rules.items():
-        own = case.model.get_submodule(name).weight.detach()
+        own = weighted_layers(case.model)[name].weight.detach()
         if isinstance(each, UniformSigns):
             each.magnitudes = own.abs()
         else:
