@@ -233,7 +233,7 @@ def plot_curve(
     return line.get_color()
 
 
-def label_epochs(axes: "Axes", label: str) -> None:
+def label_epochs(axes: "Axes", label: str, *, legend: bool = True) -> None:
     """Labels axes with curves over epochs: whole epochs, a grid, a legend."""
     from matplotlib.ticker import MaxNLocator
 
@@ -241,7 +241,8 @@ def label_epochs(axes: "Axes", label: str) -> None:
     axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
-    add_legend(axes, axes.lines, fontsize=9 if len(axes.lines) <= 4 else 7)
+    if legend:
+        add_legend(axes, axes.lines, fontsize=9 if len(axes.lines) <= 4 else 7)
 
 
 def add_legend(owner: "Axes | FigureBase", handles: Sequence[Any], **looks: Any) -> None:

@@ -3,7 +3,7 @@
 Each is drawn into a given figure. Knows no files. Accuracies are shown in percent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import fmean
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Read = Callable[[dict[str, Any]], float | None]  # a number of a line of metrics, if it is there
+
 COSTS = (
     ("weights", "weights", "trainable weights"),
     ("flops", "training_flops", "FLOPs of training"),
@@ -54,7 +56,9 @@ def pictures(
     ):
         shown = label.partition(",")[0].capitalize()
         caption = f"{shown} over the epochs; mean, and smallest to largest of the runs."
-        found.append(Picture(name, caption, partial(_curves, compared, title, key, label, scale)))
+        read = partial(_read, key, scale)
+        found.append(Picture(name, caption, partial(_curves, compared, title, read, label)))
+    found += _learning(compared, title)
     for name, field, label in COSTS:
         caption = f"Test accuracy against {label}; bars: 95 % intervals."
         draw = partial(_by_cost, comparison, field, label)
@@ -89,17 +93,49 @@ def _title(comparison: Comparison) -> str:
     return f"{networks}\n{shorten(data.name)}, {data.test_images:,} test images, n = {runs}"
 
 
+def _learning(compared: Sequence[ComparedModel], title: str) -> list[Picture]:
+    """How models learn, of those whose runs have measured it."""
+    found = []
+    for name, read, label in (
+        ("gradient-angle", _mean_angle, "angle to true gradient, °"),
+        ("probe-decrease", partial(_read, "probe_decrease", 1.0), "loss decrease in one step"),
+    ):
+        having = [m for m in compared if _has(m, read)]
+        if having:
+            over = ", mean over layers" if read is _mean_angle else ""
+            caption = (
+                f"{label.partition(',')[0].capitalize()}{over}, over the epochs; mean, and "
+                "smallest to largest of the runs."
+            )
+            found.append(Picture(name, caption, partial(_curves, having, title, read, label)))
+    return found
+
+
+def _has(model: ComparedModel, read: Read) -> bool:
+    return any(read(line) is not None for one in model.results for line in one.run.metrics)
+
+
+def _read(key: str, scale: float, line: dict[str, Any]) -> float | None:
+    value = line.get(key)
+    return None if value is None else scale * value
+
+
+def _mean_angle(line: dict[str, Any]) -> float | None:
+    layers = line.get("measures", {}).values()
+    angles = [values["gradient_angle"] for values in layers if "gradient_angle" in values]
+    return fmean(angles) if angles else None
+
+
 def _curves(
-    compared: Sequence[ComparedModel], title: str, key: str, label: str, scale: float,
-    figure: "Figure",
-) -> None:  # fmt: skip
+    compared: Sequence[ComparedModel], title: str, read: Read, label: str, figure: "Figure"
+) -> None:
     axes = figure.add_subplot()
     for style, model in zip(line_styles(len(compared)), compared, strict=True):
         logged: dict[int, list[float]] = {}
         for one in model.results:
             for line in one.run.metrics:
-                if key in line:
-                    logged.setdefault(line["epoch"], []).append(scale * line[key])
+                if (value := read(line)) is not None:
+                    logged.setdefault(line["epoch"], []).append(value)
         epochs, each = sorted(logged), [logged[epoch] for epoch in sorted(logged)]
         colour = plot_curve(axes, epochs, list(map(fmean, each)), style, shorten(model.name))
         low, high = list(map(min, each)), list(map(max, each))

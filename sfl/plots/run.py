@@ -1,12 +1,13 @@
 """All pictures of a run: which layer, units and images they show, and what is refused."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.pictures import Picture, shorten
-from sfl.plots import figures, filters
+from sfl.plots import figures, filters, measures
 from sfl.plots.test_images import TestImages, load_test_images, name_of_images
 from sfl.progress import say
 from sfl.runs.directory import Run
@@ -39,6 +40,9 @@ def run_pictures(
     units = list(range(min(SHOWN_UNITS, count))) if units is None else units
     _refuse_missing("--units", units, count, f"{layers[chosen].name} has units")
     shown = figures.metrics_pictures(run.metrics, title) if run.metrics else []
+    positions = {one.name: math.prod(one.positions) for one in layers}
+    predicted = measures.predictions(config, run.metrics, model, positions)
+    shown += measures.measures_pictures(run.metrics, predicted, title)
     shown += figures.filter_pictures(layers, chosen, units, title)
     try:
         images = load_test_images(config, run.provenance.test if run.provenance else "")

@@ -75,6 +75,17 @@ class Epoch(Record):
     outside_share: dict[str, float] | None = Field(
         None, description="Dense storage, by layer: share of Σ‖w‖² outside the receptive fields."
     )
+    measures: dict[str, dict[str, float]] | None = Field(
+        None, description="With `train.measure_every`, by layer: how it learns."
+    )
+    probe_decrease: float | None = Field(
+        None,
+        description="With `train.measure_every`: by how much a step of size `optimizer.lr` along "
+        "what is learnt from, as long as the true gradient, lowers the loss; null: not finite.",
+    )
+    lr_sum: float | None = Field(
+        None, description="With `train.measure_every`: sum of the learning rates of all steps."
+    )
     validation_loss: float | None = Field(
         None, description="Cross entropy, with validation images."
     )

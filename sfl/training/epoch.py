@@ -10,9 +10,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sfl.data.batches import train_batches
+from sfl.data.batches import test_batches, train_batches
+from sfl.data.dataset import Split
+from sfl.learning import measures
 from sfl.learning.divergence import refuse_loss
 from sfl.learning.learner import Learner
 from sfl.learning.optimizers import learning_rate
@@ -25,6 +27,7 @@ from sfl.training.setup import Setup
 from sfl.training.stopping import asked, stop
 
 SECONDS_PER_LOOK = 0.5  # between readings of the sums, which make the CPU wait for the device
+PROBE_IMAGES = 128  # at most, on which learning is measured
 
 Metrics = dict[str, Any]
 
@@ -80,17 +83,14 @@ def train_epoch(
     Raises Stopped after the step in which a signal came, UserError (exit 5) if loss or gradients
     of a step were not finite.
     """
-    train, seed, epoch = setup.config.train, setup.config.train.seed, so_far.number
+    seed, epoch = setup.config.train.seed, so_far.number
     world, batch_size = setup.world, setup.config.data.batch_size
     learner.model.train()
     start = time.perf_counter() - so_far.seconds
     next_look = 0.0
     for step, (images, labels) in enumerate(_batches(setup, so_far), so_far.steps):
         overall = (epoch - 1) * setup.steps_per_epoch + step
-        so_far.lr = learning_rate(
-            overall, setup.steps_per_epoch, epochs=train.epochs,
-            lr=setup.config.optimizer.lr, schedule=train.schedule, warmup=train.warmup,
-        )  # fmt: skip
+        so_far.lr = _rate(setup, overall)
         # Any step can be repeated alone; each rank drops other units.
         seed_global(seed, "dropout", epoch, step, *([world.rank] if world.rank else []))
         count = min(batch_size, len(setup.train) - step * batch_size)
@@ -115,6 +115,15 @@ def train_epoch(
     so_far.seconds = time.perf_counter() - start
 
 
+def _rate(setup: Setup, step: int) -> float:
+    """The learning rate of a step, counted from 0 over the whole run."""
+    train, lr = setup.config.train, setup.config.optimizer.lr
+    return learning_rate(
+        step, setup.steps_per_epoch, epochs=train.epochs, lr=lr, schedule=train.schedule,
+        warmup=train.warmup,
+    )  # fmt: skip
+
+
 def _batches(setup: Setup, so_far: EpochSoFar) -> Iterator[tuple[Tensor, Tensor]]:
     """This rank's part of the epoch's remaining batches."""
     data, seed, epoch = setup.config.data, setup.config.train.seed, so_far.number
@@ -132,13 +141,15 @@ def _batches(setup: Setup, so_far: EpochSoFar) -> Iterator[tuple[Tensor, Tensor]
     )
 
 
-def measure(setup: Setup, model: nn.Module, epoch: int) -> Metrics:
-    """The measurements after an epoch: validation accuracy, and test accuracy as by `test_every`.
+def measure(setup: Setup, learner: Learner, epoch: int) -> Metrics:
+    """The measurements after an epoch: validation accuracy, test accuracy as by `test_every`, how
+    the network learns as by `measure_every`.
 
     With dense storage, also the share of each layer's weights outside its receptive fields; with
     sleep, the number of them. Raises UserError (exit 5) if the validation loss is not finite,
     Stopped after a signal.
     """
+    model = learner.model
     setup.world.copy_first(model)  # rank 0's statistics of batch normalisation are saved
     test = partial(
         evaluate, model, mean=setup.mean, std=setup.std, precision=setup.precision,
@@ -155,6 +166,9 @@ def measure(setup: Setup, model: nn.Module, epoch: int) -> Metrics:
     if every := setup.config.learn.sleep.every:
         steps = setup.steps_per_epoch
         found["sleeps"] = sleeps(every, (epoch - 1) * steps, epoch * steps)
+    measure_every = setup.config.train.measure_every
+    if measure_every and epoch % measure_every == 0:
+        found |= _learning(setup, learner, epoch)
     if setup.validation is not None:
         evaluation = test(setup.validation)
         refuse_loss(evaluation.loss, f"validation loss after epoch {epoch}")
@@ -163,3 +177,20 @@ def measure(setup: Setup, model: nn.Module, epoch: int) -> Metrics:
     if test_every and epoch % test_every == 0:
         found["test_accuracy"] = test(setup.test).accuracy
     return found
+
+
+def _learning(setup: Setup, learner: Learner, epoch: int) -> Metrics:
+    """How the network learns, on a batch that is the same for all epochs and seeds."""
+    split = setup.train if setup.validation is None else setup.validation
+    places = measures.probe_places(len(split), min(setup.config.data.batch_size, PROBE_IMAGES))
+    places = places.to(split.labels.device)
+    probe = Split(split.images[places], split.labels[places])
+    batches = test_batches(probe, batch_size=len(probe), mean=setup.mean, std=setup.std)
+    ((images, labels),) = batches
+    steps, lr = epoch * setup.steps_per_epoch, setup.config.optimizer.lr
+    found = measures.measure(learner, images, labels, lr=lr, step=steps - 1)
+    return {
+        "measures": found.layers,
+        "probe_decrease": found.probe_decrease,
+        "lr_sum": sum(_rate(setup, step) for step in range(steps)),
+    }

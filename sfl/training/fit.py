@@ -40,7 +40,7 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
                     peak.begin()
                     train_epoch(setup, learner, so_far, display)
                     sums = so_far.line() | {"peak_memory_bytes": peak.bytes()}
-                    line = Epoch(**sums, **measure(setup, learner.model, epoch)).to_json()
+                    line = Epoch(**sums, **measure(setup, learner, epoch)).to_json()
                 except Stopped:
                     recorder.stopped(learner, metrics, so_far)
                     raise

@@ -63,6 +63,6 @@ def _records(lines: list[dict[str, Any]]) -> bytes:
 def _scalars(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in line.items():
         if isinstance(value, dict):
-            yield from ((f"{name}/{part}", number) for part, number in value.items())
+            yield from ((f"{name}/{part}", number) for part, number in _scalars(value))
         elif isinstance(value, int | float) and name != "epoch":
             yield name, value

@@ -1,5 +1,6 @@
 """The pictures of a comparison with few and many classes, equal answers, names of any kind."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,25 @@ def test_names_that_begin_with_an_underscore_have_their_line_in_legends(tmp_path
 def test_letters_of_three_bytes_leave_a_file_its_name(tmp_path: Path) -> None:
     found = drawn(tmp_path, ("猫" * 60, "犬" * 60), ["x", "y"], [True, False], [False, True])
     assert max(len(f"{name}.svg".encode()) for name in found) < 255
+
+
+def test_how_models_learn_is_drawn_of_those_that_measured_it(tmp_path: Path) -> None:
+    def shown(*lines: dict[str, Any]) -> dict[str, Figure]:
+        path = tmp_path / str(len(lines))
+        models = [model(path / name, name, ["a", "b"], [True, False]) for name in ("one", "two")]
+        metrics = path / "one" / "run" / "metrics.jsonl"
+        first = json.loads(metrics.read_text())
+        metrics.write_text("".join(json.dumps(first | line) + "\n" for line in lines))
+        models[0].results[0] = read_result(Run(path / "one" / "run"))
+        found = {}
+        for picture in pictures(compare(models), models, None):
+            found[picture.name] = Figure(figsize=picture.size)
+            picture.draw(found[picture.name])
+        return found
+
+    layers = {"a": {"gradient_angle": 10.0}, "b": {"gradient_angle": 20.0}, "c": {}}
+    found = shown({}, {"epoch": 2, "measures": layers, "probe_decrease": 0.25})
+    for name, value in (("gradient-angle", 15.0), ("probe-decrease", 0.25)):
+        (line,) = found[name].axes[0].lines
+        assert line.get_label() == "one" and line.get_xydata().tolist() == [[2, value]]  # type: ignore[union-attr]
+    assert not {"gradient-angle", "probe-decrease"} & shown({}).keys()

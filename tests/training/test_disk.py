@@ -64,10 +64,10 @@ def breaking_in(epoch: int, monkeypatch: pytest.MonkeyPatch, breaks: Callable[[]
     """Has `breaks` called before that epoch is saved."""
     measure = fitting.measure  # type: ignore[attr-defined]
 
-    def looking(setup: Any, model: Any, number: int) -> Any:
+    def looking(setup: Any, learner: Any, number: int) -> Any:
         if number == epoch:
             breaks()
-        return measure(setup, model, number)
+        return measure(setup, learner, number)
 
     monkeypatch.setattr(fitting, "measure", looking)
 

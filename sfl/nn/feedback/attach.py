@@ -4,7 +4,8 @@ A layer is given x.detach(), so that autograd computes the gradients of its weig
 Behind it x is joined again: forward nothing happens, backward x gets what the rule sends back.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,19 @@ class Feedback:
         """After the optimizer's step."""
         for rule in self.rules.values():
             rule.after_step(step)
+
+    @contextlib.contextmanager
+    def off(self) -> Iterator[None]:
+        """Inside, each layer sends errors back through its own weights."""
+        self._set_active(False)
+        try:
+            yield
+        finally:
+            self._set_active(True)
+
+    def _set_active(self, active: bool) -> None:
+        for rule in self.rules.values():
+            rule.active = active
 
     def state(self) -> dict[str, Tensor]:
         """What resuming needs, as `<layer>.<name>`."""
@@ -143,7 +157,9 @@ class _Joined:
         rule.layer.register_forward_pre_hook(self.part)
         rule.layer.register_forward_hook(self.join)
 
-    def part(self, layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    def part(self, layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+        if not self.rule.active:
+            return None
         (self.x,) = inputs
         self.rule.size = tuple(self.x.shape[1:])
         return (self.x.detach(),)

@@ -38,6 +38,7 @@ class Rule:
 
     def __init__(self, layer: Weighted, scale: Scale, draw: Draw, place: int) -> None:
         self.layer, self.scale, self.draw, self.place = layer, scale, draw, place
+        self.active = True  # not while Feedback is off
         self.size: tuple[int, ...] = ()  # of the layer's input without the batch, once it has run
 
     def weight(self) -> Tensor:
