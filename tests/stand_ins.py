@@ -37,7 +37,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def stand_in(config: Config) -> Any:
     """Stands for a Setup."""
-    return SimpleNamespace(config=config, summary=SimpleNamespace(bytes=4))
+    return SimpleNamespace(config=config, summary=SimpleNamespace(bytes=4, feedback=None))
 
 
 class Images:

@@ -1,5 +1,6 @@
 """The pictures of a comparison with few and many classes, equal answers, names of any kind."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,7 +120,8 @@ def test_how_models_learn_is_drawn_of_those_that_measured_it(tmp_path: Path) -> 
         metrics = path / "one" / "run" / "metrics.jsonl"
         first = json.loads(metrics.read_text())
         metrics.write_text("".join(json.dumps(first | line) + "\n" for line in lines))
-        models[0].results[0] = read_result(Run(path / "one" / "run"))
+        newest = read_result(Run(path / "one" / "run"))
+        models[0] = dataclasses.replace(models[0], results=[newest, *models[0].results[1:]])
         found = {}
         for picture in pictures(compare(models), models, None):
             found[picture.name] = Figure(figsize=picture.size)

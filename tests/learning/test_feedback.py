@@ -190,3 +190,19 @@ def test_bfloat16(rule: str) -> None:
     full, half = found
     assert full.dtype == half.dtype == torch.float32
     assert 0 < float((full - half).norm() / full.norm()) < 0.03
+
+
+def test_in_dense_storage_kps_feedback_stays_inside_the_fields() -> None:
+    layer = SpatialFeatureLayer((2, 3, 3), 2, 2, storage="dense")
+    model = nn.Sequential(nn.Conv2d(1, 2, 2), layer, nn.Flatten(), nn.Linear(8, 3))
+    feedback = attach(model, "kp", partial(generator, 0))
+    inside = layer.weight.detach() != 0
+    learner = Learner(
+        model,
+        build_optimizer(model, feedback.parameters(), name="sgd"),
+        nn.CrossEntropyLoss(),
+        feedback=feedback,
+    )
+    learner.step(torch.rand(4, 1, 4, 4), torch.arange(4) % 3, lr=0.1)
+    weights = feedback.state()["1.weights"]
+    assert layer.outside_share() > 0 and not weights[~inside].any() and weights[inside].all()

@@ -250,12 +250,12 @@ def test_weights_that_are_no_numbers_replace_no_checkpoint(
         fit(tiny_setup(), run)
     before = (run.path / LAST).read_bytes()
 
-    def looking(setup: Setup, model: nn.Module, epoch: int) -> Any:
+    def looking(setup: Setup, learner: Learner, epoch: int) -> Any:
         with torch.no_grad():
-            next(model.parameters()).fill_(torch.inf)
+            next(learner.model.parameters()).fill_(torch.inf)
         if stopped:
             raise Stopped(signal.SIGTERM)
-        return look(setup, model, epoch)
+        return look(setup, learner, epoch)
 
     monkeypatch.setattr(fitting, "measure", looking)
     with pytest.raises(UserError, match="the weights after epoch 2 are not finite") as error:

@@ -95,13 +95,22 @@ class KolenPollack(FeedbackAlignment):
 
     dW = Σ dy xᵀ is at hand on both sides, so that nothing is transported (Akrout et al. 2019). With
     a decay λ and a learning rate η, sgd and adamw let W − B shrink by the factor 1 − ηλ in a step.
-    Without decay it stays what it is, and the angle falls only as what both have learnt grows.
+    Without decay it stays what it is, and the angle falls only as what both have learnt grows. In
+    dense storage all this is so inside the receptive fields.
     """
 
     moves = True
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        dense = getattr(self.layer, "storage", "") == "dense"
+        self.inside = stored(self.layer, torch.ones(())) if dense else None
+
     def take_gradients(self) -> None:
-        self.weights.grad = self.layer.weight.grad
+        given = self.layer.weight.grad
+        if given is not None and self.inside is not None:  # W leaves its fields, B doesn't
+            given = given * self.inside
+        self.weights.grad = given
 
 
 class Mirror(FeedbackAlignment):
