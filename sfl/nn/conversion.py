@@ -29,11 +29,12 @@ def without_sharing(model: nn.Module, example: Any, *more: Any, **named: Any) ->
     Raises ValueError, with its name, for a convolution
       that is used with inputs of different sizes;
       whose padding isn't of zeros;
-      of a subclass of `nn.Conv2d` that computes something of its own;
+      of a subclass of `nn.Conv2d`, or with a forward put on it, that computes something of its own;
       that is parametrized, pruned or normalised by weight, or has hooks on its state_dict;
       whose weight or bias is used elsewhere, too, or is that of another one;
-    and for a model that has yet to make parameters (LazyConv2d), or that would compute something
-    else or fail.
+      in whose place a layer would not be called;
+    and for a model that has yet to make parameters (LazyConv2d), in which no convolution is seen to
+    run, or that would compute something else or fail.
     """
     _expect_plain(model)
     sizes: dict[str, Size] = {}
@@ -45,15 +46,25 @@ def without_sharing(model: nn.Module, example: Any, *more: Any, **named: Any) ->
             module.register_forward_pre_hook(note, with_kwargs=True)
     uses = _Uses(scratch)
     before = _outputs(scratch, uses, example, *more, **named)
+    if not sizes and not any(isinstance(each, SpatialFeatureLayer) for each in model.modules()):
+        raise ValueError(
+            "the model has no nn.Conv2d that was seen to run; convert it before it is scripted or "
+            "exported"
+        )
     for name in sizes:
         _expect_no_other_use(name, scratch.get_submodule(name), uses, calls[name])
 
-    converted = _converted(copy.deepcopy(model), sizes)
+    converted = _converted(model, sizes)
+    scratch, idle = _scratch(converted), set(sizes)
+    for name in sizes:
+        scratch.get_submodule(name).register_forward_pre_hook(partial(_ran, idle, name))
     try:
-        after = _outputs(_scratch(converted), None, example, *more, **named)
+        after = _outputs(scratch, None, example, *more, **named)
     except Exception as error:
         raise ValueError(f"the model fails when its convolutions share nothing: {error}") from error
     _expect_alike(before, after)
+    if idle:
+        raise ValueError(f"{min(idle)} is called in a way that a layer in its place isn't")
     return converted
 
 
@@ -63,13 +74,19 @@ def still_shared(model: nn.Module, example: Any, *more: Any, **named: Any) -> di
     example, more, named: an input of the model, with which one forward pass finds out. Names are
     as in model.named_parameters(), functions those of torch.nn.functional that take a parameter:
     `batch_norm`, `conv2d`, `linear` where it is given more than one vector an image, and so on.
-    What a model does with its parameters by other functions is not seen.
+    What a model does with its parameters by other functions is not seen. A `nn.Conv2d` that wasn't
+    seen to use its own, as one that runs in training only, is there as "conv2d, not seen to run".
     """
     scratch = _scratch(model)
     uses = _Uses(scratch)
     _outputs(scratch, uses, example, *more, **named)
     names = {id(parameter): name for name, parameter in scratch.named_parameters()}
-    return {names[key]: function for key, function in uses.shared.items()}
+    shared = {names[key]: function for key, function in uses.shared.items()}
+    for module in scratch.modules():
+        own = [id(parameter) for parameter in module.parameters()]
+        if isinstance(module, nn.Conv2d) and not any(uses.count[key] for key in own):
+            shared |= dict.fromkeys((names[key] for key in own), "conv2d, not seen to run")
+    return shared
 
 
 class _Uses(TorchFunctionMode):
@@ -120,20 +137,26 @@ def _outputs(model: nn.Module, uses: _Uses | None, *example: Any, **named: Any) 
 
 
 def _converted(model: nn.Module, sizes: dict[str, Size]) -> nn.Module:
-    """The model itself, with layers for inputs of those sizes in place of convolutions."""
+    """A copy with layers for those sizes wherever it holds the convolutions, in lists, too."""
+    layers: dict[str, nn.Module] = {}
+    memo: dict[int, Any] = {}  # what deepcopy puts in the place of what
     for name, size in sizes.items():
         conv = model.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
-        layer = SpatialFeatureLayer.from_conv(conv, size)
-        for attribute, value in vars(conv).items():  # hooks, too
+        try:
+            layers[name] = memo[id(conv)] = SpatialFeatureLayer.from_conv(conv, size)
+        except ValueError as error:
+            raise ValueError(f"{name or 'it'}: {error}") from None
+    for name, layer in layers.items():
+        for attribute, value in vars(model.get_submodule(name)).items():  # hooks, too
             if not vars(layer).get(attribute):
-                vars(layer)[attribute] = value
-        if conv is model:
-            return layer
-        for alias, module in list(model.named_modules(remove_duplicate=False)):
-            if module is conv:  # the same convolution may stand in several places
-                model.set_submodule(alias, layer)
-    return model
+                vars(layer)[attribute] = copy.deepcopy(value, memo)
+    return copy.deepcopy(model, memo)
+
+
+def _ran(idle: set[str], name: str, *_: Any) -> None:
+    """Before a layer runs: it isn't idle."""
+    idle.discard(name)
 
 
 def _note(
@@ -146,7 +169,15 @@ def _note(
         raise ValueError(
             f"{name or 'it'} is a {own.__name__}, which isn't known to be a mere convolution"
         )
-    channels, height, width = (*inputs, *named.values())[0].shape[-3:]
+    if vars(conv).keys() & {"forward", "_conv_forward"}:
+        raise ValueError(f"{name or 'it'} has a forward of its own, put on it: take that off first")
+    image = (*inputs, *named.values())[0]
+    if not isinstance(image, Tensor):
+        raise ValueError(
+            f"{name or 'it'} is called with a {type(image).__name__}, not a tensor: give a model's "
+            "inputs one by one, without_sharing(model, image, mask)"
+        )
+    channels, height, width = image.shape[-3:]
     size = (channels, height, width)
     calls[name] += 1
     if sizes.setdefault(name, size) != size:
@@ -167,9 +198,9 @@ def _expect_plain(model: nn.Module) -> None:
         parameters = {key for key, _ in module.named_parameters()}
         if "weight" not in parameters or parameters - {"weight", "bias"}:
             raise ValueError(
-                f"{name or 'the model'}'s parameters are {', '.join(sorted(parameters))}, a plain "
-                "convolution's weight and bias: remove its parametrization, pruning or weight norm "
-                "first"
+                f"{name or 'the model'} ({type(module).__name__}) has "
+                f"{', '.join(sorted(parameters))} for parameters, not a plain convolution's weight "
+                "and bias: if that is a parametrization, pruning or weight norm, remove it first"
             )
         if any(hooks for key, hooks in vars(module).items() if "state_dict" in key):
             raise ValueError(
@@ -190,7 +221,7 @@ def _expect_alike(before: list[Tensor], after: list[Tensor]) -> None:
     if len(before) != len(after) or not all(map(_alike, before, after)):
         raise ValueError(
             "the model computes something else when its convolutions share nothing: it uses them "
-            "other than by calling them"
+            "other than by calling them, or it computes something else each time"
         )
 
 

@@ -29,6 +29,7 @@ def spatial_conv2d(
     Raises ValueError, naming both, where input, weight and bias don't fit each other, in their
     numbers, types or devices (under autocast the types may differ).
     """
+    _expect_tensor(input)
     if input.dim() == 3:
         return spatial_conv2d(input[None], weight, bias, stride, padding, dilation, groups)[0]
     if input.dim() != 4:
@@ -63,6 +64,7 @@ def dense_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
     Raises ValueError, naming both shapes, where input and weight don't fit each other.
     """
+    _expect_tensor(input)
     if input.dim() == 3:
         return dense_conv2d(input[None], weight, bias)[0]
     if input.shape[1:] != weight.shape[:3]:
@@ -87,6 +89,13 @@ def _bias_map(bias: Tensor, out_channels: int, positions: tuple[int, int]) -> Te
         expected = f"{(out_channels,)} or {(out_channels, *positions)}"
         raise ValueError(f"bias is {tuple(bias.shape)}, expected {expected}")
     return bias
+
+
+def _expect_tensor(given: object) -> None:
+    if not isinstance(given, Tensor):
+        raise TypeError(f"input is a {type(given).__name__}, expected a tensor (B, C, H, W)")
+    if given.layout is not torch.strided:
+        raise ValueError(f"input is {given.layout}, expected a dense one: give input.to_dense()")
 
 
 def _expect_one_kind(**tensors: Tensor | None) -> None:

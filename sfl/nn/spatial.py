@@ -19,7 +19,7 @@ from sfl.nn import keras
 from sfl.nn.engine import Whole
 from sfl.nn.functional import dense_conv2d, expect_groups, spatial_conv2d
 from sfl.nn.storage import dense_to_local, local_to_dense, shared_filter, sharing_distance
-from sfl.nn.window import Ends, Padding, Pair, field_mask, pair, window_of
+from sfl.nn.window import Ends, Padding, Pair, ends, field_mask, image_size, window_of
 
 Storage = Literal["local", "dense"]
 Init = Literal["receptive_field", "notebook"]
@@ -39,7 +39,7 @@ class SpatialFeatureLayer(Whole):
     out_channels, kernel_size, stride, padding, dilation, groups: as in `nn.Conv2d`; padding may be
         "same" or "valid", and also ((top, bottom), (left, right)).
     bias: True or "position" for one value a unit, (O, OH, OW); "channel" for one a channel, (O,),
-        as a convolution has it; False for none.
+        as a convolution has it; False for none. padding_mode: "zeros", no other.
     storage: "local" or "dense", see the top of this file.
     init: "receptive_field" draws from U(±√(6 / fan-in)), fan-in being the number of inputs that
         the unit really has (He et al. 2015, eq. 10; border-aware), with zero bias; "notebook"
@@ -56,12 +56,13 @@ class SpatialFeatureLayer(Whole):
         in_dimensions: tuple[int, int, int],
         out_channels: int,
         kernel_size: Pair,
-        bias: bool | Bias = True,
-        *,
         stride: Pair = 1,
         padding: Padding = 0,
         dilation: Pair = 1,
         groups: int = 1,
+        bias: bool | Bias | None = True,
+        padding_mode: str = "zeros",
+        *,
         storage: Storage = "local",
         init: Init = "receptive_field",
         device: torch.device | str | None = None,
@@ -70,26 +71,27 @@ class SpatialFeatureLayer(Whole):
         super().__init__()
         expect_choice("storage", storage, Storage)
         expect_choice("init", init, Init)
-        if isinstance(in_dimensions, int) or len(in_dimensions) != 3:
-            raise ValueError(f"in_dimensions is {in_dimensions}, expected (C, H, W)")
-        channels, height, width = in_dimensions
+        if padding_mode != "zeros":
+            raise ValueError(f"padding_mode {padding_mode!r}: only zeros can be padded with")
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"dtype is {dtype}, expected one of real numbers, as torch.float32")
+        channels, height, width = image_size(in_dimensions)
         if min(channels, out_channels) < 1:
             raise ValueError(f"channels must be at least 1, not {channels} in, {out_channels} out")
         expect_groups(channels, out_channels, groups)
         self.in_dimensions, self.groups = (channels, height, width), groups
         self.in_channels, self.out_channels, self.padding_mode = channels, out_channels, "zeros"
-        self.kernel_size, self.stride, self.dilation = map(pair, (kernel_size, stride, dilation))
-        words = isinstance(padding, str)
-        self.padding: str | Ends = padding if words else pair(padding)  # type: ignore[arg-type, assignment]
-        self.storage, self.init = storage, init
         self.window, positions = window_of((height, width), kernel_size, stride, padding, dilation)
+        self.kernel_size, self.stride = self.window.kernel, self.window.stride
+        self.padding: str | Ends = padding if isinstance(padding, str) else ends(padding)
+        self.dilation, self.storage, self.init = self.window.dilation, storage, init
         self.out_dimensions = (out_channels, *positions)
         local = (*positions, out_channels, *self.kernel_size, channels // groups)
         shape = local if storage == "local" else (*self.in_dimensions, *self.out_dimensions)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.bias: nn.Parameter | None = None
-        if bias is not False:
-            self.bias_per: Bias = "position" if bias is True else bias
+        if bias:
+            self.bias_per: Any = bias if isinstance(bias, str) else "position"
             expect_choice("bias", self.bias_per, Bias)
             each = self.out_dimensions if self.bias_per == "position" else (out_channels,)
             self.bias = nn.Parameter(torch.empty(each, device=device, dtype=dtype))
@@ -161,12 +163,10 @@ class SpatialFeatureLayer(Whole):
 
         Raises ValueError for a padding that is not of zeros, and for sizes that don't fit.
         """
-        if conv.padding_mode != "zeros":
-            raise ValueError(f"padding_mode {conv.padding_mode!r}: only zeros can be padded with")
         if conv.in_channels != in_dimensions[0]:
             given = f"in_dimensions has {in_dimensions[0]} channels"
             raise ValueError(f"{given}, the convolution expects {conv.in_channels}")
-        names = ("kernel_size", "stride", "padding", "dilation", "groups")
+        names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
         settings: dict[str, Any] = {name: getattr(conv, name) for name in names}
         settings |= {"device": conv.weight.device, "dtype": conv.weight.dtype}
         settings["bias"] = conv.bias is not None

@@ -6,8 +6,10 @@ of a field exist. Knows no weights.
 Shapes: H×W input, OH×OW positions (outputs), kh×kw kernel.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,13 +37,39 @@ class Window:
         return height, width
 
 
-def pair(value: Pair) -> tuple[int, int]:
-    """(v, v) for a number, the pair itself for a pair. Raises ValueError for more or fewer."""
-    if isinstance(value, int):
-        return (value, value)
-    if len(value) != 2:
-        raise ValueError(f"{tuple(value)} is neither a number nor a pair")
-    return (value[0], value[1])
+def whole(value: Any) -> int:
+    """A whole number of any library's as an int. Raises TypeError for others, and for bool."""
+    if isinstance(value, bool):
+        raise TypeError(f"{value} is no number")
+    return index(value)
+
+
+def pair(value: Any, name: str = "it", each: Callable[[Any], Any] = whole) -> Any:
+    """(v, v) for a number, (v, w) for a pair of them. Raises ValueError for anything else."""
+    try:
+        first, second = value if isinstance(value, Iterable) else (value, value)
+        return (each(first), each(second))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} is {value!r}, expected a whole number or a pair of them"
+        ) from None
+
+
+def ends(padding: Any) -> Ends:
+    """A pair as `pair` gives it, of which each may be a pair in its turn: (before, after)."""
+    both: Ends = pair(
+        padding, "padding", lambda end: pair(end) if isinstance(end, Iterable) else whole(end)
+    )
+    return both
+
+
+def image_size(given: Any) -> tuple[int, int, int]:
+    """(C, H, W) as whole numbers. Raises ValueError for anything else."""
+    try:
+        channels, height, width = map(whole, given)
+    except (TypeError, ValueError):
+        raise ValueError(f"in_dimensions is {given!r}, expected (C, H, W)") from None
+    return channels, height, width
 
 
 def window_of(
@@ -54,7 +82,8 @@ def window_of(
 
     Raises ValueError, naming the numbers, for what is not positive or doesn't fit.
     """
-    kernels, strides, dilations = pair(kernel), pair(stride), pair(dilation)
+    kernels, strides = pair(kernel, "kernel_size"), pair(stride, "stride")
+    dilations = pair(dilation, "dilation")
     if min(kernels + strides + dilations) < 1:
         raise ValueError(
             "kernel, stride and dilation must be at least 1, not "
@@ -112,7 +141,7 @@ def _ends(
             raise ValueError(f"padding 'same' keeps the size at stride 1 only, not {_text(stride)}")
         rows, columns = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
         return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
-    top_bottom, left_right = map(pair, pair(padding))  # type: ignore[arg-type]
+    top_bottom, left_right = map(pair, ends(padding))
     if min(top_bottom + left_right) < 0:
         raise ValueError(f"padding must be at least 0, not {padding}")
     return top_bottom, left_right

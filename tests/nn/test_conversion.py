@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from sfl.nn.spatial import SpatialFeatureLayer
 from tests.nn.test_spatial import LAYERS, made
 
 layers = pytest.mark.parametrize("layer", LAYERS, ids=str)
+X = torch.randn(2, 2, 5, 6)
 
 
 @layers
@@ -52,7 +54,7 @@ def test_a_convolution_becomes_a_layer_that_does_the_same(
 
 
 def test_how_far_from_sharing_by_hand() -> None:
-    layer = SpatialFeatureLayer((1, 1, 3), 1, (1, 2), "position")
+    layer = SpatialFeatureLayer((1, 1, 3), 1, (1, 2), bias="position")
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 2.0]]).view_as(layer.weight))
         assert layer.bias is not None
@@ -66,7 +68,7 @@ def test_how_far_from_sharing_by_hand() -> None:
 
 
 def test_missing_weights_do_not_count() -> None:
-    layer = SpatialFeatureLayer((1, 1, 2), 1, (1, 3), False, padding=(0, 1))
+    layer = SpatialFeatureLayer((1, 1, 2), 1, (1, 3), bias=False, padding=(0, 1))
     with torch.no_grad():  # the second number is the only one that both positions have
         layer.weight.copy_(torch.tensor([[7.0, 2.0, 3.0], [1.0, 4.0, 7.0]]).view_as(layer.weight))
     conv, distance = layer.to_conv()
@@ -92,7 +94,7 @@ def test_dense_weights_and_back(layer: tuple[Any, ...]) -> None:
 
 
 def test_what_dense_weights_lose_by_hand() -> None:
-    dense = SpatialFeatureLayer((1, 1, 3), 1, (1, 2), False, storage="dense")
+    dense = SpatialFeatureLayer((1, 1, 3), 1, (1, 2), bias=False, storage="dense")
     nn.init.ones_(dense.weight)  # 3 inputs × 2 units, of which the fields hold 2 each
     local, lost = dense.with_storage("local")
     assert local.weight.numel() == 4 and lost == pytest.approx(2 / 6)
@@ -186,6 +188,61 @@ def test_subclasses_that_are_convolutions_and_others() -> None:
         without_sharing(nn.Sequential(Named(2, 2, 3), Standardised(2, 2, 2)), x)
 
 
+class Listed(nn.Module):
+    """Its convolution stands in a plain list and a dict, too, and is called from there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3)
+        self.listed = [{"conv": self.conv}]
+        self.conv.owner = [self]  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.listed[0]["conv"](x)
+        return y
+
+
+def test_a_convolution_in_a_list() -> None:
+    model = Listed()
+    converted = without_sharing(model, X)
+    layer = converted.conv
+    assert isinstance(layer, SpatialFeatureLayer) and converted.listed == [{"conv": layer}]  # type: ignore[comparison-overlap]
+    assert layer.owner[0] is converted and model.conv.owner[0] is model  # type: ignore[index]
+    converted(X).sum().backward()
+    assert layer.weight.grad is not None and model.conv.weight.grad is None
+
+
+def test_a_convolution_that_is_not_what_it_seems_or_not_given_an_image() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 3))
+    for given in ([X], (X, X)):
+        with pytest.raises(ValueError, match=r"^0 is called with a (list|tuple), not a tensor: "):
+            without_sharing(model, given)
+    model[0].forward = lambda x: x * 2  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"^0 has a forward of its own, put on it: take that off"):
+        without_sharing(model, X)
+    reflecting = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"))
+    with pytest.raises(ValueError, match=r"^0: padding_mode 'reflect': only zeros"):
+        without_sharing(reflecting, X)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        torch.jit.script,
+        lambda model: torch.jit.trace(model, X),
+        lambda model: torch.export.export(model, (X,)).module(),
+    ],
+)
+def test_a_model_without_convolutions_to_see(make: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 3))
+    converted = without_sharing(model, X)
+    assert torch.equal(without_sharing(converted, X)(X), converted(X))
+    with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated
+        made_of_it = make(model)
+    with pytest.raises(ValueError, match=r"no nn\.Conv2d that was seen to run; convert it before"):
+        without_sharing(made_of_it, X)
+
+
 class Reads(nn.Module):
     """What models do with a convolution beside calling it; `use` does something with its output."""
 
@@ -201,9 +258,6 @@ class Reads(nn.Module):
         assert (conv.in_channels, conv.out_channels, conv.padding_mode) == (2, 4, "zeros")
         y = conv(input=image.to(weight.device, weight.dtype)) * gain * self.scale
         return self.use(self, self.norm(y))
-
-
-X = torch.randn(2, 2, 5, 6)
 
 
 def test_inputs_by_name_attributes_and_outputs_of_any_form() -> None:
@@ -251,7 +305,8 @@ def test_weights_that_are_made_of_others(change: Callable[[nn.Conv2d], Any], wor
     conv = nn.Conv2d(2, 3, 3)
     change(conv)
     for model, name in ((nn.Sequential(conv), "0"), (conv, "the model")):
-        with pytest.raises(ValueError, match=rf"^{name}'s parameters are .*{word}.*: remove its"):
+        words = rf"^{name} \(\w*Conv2d\) has .*{word}.* for parameters, not a plain .*: if that is"
+        with pytest.raises(ValueError, match=words):
             without_sharing(model, X)
 
 
@@ -285,6 +340,11 @@ def tie(model: Any, y: Tensor) -> Any:
         (lambda m, y: y * isinstance(m.conv, nn.Conv2d), "computes something else"),
         (lambda m, y: y.new_zeros(m.conv.weight.shape[0]), "computes something else"),
         (lambda m, y: [y] * m.conv.weight.shape[0], "computes something else"),
+        (lambda m, y: y + np.random.rand(), "or it computes something else each time"),
+        (
+            lambda m, y: (isinstance(m.tied, nn.Conv2d) and m.tied(X), y)[1],
+            "^tied is called in a way that a layer in its place isn't",
+        ),
         (lambda m, y: y[m.conv.reset], "fails when its convolutions share nothing: .*'reset'"),
     ],
 )
@@ -319,3 +379,6 @@ def test_what_is_still_shared() -> None:
     classifier = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(2 * 3 * 4, 5))
     assert still_shared(classifier, X) == {"0.weight": "conv2d", "0.bias": "conv2d"}
     assert still_shared(without_sharing(classifier, X), X) == {}
+    hidden = nn.Sequential(nn.Identity(), nn.Conv2d(2, 2, 3, bias=False))
+    hidden.forward = hidden[0].forward  # type: ignore[method-assign]
+    assert still_shared(hidden, X) == {"1.weight": "conv2d, not seen to run"}

@@ -31,7 +31,7 @@ class Net(nn.Module):
         super().__init__()
         self.first = SpatialFeatureLayer((3, 9, 8), 4, (3, 2), stride=(1, 2), padding=(1, 0))
         self.norm = BatchNormReLU(4)
-        self.second = SpatialFeatureLayer((4, 9, 4), 4, 3, "channel", padding="same", groups=2)
+        self.second = SpatialFeatureLayer((4, 9, 4), 4, 3, bias="channel", padding="same", groups=2)
         self.pool = ReLUMaxPool2d()
         self.dense = SpatialFeatureLayer((4, 4, 2), 3, 2, storage="dense")
         self.classifier = nn.Linear(9, 5)

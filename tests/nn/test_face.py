@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -51,6 +52,36 @@ def test_it_has_conv2ds_names() -> None:
         input=x, weight=layer.weight, bias=layer.bias, stride=2, padding=(1, 0), groups=2
     )
     assert torch.equal(layer(input=x), y)
+
+
+def test_it_takes_conv2ds_arguments_in_its_order() -> None:
+    ours = list(inspect.signature(SpatialFeatureLayer).parameters)
+    theirs = list(inspect.signature(nn.Conv2d).parameters)
+    assert ours[1:9] == theirs[1:9]  # before them in_dimensions, in place of in_channels
+    given: tuple[Any, ...] = (6, (3, 2), 2, (1, 0), 1, 2, False, "zeros")
+    layer, x = SpatialFeatureLayer((4, 6, 5), *given), torch.randn(2, 4, 6, 5)
+    assert layer(x).shape == nn.Conv2d(4, *given)(x).shape and layer.bias is None
+
+
+@pytest.mark.parametrize("size", [torch.Size([3, 6, 5]), torch.tensor([3, 6, 5]), [3, 6, 5]])
+def test_numbers_of_other_libraries(size: Any) -> None:
+    three, one = np.int64(3), np.int64(1)
+    for bias in (None, 0, False, np.bool_(False), True, np.bool_(True)):
+        layer = SpatialFeatureLayer(size, 4, three, [one, 1], (one, (0, one)), one, bias=bias)  # type: ignore[arg-type]
+        assert (layer.bias is None) == (not bias)
+        settings = (layer.in_dimensions, layer.kernel_size, layer.stride, layer.padding)
+        assert settings == ((3, 6, 5), (3, 3), (1, 1), (1, (0, 1)))
+        assert {type(number) for each in settings[:3] for number in each} == {int}
+        assert layer(torch.randn(2, 3, 6, 5)).shape == (2, 4, *layer.out_dimensions[1:])
+
+
+@pytest.mark.parametrize("storage", ["local", "dense"])
+def test_what_is_no_image(storage: Any) -> None:
+    layer = SpatialFeatureLayer((3, 6, 5), 4, 3, storage=storage)
+    with pytest.raises(TypeError, match=r"^input is a list, expected a tensor"):
+        layer([torch.randn(2, 3, 6, 5)])
+    with pytest.raises(ValueError, match=r"^input is torch.sparse_coo, .* give input.to_dense()"):
+        layer(torch.randn(2, 3, 6, 5).to_sparse())
 
 
 # --- what people do with a Conv2d's weights

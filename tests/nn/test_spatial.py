@@ -110,7 +110,7 @@ def test_gradients_of_the_dense_form() -> None:
 
 @pytest.mark.parametrize("storage", ["local", "dense"])
 def test_one_image_without_a_batch(storage: Any) -> None:
-    layer = SpatialFeatureLayer((2, 4, 5), 3, 2, "channel", storage=storage)
+    layer = SpatialFeatureLayer((2, 4, 5), 3, 2, bias="channel", storage=storage)
     x = torch.randn(2, 4, 5)
     torch.testing.assert_close(layer(x), layer(x[None])[0])
     assert layer(x[None][:0]).shape == (0, 3, 3, 4)
@@ -121,7 +121,7 @@ def test_a_bias_a_channel_or_a_unit(storage: Any) -> None:
     x = torch.randn(2, 2, 4, 5)
     shapes = {"channel": (3,), "position": (3, 3, 4), True: (3, 3, 4)}
     for bias, shape in shapes.items():
-        layer = SpatialFeatureLayer((2, 4, 5), 3, 2, bias, storage=storage)  # type: ignore[arg-type]
+        layer = SpatialFeatureLayer((2, 4, 5), 3, 2, bias=bias, storage=storage)  # type: ignore[arg-type]
         assert layer.bias is not None and layer.bias.shape == shape
         before = layer(x)
         values = torch.randn(shape)
@@ -286,7 +286,7 @@ def test_dense_storage_becomes_fully_connected_with_the_first_step() -> None:
 @pytest.mark.parametrize("storage", ["local", "dense"])
 def test_shapes_counts_and_no_bias(storage: Any) -> None:
     layer = SpatialFeatureLayer(
-        (3, 6, 5), 4, (2, 3), False, stride=2, padding=(0, 1), storage=storage
+        (3, 6, 5), 4, (2, 3), bias=False, stride=2, padding=(0, 1), storage=storage
     )
     assert layer.bias is None
     assert layer.out_dimensions == (4, 3, 3)
@@ -339,6 +339,16 @@ def test_device_and_dtype(storage: Any) -> None:
         ({"kernel_size": (3, 9), "padding": (0, 2)}, ("9", "4 + 4 padding")),
         ({"kernel_size": 0}, ("at least 1", "0")),
         ({"groups": 3}, ("2 and 3", "divided by 3")),
+        ({"stride": False}, ("stride is False", "a whole number or a pair")),
+        ({"stride": "channel"}, ("stride is 'channel'", "a whole number or a pair")),
+        ({"kernel_size": 3.0}, ("kernel_size is 3.0", "a whole number or a pair")),
+        ({"dilation": (1, 1, 1)}, ("dilation is (1, 1, 1)", "a whole number or a pair")),
+        ({"padding": (1, (1, None))}, ("padding is (1, (1, None))", "a whole number or a pair")),
+        ({"padding_mode": "reflect"}, ("padding_mode 'reflect'", "only zeros")),
+        ({"dtype": torch.complex64}, ("dtype is torch.complex64", "real numbers")),
+        ({"in_dimensions": (2, 4)}, ("in_dimensions is (2, 4)", "(C, H, W)")),
+        ({"in_dimensions": 4}, ("in_dimensions is 4", "(C, H, W)")),
+        ({"in_dimensions": (2, 4.5, 4)}, ("in_dimensions is (2, 4.5, 4)", "(C, H, W)")),
         ({"bias": "unit"}, ("'unit'", "channel, position")),
         ({"stride": 0}, ("at least 1", "0")),
         ({"padding": -1}, ("at least 0", "-1")),
@@ -349,7 +359,9 @@ def test_device_and_dtype(storage: Any) -> None:
 )
 def test_a_layer_that_cannot_be(given: dict[str, Any], numbers: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r".") as error:
-        SpatialFeatureLayer((2, 4, 4), 3, **{"kernel_size": 3, **given})
+        SpatialFeatureLayer(
+            **{"in_dimensions": (2, 4, 4), "out_channels": 3, "kernel_size": 3, **given}
+        )
     for number in numbers:
         assert number in str(error.value)
 

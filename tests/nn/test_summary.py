@@ -28,7 +28,7 @@ def test_a_convolution_by_hand() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_local_layer_by_hand(bias: bool) -> None:
-    layer = only_layer(SpatialFeatureLayer((3, 5, 6), 4, (2, 3), bias, padding=1), (3, 5, 6))
+    layer = only_layer(SpatialFeatureLayer((3, 5, 6), 4, (2, 3), bias=bias, padding=1), (3, 5, 6))
     # Rows: 6 positions of 2, the outermost see 1; columns: 6 of 3, the outermost see 2.
     exist = (6 * 2 - 2) * (6 * 3 - 2) * 3 * 4
     assert layer.weights == exist + bias * 4 * 6 * 6

@@ -28,7 +28,8 @@ def locally_connected(
 ) -> Tensor:
     """x (B, C, H, W), weight (OH, OW, O, kh, kw, C/G), bias (O, OH, OW) → (B, O, OH, OW).
 
-    Under autocast: in its dtype on a GPU; in float32 on a CPU, where that takes no longer.
+    Under autocast: in its dtype on a GPU; in float32 on a CPU, where that takes no longer. Weights
+    that have autocast's dtype get it back.
     """
     kind = x.device.type
     if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
@@ -37,7 +38,8 @@ def locally_connected(
             dtype = torch.float64
         bias = None if bias is None else bias.to(dtype)
         with torch.autocast(kind, enabled=False):
-            return _product(x.to(dtype), weight.to(dtype), bias, window, groups)
+            y = _product(x.to(dtype), weight.to(dtype), bias, window, groups)
+        return y.to(weight.dtype) if weight.dtype == torch.get_autocast_dtype(kind) else y
     return _product(x, weight, bias, window, groups)
 
 

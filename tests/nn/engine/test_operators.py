@@ -278,6 +278,11 @@ def test_autocast() -> None:
     torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
     for gradient in gradients(y, torch.ones_like(y), x, weight, bias):
         assert gradient.dtype == torch.float32  # of float32 weights
+    half = [tensor.detach().bfloat16() for tensor in (x, weight, bias)]
+    with torch.autocast("cpu", torch.bfloat16):
+        y = locally_connected(*half, case.window, case.groups)  # what a BatchNorm of theirs takes
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
 
 
 # --- torch.func and forward mode: they take the form that PyTorch has every rule for
@@ -324,7 +329,7 @@ def test_the_layer_equals_plain_loops_in_both_storages(case: Case, bias: Any) ->
     """Forward, and the gradients of the input, the weights and the bias, to 1e-10."""
     window, x = case.window, case.drawn()[0].requires_grad_()
     local = SpatialFeatureLayer(
-        (case.channels, *case.size), case.out_channels, window.kernel, bias,
+        (case.channels, *case.size), case.out_channels, window.kernel, bias=bias,
         stride=window.stride, padding=window.padding, dilation=window.dilation,
         groups=case.groups, dtype=torch.float64,
     )  # fmt: skip

@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 constexpr int BYTES = 64, VECTORS = 4, SUMS = 24;  // of 32 registers
@@ -35,13 +38,39 @@ using Vector = typename Lanes<T>::Vector;
 template <class T>
 constexpr int LANES = BYTES / sizeof(T);
 
+// Some lanes, the others zero. By way of memory it would take as long as ten whole ones.
+template <class T>
+inline Vector<T> load_some(const T* from, int count) {
+    if (count == 1) {
+        Vector<T> v{};
+        v[0] = *from;
+        return v;
+    }
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        return Vector<T>(_mm512_maskz_loadu_ps((1u << count) - 1, from));
+    else
+        return Vector<T>(_mm512_maskz_loadu_pd((1u << count) - 1, from));
+#elif defined(__AVX__)
+    static constexpr std::int32_t masks[] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+    const int lanes = count * int(sizeof(T) / 4);
+    const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(masks + 8 - lanes));
+    if constexpr (sizeof(T) == 4)
+        return Vector<T>(_mm256_maskload_ps(from, mask));
+    else
+        return Vector<T>(_mm256_maskload_pd(from, mask));
+#else
+    Vector<T> v{};
+    std::memcpy(&v, from, count * sizeof(T));
+    return v;
+#endif
+}
+
 template <class T>
 inline Vector<T> load(const T* from, int count = LANES<T>) {
-    Vector<T> v{};
-    if (count == LANES<T>)
-        std::memcpy(&v, from, BYTES);
-    else
-        std::memcpy(&v, from, count * sizeof(T));
+    if (count != LANES<T>) return load_some(from, count);
+    Vector<T> v;
+    std::memcpy(&v, from, BYTES);
     return v;
 }
 
