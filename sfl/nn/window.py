@@ -110,9 +110,9 @@ def field_uses(size: Sequence[int], window: Window, positions: tuple[int, int]) 
     size: (H, W) of the input. 0: padding.
     """
     along = []
-    for index, inputs in _indices(size, window, positions):
-        inside = (index >= 0) & (index < inputs)
-        counts = torch.bincount(index[inside], minlength=inputs)
+    for seen, inputs in _indices(size, window, positions):
+        inside = (seen >= 0) & (seen < inputs)
+        counts = torch.bincount(seen[inside], minlength=inputs)
         along.append(counts[index.clamp(0, inputs - 1)] * inside)
     rows, columns = along
     return rows[:, None, :, None] * columns[None, :, None, :]

@@ -278,9 +278,9 @@ def test_autocast() -> None:
     torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
     for gradient in gradients(y, torch.ones_like(y), x, weight, bias):
         assert gradient.dtype == torch.float32  # of float32 weights
-    half = [tensor.detach().bfloat16() for tensor in (x, weight, bias)]
+    half_x, half_weight, half_bias = (each.detach().bfloat16() for each in (x, weight, bias))
     with torch.autocast("cpu", torch.bfloat16):
-        y = locally_connected(*half, case.window, case.groups)  # what a BatchNorm of theirs takes
+        y = locally_connected(half_x, half_weight, half_bias, case.window, case.groups)  # what a BatchNorm of theirs takes
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
 
