@@ -113,7 +113,7 @@ def field_uses(size: Sequence[int], window: Window, positions: tuple[int, int]) 
     for seen, inputs in _indices(size, window, positions):
         inside = (seen >= 0) & (seen < inputs)
         counts = torch.bincount(seen[inside], minlength=inputs)
-        along.append(counts[index.clamp(0, inputs - 1)] * inside)
+        along.append(counts[seen.clamp(0, inputs - 1)] * inside)
     rows, columns = along
     return rows[:, None, :, None] * columns[None, :, None, :]
 
