@@ -280,8 +280,8 @@ def test_autocast() -> None:
         assert gradient.dtype == torch.float32  # of float32 weights
     half_x, half_weight, half_bias = (each.detach().bfloat16() for each in (x, weight, bias))
     with torch.autocast("cpu", torch.bfloat16):
-        y = locally_connected(half_x, half_weight, half_bias, case.window, case.groups)  # what a BatchNorm of theirs takes
-    assert y.dtype == torch.bfloat16
+        y = locally_connected(half_x, half_weight, half_bias, case.window, case.groups)
+    assert y.dtype == torch.bfloat16  # which a BatchNorm of theirs takes
     torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
 
 
