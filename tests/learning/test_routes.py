@@ -426,7 +426,10 @@ def test_bfloat16_is_near_float32(route: str, layer: str) -> None:
         assert float(F.cosine_similarity(one.flatten(), other.flatten(), dim=0)) > 0.97
 
 
-@pytest.mark.parametrize("route", ["dfa", "local", "frozen"])
+@pytest.mark.parametrize(
+    "route",
+    ["dfa", *(pytest.param(route, marks=pytest.mark.slow) for route in ("local", "frozen"))],
+)
 def test_compiled_in_one_graph_it_learns_the_same(route: str) -> None:
     def gradients(compiled: bool) -> Tensor:
         torch.compiler.reset()

@@ -14,7 +14,14 @@ NEW = {"measures", "probe_decrease", "lr_sum"}
 
 @pytest.mark.parametrize(
     "changes",
-    [[], ["learn.rule=brsf"], ["learn.rule=mirror"], ["learn.rule=kp"], ["learn.route=local"]],
+    [
+        ["learn.rule=kp"],
+        ["learn.route=local"],
+        *(
+            pytest.param(changes, marks=pytest.mark.slow)
+            for changes in ([], ["learn.rule=brsf"], ["learn.rule=mirror"])
+        ),
+    ],
     ids=lambda changes: changes[0] if changes else "backprop",
 )
 def test_measured_or_not_it_is_the_same_run(changes: list[str], tmp_path: Path) -> None:

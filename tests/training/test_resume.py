@@ -28,6 +28,7 @@ from tests.training.tiny import (
     tiny_setup,
 )
 
+SLOW = ("fa", "usf", "frsf")  # as the other rules, but simpler
 RECIPES: dict[str, list[str]] = {
     "everything": [],
     "conv, channels last": ["model.layer=conv"],
@@ -41,12 +42,18 @@ RECIPES: dict[str, list[str]] = {
     ],
     "adamw, no validation": ["optimizer.name=adamw", "data.validation=0"],
     "kp": ["learn.rule=kp", "optimizer={name: adamw, lr: 0.01, weight_decay: 0.1}"],
-    **{rule: [f"learn.rule={rule}"] for rule in ("fa", "usf", "brsf", "frsf", "mirror")},
+    **{rule: [f"learn.rule={rule}"] for rule in ("brsf", "mirror", "fa", "usf", "frsf")},
     "few checkpoints": ["train.checkpoint_every=2"],
 }
 
 
-@pytest.mark.parametrize("changes", RECIPES.values(), ids=RECIPES.keys())
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(changes, id=name, marks=pytest.mark.slow if name in SLOW else ())
+        for name, changes in RECIPES.items()
+    ],
+)
 def test_resumed_at_any_epoch_it_is_the_same_run(changes: list[str], tmp_path: Path) -> None:
     setup = tiny_setup(*changes, base=SPATIAL)
     straight = new_run(tmp_path, "straight")

@@ -68,8 +68,10 @@ def test_without_gradients_a_rule_does_nothing() -> None:
     assert torch.equal(before, after) and not after.requires_grad
 
 
-@pytest.mark.parametrize("layer", ["spatial", "conv"])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("layer", ["spatial", pytest.param("conv", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "rule", ["kp", *(pytest.param(rule, marks=pytest.mark.slow) for rule in RULES if rule != "kp")]
+)
 def test_compiled_in_one_graph_it_learns_the_same(rule: str, layer: str) -> None:
     """Of two steps, as brsf's and mirror's weights change between them."""
 
