@@ -97,7 +97,7 @@ def _learning(compared: Sequence[ComparedModel], title: str) -> list[Picture]:
     """How models learn, of those whose runs have measured it."""
     found = []
     for name, read, label in (
-        ("gradient-angle", _mean_angle, "angle to true gradient, °"),
+        ("gradient-angle", _mean_angle, "angle to true gradient, degrees"),
         ("probe-decrease", partial(_read, "probe_decrease", 1.0), "loss decrease in one step"),
     ):
         having = [m for m in compared if _has(m, read)]

@@ -102,7 +102,7 @@ def _from_validator(
     key, colon, rest = message.partition(": ")
     if colon and key in found.model_fields:
         return (*loc, key), f"{_dotted((*loc, key))}: {rest}"
-    return loc, f"{_dotted(loc)}: {message}"
+    return loc, f"{_dotted(loc)}: {message}".removeprefix(": ")
 
 
 def _dotted(loc: Loc) -> str:

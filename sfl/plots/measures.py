@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 Curves = dict[str, list[tuple[int, float]]]  # by layer: epochs and values
 
 PANELS = {
-    "gradient_angle": "angle to true gradient, °",
+    "gradient_angle": "angle to true gradient, degrees",
     "gradient_ratio": "‖gradient‖ / ‖true gradient‖",
     "error_rank": "effective rank of error",
-    "sharing_distance": "Σ‖w − w̄‖² / Σ‖w‖²",
-    "feedback_angle": "angle of B to W, °",
+    "sharing_distance": "sharing distance",
+    "feedback_angle": "angle of B to W, degrees",
     "feedback_ratio": "‖B‖ / ‖W‖",
     "feedback_distance": "‖W − B‖",
 }

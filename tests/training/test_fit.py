@@ -133,8 +133,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, accuracies: list[float]) -> list[d
     """Validation finds these accuracies; returns the weights after each epoch, when there are."""
     weights: list[dict[str, Tensor]] = []
 
-    def look(setup: Setup, model: nn.Module, epoch: int) -> dict[str, float]:
-        state = model.state_dict().items()
+    def look(setup: Setup, learner: Learner, epoch: int) -> dict[str, float]:
+        state = learner.model.state_dict().items()
         weights.append({f"model.{name}": value.clone() for name, value in state})
         return {"validation_accuracy": accuracies[epoch - 1]}
 
