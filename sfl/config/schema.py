@@ -234,7 +234,7 @@ class Config(Settings):
 
     def identity(self) -> dict[str, Any]:
         """All settings but the seed and MAY_CHANGE: equal if two runs are the same experiment."""
-        values = self.to_dict()
+        values = self.to_dict() | {"learn": self.learn.model_dump()}
         for key in ("train.seed", *MAY_CHANGE):
             section, name = key.split(".")
             values[section].pop(name, None)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sfl.config.load import from_text
+from sfl.config.load import from_text, load, override
 from sfl.config.schema import Config
 from sfl.config.yamlfile import parse
 from sfl.errors import UserError
@@ -174,3 +174,10 @@ def test_settings_of_shapes_count_only_with_shapes() -> None:
     assert config(data="{shapes: {jitter: 1}}").identity() == config().identity()
     one, two = (config(data=f"{{source: shapes, shapes: {{jitter: {j}}}}}") for j in (1, 2))
     assert one.identity() != two.identity()
+
+
+def test_experiments_with_and_without_a_rule_differ_in_the_rule_alone() -> None:
+    plain = load("spatial")
+    ruled = override(plain, ["learn.rule=fa"]).identity()["learn"]
+    differing = {key for key, value in plain.identity()["learn"].items() if ruled[key] != value}
+    assert differing == {"rule"}
