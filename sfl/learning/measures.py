@@ -47,7 +47,7 @@ def measure(learner: Learner, images: Tensor, labels: Tensor, *, lr: float, step
     """Measures on images (B, C, H, W) and labels (B,), after the training step of that number.
 
     lr: the step size of probe_decrease. Clears the gradients, as a step does when it begins. Costs
-    about three steps on B images, a B×B eigenvalue problem a layer, and memory for the weights
+    six to seven steps on B images, a B×B eigenvalue problem a layer, and memory for the weights
     three times: their values and both gradients. Collective with several workers, who must give
     the same images.
     """
