@@ -1,15 +1,17 @@
 """`sfl compare`: its options, what it prints, its exit code."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sfl.cli import completion
-from sfl.cli.options import RUNS, DataName, Json, Runs, Set, at_home
+from sfl.cli.options import RUNS, DataName, Json, Runs, Set, at_home, check_one_format
 from sfl.errors import Exit, UserError
 
 if TYPE_CHECKING:
+    from sfl.compare.model import ComparedModel
     from sfl.compare.schema import Comparison
 
 Models = Annotated[
@@ -77,14 +79,12 @@ def compare(
       sfl compare spatial-shared spatial --seeds 3 --out report
       sfl compare spatial-s0 my.yaml --no-train --json
     """
-    if as_json + as_csv + as_markdown > 1:
-        raise UserError("--json, --csv and --markdown: only one of them can be given")
+    check_one_format(json=as_json, csv=as_csv, markdown=as_markdown)
     from sfl.compare.compute import compare as compare_models
     from sfl.compare.plan import plan, refuse_target
     from sfl.compare.results import read_results
     from sfl.compare.train_missing import train_missing
     from sfl.files import check_folder
-    from sfl.progress import say
 
     overrides = set_ or []
     if out is not None:
@@ -95,16 +95,30 @@ def compare(
     train_missing(models, runs, training=not no_train)
     read_results(models, overrides, unfinished=unfinished)
     comparison = compare_models(models, target, data_name)
+    show_comparison(comparison, models, out, as_json, as_csv, as_markdown)
+    worse = [d.second for d in comparison.differences if d.is_worse]
+    if fail_if_worse and worse:
+        said = f"{', '.join(worse)}: worse than {comparison.models[0].name}, beyond chance"
+        raise UserError(said, exit_code=Exit.WORSE)
+
+
+def show_comparison(
+    comparison: "Comparison",
+    models: "Sequence[ComparedModel]",
+    out: Path | None,
+    as_json: bool,
+    as_csv: bool,
+    as_markdown: bool,
+) -> None:
+    """Prints a comparison, and writes its report into `out`."""
+    from sfl.progress import say
+
     _print(comparison, as_json, as_csv, as_markdown)
     if out is not None:  # after the numbers, in case the pictures fail
         from sfl.compare import report
 
         report.write(comparison, models, out)
         say(f"report: {out / 'report.html'}")
-    worse = [d.second for d in comparison.differences if d.is_worse]
-    if fail_if_worse and worse:
-        said = f"{', '.join(worse)}: worse than {comparison.models[0].name}, beyond chance"
-        raise UserError(said, exit_code=Exit.WORSE)
 
 
 def _print(comparison: "Comparison", as_json: bool, as_csv: bool, as_markdown: bool) -> None:

@@ -40,6 +40,18 @@ def plan(
     Raises UserError for a name that means nothing, a config given twice, a single model.
     """
     named = [resolve(name, overrides, root) for name in names]
+    models = plan_named(named, seeds, root, training=training, unfinished=unfinished)
+    if len(models) < 2:
+        hint = "runs that differ only in their seeds are one model" if len(names) > 1 else ""
+        raise UserError(f"compare needs two models or more, not {', '.join(names)} alone", hint)
+    return models
+
+
+def plan_named(
+    named: Sequence[Named], seeds: int | None, root: Path, *,
+    training: bool = True, unfinished: bool = False,
+) -> list[ComparedModel]:  # fmt: skip
+    """As `plan`, of configs and runs that have been found already; one model is enough."""
     images_read = dict[str, "Dataset"]()
     models = {
         one.experiment: ComparedModel("", one.config, images_read=images_read) for one in named
@@ -56,9 +68,6 @@ def plan(
         _add_matching_runs(model, finished_last, seeds, training)
         _list_missing(model, seeds, unfinished)
     _name_after_runs(models, named, seeds)
-    if len(models) < 2:
-        hint = "runs that differ only in their seeds are one model" if len(names) > 1 else ""
-        raise UserError(f"compare needs two models or more, not {', '.join(names)} alone", hint)
     return list(models.values())
 
 
@@ -86,7 +95,7 @@ def refuse_target(models: Sequence[ComparedModel]) -> None:
 
     Called before anything is trained.
     """
-    logged = [_will_log(model) for model in models]
+    logged = [will_log(model) for model in models]
     if judged_on(*logged):
         return
     both = {"validation_accuracy", "test_accuracy"}
@@ -99,7 +108,7 @@ def refuse_target(models: Sequence[ComparedModel]) -> None:
     )
 
 
-def _will_log(model: ComparedModel) -> set[str]:
+def will_log(model: ComparedModel) -> set[str]:
     """Which accuracies a model's runs log; a folder may have validation images of its own."""
     logged = will_be_logged(model.config).union(*(run.logged for run in model.runs.values()))
     if model.missing and model.config.data.source == "folder" and read_images(model).validation:
