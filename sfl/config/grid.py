@@ -5,6 +5,7 @@ The variants of the axes are combined into cells; each cell is a config.
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,7 @@ from sfl.config.yamlfile import YamlTree, read
 from sfl.errors import UserError
 
 Overrides = dict[str, Any]  # dotted keys, or nested ones: {"optimizer.lr": 1e-3}
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+.-]*$")]
-Axis = Annotated[dict[Name, Overrides | None], Field(min_length=1)]
+Axis = Annotated[dict[str, Overrides | None], Field(min_length=1)]
 
 
 class TuneSettings(Settings):
@@ -50,7 +50,7 @@ class GridSettings(Settings):
 
     base: str = Field(description="The config that all cells build on: a path or a name.")
     set: Overrides = Field({}, description="Settings of all cells.")
-    axes: Annotated[dict[Name, Axis], Field(min_length=1, max_length=2)] = Field(
+    axes: Annotated[dict[str, Axis], Field(min_length=1, max_length=2)] = Field(
         description="One axis or two, each with named variants: what they set. The first variants "
         "make the reference."
     )
@@ -61,7 +61,10 @@ class GridSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _known_names(self) -> "GridSettings":
+    def _names(self) -> "GridSettings":
+        for name in itertools.chain(*self.axes.values()):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_+.-]*", name):
+                raise ValueError(f"axes: {name!r} can't be part of a run's name; use letters, _+.-")
         for number, left in enumerate(self.leave_out):
             for axis, variants in left.items():
                 if axis not in self.axes:
