@@ -114,7 +114,6 @@ def trained(make: Callable[[nn.Module], torch.optim.Optimizer]) -> list[torch.Te
             lambda p: torch.optim.SGD(p, 0.02, 0.9, weight_decay=0.1, foreach=False),
         ),
     ],
-    ids=str,
 )
 def test_optimizers_are_torchs(settings: dict[str, Any], torchs: Any) -> None:
     ours = trained(lambda model: build_optimizer(model, **settings))
