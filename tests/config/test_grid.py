@@ -1,6 +1,7 @@
 """A study's file: its cells, and what is wrong with it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_an_override_is_read_as_it_was_meant(study: Path) -> None:
         "optimizer.lr": 0.003, "optimizer.clip_norm": None, "train.device": "cpu",
         "data.root": "images #2", "data.augment.flip": False, "model.channels": [2, 3],
     }.items():  # fmt: skip
-        found = override(config, [as_override(key, value)]).model_dump()
+        found: Any = override(config, [as_override(key, value)]).model_dump()
         for part in key.split("."):
             found = found[part]
         assert found == value
