@@ -30,7 +30,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 EVERYTHING = {"bench", "cli", "__init__", "__main__"}
 # The modules of compare that train or test something.
-TRAINS = {"compare/plan.py", "compare/train_missing.py", "compare/results.py"}
+TRAINS = {
+    "compare/estimate.py", "compare/plan.py", "compare/train_missing.py", "compare/results.py",
+}  # fmt: skip
 HEAVY = {"torch", "torchvision", "scipy", "matplotlib", "PIL", "safetensors", "tensorboard"}
 HEAVY_ROOMS = {"data", "nn", "learning", "training", "bench"}
 MAX_FUNCTION, MAX_FILE = 60, 300

@@ -40,7 +40,7 @@ def study(configs: Path, trained: object, monkeypatch: pytest.MonkeyPatch) -> Gr
     stand_in = vars(sfl.training.start)["fit"]
 
     def fit(setup: Any, run: Run) -> dict[str, Any]:
-        result = stand_in(setup, run)
+        result: dict[str, Any] = stand_in(setup, run)
         best = next(rate for cell, rate in BEST.items() if run.name.startswith(cell))
         accuracy = 1 - abs(setup.config.optimizer.lr - best)
         run.write_metrics([{**line, "validation_accuracy": accuracy} for line in run.metrics])
