@@ -85,6 +85,12 @@ OF_MODELS: dict[str, Callable[[Model], str]] = {
     ),
     "  interval covers": lambda m: COVERED[m.interval_covers],
     "loss": lambda m: f"{m.loss:.3f}",
+    "angle to true gradient": lambda m: (
+        "" if m.gradient_angle is None else f"{m.gradient_angle:.1f}°"
+    ),
+    "loss decrease in one step": lambda m: (
+        "" if m.probe_decrease is None else f"{m.probe_decrease:.3g}"
+    ),
 }
 OF_DIFFERENCES: dict[str, Callable[[Difference], str]] = {
     "difference from the first, points": lambda d: points_text(d.accuracy),

@@ -399,3 +399,29 @@ def test_models_that_are_always_right_or_always_wrong(tmp_path: Path) -> None:
     assert {path.stem for path in out.glob("confusion-*.svg")} == {
         "confusion-a-b", "confusion-a-b-2", "confusion-a-b-against-a-b",
     }  # fmt: skip
+
+
+def test_what_runs_measured_last_is_shown_of_models_whose_runs_all_have_it(
+    made: list[str], tmp_path: Path
+) -> None:
+    def line(epoch: int, decrease: float, *angles: float | None) -> dict[str, object]:
+        layers = [{} if angle is None else {"gradient_angle": angle} for angle in angles]
+        measures = dict(zip("ab", layers, strict=True))
+        return {"epoch": epoch, "measures": measures, "probe_decrease": decrease}
+
+    for run, lines in {
+        "conv-s0": [line(1, 0.9, 80.0, 90.0), line(2, 0.25, 10.0, 30.0), {"epoch": 3}],
+        "conv-s1": [line(2, 0.75, 20.0, 40.0)],
+        "a b|c-s0": [line(2, 0.5, 0.0, None)],  # one layer learns, the other doesn't
+        "a b|c-s1": [line(2, 0.1, 0.0, None)],
+    }.items():
+        path = tmp_path / "runs" / run / "metrics.jsonl"
+        first = json.loads(path.read_text())
+        path.write_text("".join(json.dumps(first | each) + "\n" for each in lines))
+    one, other = json.loads(compare(made, "--json"))["models"]
+    assert one["gradient_angle"] == pytest.approx((20 + 30) / 2)
+    assert one["probe_decrease"] == pytest.approx(0.5)
+    assert other["gradient_angle"] is None and other["probe_decrease"] == pytest.approx(0.3)
+    table = compare(made, "--markdown")
+    assert "| angle to true gradient | 25.0° |  |" in table
+    assert "| loss decrease in one step | 0.5 | 0.3 |" in table
