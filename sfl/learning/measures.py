@@ -47,9 +47,9 @@ def measure(learner: Learner, images: Tensor, labels: Tensor, *, lr: float, step
     """Measures on images (B, C, H, W) and labels (B,), after the training step of that number.
 
     lr: the step size of probe_decrease. Clears the gradients, as a step does when it begins. Costs
-    about seven steps on B images (SpatialDenseNet, B 64, one thread of a CPU), memory for the
-    weights three times, their values and both gradients, and a few times for the largest layer.
-    Collective with several workers, who must give the same images.
+    six to seven steps on B images, a B×B eigenvalue problem a layer, and memory for the weights
+    three times: their values and both gradients. Collective with several workers, who must give
+    the same images.
     """
     weighted = weighted_layers(learner.model)
     with _unchanged(learner), torch.compiler.set_stance("force_eager"):
