@@ -409,12 +409,13 @@ def test_what_runs_measured_last_is_shown_of_models_whose_runs_all_have_it(
         measures = dict(zip("ab", layers, strict=True))
         return {"epoch": epoch, "measures": measures, "probe_decrease": decrease}
 
-    for run, lines in {
+    metrics: dict[str, list[dict[str, object]]] = {
         "conv-s0": [line(1, 0.9, 80.0, 90.0), line(2, 0.25, 10.0, 30.0), {"epoch": 3}],
         "conv-s1": [line(2, 0.75, 20.0, 40.0)],
         "a b|c-s0": [line(2, 0.5, 0.0, None)],  # one layer learns, the other doesn't
         "a b|c-s1": [line(2, 0.1, 0.0, None)],
-    }.items():
+    }
+    for run, lines in metrics.items():
         path = tmp_path / "runs" / run / "metrics.jsonl"
         first = json.loads(path.read_text())
         path.write_text("".join(json.dumps(first | each) + "\n" for each in lines))
