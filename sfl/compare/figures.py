@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Read = Callable[[dict[str, Any]], float | None]  # a number of a line of metrics, if it is there
 
 COSTS = (
-    ("weights", "weights", "trainable weights"),
+    ("weights", "weights", "weights"),
     ("flops", "training_flops", "FLOPs of training"),
     ("time", "seconds", "seconds of training"),
 )

@@ -72,7 +72,7 @@ class Model(_Values):
     unfinished: list[str] = Field(
         description="Runs that have not finished, tested with their best weights so far."
     )
-    weights: int = Field(description="Number of trainable weights that exist.")
+    weights: int = Field(description="Number of weights that exist, frozen ones included.")
     weight_bytes: int = Field(description="Memory that the weights take.")
     peak_memory_bytes: int | None = Field(
         description="Highest memory of training, without PyTorch and the images; null: unknown."

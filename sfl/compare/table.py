@@ -103,7 +103,7 @@ OF_DIFFERENCES: dict[str, Callable[[Difference], str]] = {
     "  in all runs of the first": lambda d: NONE if d.mcnemar else f"{len(d.only_first):,}",
 }
 COST: dict[str, Callable[[Model], str]] = {
-    "trainable weights": lambda m: f"{m.weights:,}",
+    "weights": lambda m: f"{m.weights:,}",
     "bytes of weights": lambda m: bytes_text(m.weight_bytes),
     "peak training memory": lambda m: (
         "unknown" if m.peak_memory_bytes is None else bytes_text(m.peak_memory_bytes)
