@@ -89,7 +89,7 @@ OF_MODELS: dict[str, Callable[[Model], str]] = {
         "" if m.gradient_angle is None else f"{m.gradient_angle:.1f}°"
     ),
     "loss decrease in one step": lambda m: (
-        "" if m.probe_decrease is None else f"{m.probe_decrease:.3g}"
+        "" if m.probe_decrease is None else f"{m.probe_decrease:.3g}".replace("-", "−")
     ),
 }
 OF_DIFFERENCES: dict[str, Callable[[Difference], str]] = {

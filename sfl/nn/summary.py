@@ -68,10 +68,10 @@ class ModelSummary:
     def training_flops(self) -> int:
         """Of a step, an image: each product again for its weights and again for its input.
 
-        The first layer's input are the images, which need no gradient.
+        No gradient goes on before the first layer that learns: its input needs none.
         """
-        first = next((layer.flops for layer in self.layers if layer.flops), 0)
-        return 3 * self.flops - first
+        learning = [layer.flops for layer in self.layers if layer.learns and layer.flops]
+        return self.flops + 2 * sum(learning) - sum(learning[:1])
 
     def to_dict(self) -> dict[str, object]:
         """Sums and layers as plain values."""

@@ -414,7 +414,7 @@ def test_what_runs_measured_last_is_shown_of_models_whose_runs_all_have_it(
         "conv-s0": [line(1, 0.9, 80.0, 90.0), line(2, 0.25, 10.0, 30.0), {"epoch": 3}],
         "conv-s1": [line(2, 0.75, 20.0, 40.0)],
         "a b|c-s0": [line(2, 0.5, 0.0, None)],  # one layer learns, the other doesn't
-        "a b|c-s1": [line(2, 0.1, 0.0, None)],
+        "a b|c-s1": [line(2, -1.1, 0.0, None)],
     }
     for run, lines in metrics.items():
         path = tmp_path / "runs" / run / "metrics.jsonl"
@@ -423,7 +423,7 @@ def test_what_runs_measured_last_is_shown_of_models_whose_runs_all_have_it(
     one, other = json.loads(compare(made, "--json"))["models"]
     assert one["gradient_angle"] == pytest.approx((20 + 30) / 2)
     assert one["probe_decrease"] == pytest.approx(0.5)
-    assert other["gradient_angle"] is None and other["probe_decrease"] == pytest.approx(0.3)
+    assert other["gradient_angle"] is None and other["probe_decrease"] == pytest.approx(-0.3)
     table = compare(made, "--markdown")
     assert "| angle to true gradient | 25.0° |  |" in table
-    assert "| loss decrease in one step | 0.5 | 0.3 |" in table
+    assert "| loss decrease in one step | 0.5 | −0.3 |" in table
