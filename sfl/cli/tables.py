@@ -140,9 +140,12 @@ def summary_table(summary: "ModelSummary") -> Table:
     dense = sum(layer.dense or layer.weights for layer in summary.layers)
     sums = (f"{summary.weights:,}", bytes_text(summary.bytes), f"{dense:,}")
     made.add_row("all", "", *sums, count_text(summary.flops), "")
+    if summary.learning < summary.weights:
+        size = bytes_text(summary.learning_bytes)
+        made.add_row("of these learn", "", f"{summary.learning:,}", size, "", "", "")
     if feedback := summary.feedback:
         size = bytes_text(feedback.bytes)
-        made.add_row("feedback weights", "", f"{feedback.weights:,}", size, "", "", "")
+        made.add_row(feedback.name, "", f"{feedback.weights:,}", size, "", "", "")
     return made
 
 

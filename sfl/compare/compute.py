@@ -1,6 +1,6 @@
 """A comparison's numbers, computed from what runs left behind. Needs no torch and no images."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -10,6 +10,7 @@ from sfl.compare.model import ComparedModel, RunResult
 from sfl.compare.schema import Comparison, Difference, Model, Target
 from sfl.compare.sentences import conclusion, remarks
 from sfl.errors import Exit, UserError
+from sfl.plots.measures import mean_angle
 from sfl.plots.test_images import name_of_images
 from sfl.runs.listing import Images, judged_on
 
@@ -100,6 +101,8 @@ def _describe(model: ComparedModel, target: tuple[float, Images] | None) -> Mode
         accuracy_interval=interval and [max(0.0, interval[0]), min(1.0, interval[1])],
         interval_covers="seeds" if several else "images",
         loss=fmean([result.loss for result in results]),
+        gradient_angle=_last_measured(model, mean_angle),
+        probe_decrease=_last_measured(model, lambda line: line.get("probe_decrease")),
         per_class={name: _mean(r.per_class[name] for r in results) for name in model.classes},
         confusion=np.sum([result.confusion for result in results], axis=0).tolist(),
         epochs=[result.epochs for result in results],
@@ -121,6 +124,15 @@ def _mean(accuracies: Iterable[float | None]) -> float | None:
     """None for a class without test images."""
     known = [accuracy for accuracy in accuracies if accuracy is not None]
     return fmean(known) if known else None
+
+
+def _last_measured(
+    model: ComparedModel, read: Callable[[dict[str, Any]], float | None]
+) -> float | None:
+    """The mean over the runs of what each measured last; None if one has no such number."""
+    measured = [[li for li in one.run.metrics if "measures" in li] for one in model.results]
+    known = [value for lines in measured if lines and (value := read(lines[-1])) is not None]
+    return fmean(known) if len(known) == len(measured) else None
 
 
 def _difference(

@@ -22,6 +22,7 @@ from sfl.pictures import (
     plot_curve,
     shorten,
 )
+from sfl.plots.measures import mean_angle
 from sfl.plots.test_images import TestImages
 from sfl.runs.listing import judged_on
 from sfl.units import count_text
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 Read = Callable[[dict[str, Any]], float | None]  # a number of a line of metrics, if it is there
 
 COSTS = (
-    ("weights", "weights", "trainable weights"),
+    ("weights", "weights", "weights"),
     ("flops", "training_flops", "FLOPs of training"),
     ("time", "seconds", "seconds of training"),
 )
@@ -97,12 +98,12 @@ def _learning(compared: Sequence[ComparedModel], title: str) -> list[Picture]:
     """How models learn, of those whose runs have measured it."""
     found = []
     for name, read, label in (
-        ("gradient-angle", _mean_angle, "angle to true gradient, degrees"),
+        ("gradient-angle", mean_angle, "angle to true gradient, degrees"),
         ("probe-decrease", partial(_read, "probe_decrease", 1.0), "loss decrease in one step"),
     ):
         having = [m for m in compared if _has(m, read)]
         if having:
-            over = ", mean over layers" if read is _mean_angle else ""
+            over = ", mean over layers" if read is mean_angle else ""
             caption = (
                 f"{label.partition(',')[0].capitalize()}{over}, over the epochs; mean, and "
                 "smallest to largest of the runs."
@@ -118,12 +119,6 @@ def _has(model: ComparedModel, read: Read) -> bool:
 def _read(key: str, scale: float, line: dict[str, Any]) -> float | None:
     value = line.get(key)
     return None if value is None else scale * value
-
-
-def _mean_angle(line: dict[str, Any]) -> float | None:
-    layers = line.get("measures", {}).values()
-    angles = [values["gradient_angle"] for values in layers if "gradient_angle" in values]
-    return fmean(angles) if angles else None
 
 
 def _curves(

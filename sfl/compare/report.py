@@ -129,9 +129,12 @@ def _audit(model: ComparedModel) -> str:
     if audit is None:
         return ""
     head = "".join(f"<th scope=col>{label}</th>" for label in AUDITED)
+    found = [[text(layer) for text in AUDITED.values()] for layer in audit.layers]
+    shared, sent = (f"{n:,}" if n else "" for n in (audit.shared, audit.transported))
+    bits = count_text(audit.bits) if audit.bits else ""
+    found.append(["all", audit.sharing, shared, audit.transport, sent, bits])
     body = "\n".join(
-        "<tr>" + "".join(f"<td>{_text(text(layer))}</td>" for text in AUDITED.values()) + "</tr>"
-        for layer in audit.layers
+        "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>" for cells in found
     )
     words = "".join(f"<li>{_text(line)}</li>" for line in audit.in_words)
     return (

@@ -54,6 +54,16 @@ class Model(_Values):
     )
     interval_covers: Literal["seeds", "images"] = Field(description="What it takes as random.")
     loss: float = Field(description="Mean cross entropy on the test images.")
+    gradient_angle: float | None = Field(
+        None,
+        description="Degrees between what is learnt from and the true gradient: mean over layers, "
+        "last measured, mean over the runs; null if a run or a layer has none.",
+    )
+    probe_decrease: float | None = Field(
+        None,
+        description="By how much one step lowers the loss, last measured; mean over the runs. See "
+        "run-directory.md. null if a run has none.",
+    )
     per_class: dict[str, float | None] = Field(description="Mean test accuracy of each class.")
     confusion: list[list[int]] = Field(
         description="Test images of class [row] predicted as [column], summed over the runs."
@@ -62,7 +72,7 @@ class Model(_Values):
     unfinished: list[str] = Field(
         description="Runs that have not finished, tested with their best weights so far."
     )
-    weights: int = Field(description="Number of trainable weights that exist.")
+    weights: int = Field(description="Number of weights that exist, frozen ones included.")
     weight_bytes: int = Field(description="Memory that the weights take.")
     peak_memory_bytes: int | None = Field(
         description="Highest memory of training, without PyTorch and the images; null: unknown."

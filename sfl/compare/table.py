@@ -85,6 +85,12 @@ OF_MODELS: dict[str, Callable[[Model], str]] = {
     ),
     "  interval covers": lambda m: COVERED[m.interval_covers],
     "loss": lambda m: f"{m.loss:.3f}",
+    "angle to true gradient": lambda m: (
+        "" if m.gradient_angle is None else f"{m.gradient_angle:.1f}°"
+    ),
+    "loss decrease in one step": lambda m: (
+        "" if m.probe_decrease is None else f"{m.probe_decrease:.3g}".replace("-", "−")
+    ),
 }
 OF_DIFFERENCES: dict[str, Callable[[Difference], str]] = {
     "difference from the first, points": lambda d: points_text(d.accuracy),
@@ -97,7 +103,7 @@ OF_DIFFERENCES: dict[str, Callable[[Difference], str]] = {
     "  in all runs of the first": lambda d: NONE if d.mcnemar else f"{len(d.only_first):,}",
 }
 COST: dict[str, Callable[[Model], str]] = {
-    "trainable weights": lambda m: f"{m.weights:,}",
+    "weights": lambda m: f"{m.weights:,}",
     "bytes of weights": lambda m: bytes_text(m.weight_bytes),
     "peak training memory": lambda m: (
         "unknown" if m.peak_memory_bytes is None else bytes_text(m.peak_memory_bytes)

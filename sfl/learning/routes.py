@@ -108,9 +108,12 @@ class DirectFeedback(Route):
         for place, block in enumerate(blocks):
             generator = draw("projection", place)
             shape = (*last.shape, *block.shape)
+            self._projections[block.layer] = weight.new_empty(shape, requires_grad=False)
+            if weight.is_meta:
+                continue  # nothing is drawn for a summary
             uniform = torch.rand(shape, generator=generator, dtype=weight.dtype, device="cpu")
             bound = 1 / math.sqrt(math.prod(block.shape))
-            self._projections[block.layer] = uniform.mul_(2).sub_(1).mul_(bound).to(weight.device)
+            self._projections[block.layer].copy_(uniform.mul_(2).sub_(1).mul_(bound))
 
     def backward(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         outputs = self._cuts.take()

@@ -128,7 +128,8 @@ def audit(
     their global norm. heads: of local losses, how many weights each has that send its error back,
     by the name of the layer that it trains.
 
-    Raises ValueError for an unknown rule, and for a module whose weights it can't judge.
+    Raises ValueError for an unknown rule, and for a module whose weights it can't judge: of an
+    unknown kind, used in another way than by calling it, or the same as another module's.
     """
     grade = _grade(rule, alignment)
     passed = followers(model) if route == "chain" else {}
@@ -136,10 +137,14 @@ def audit(
     for run in summarize(model, in_dimensions).layers:
         runs.setdefault(run.name, []).append(run.out_shape)
     first = next(iter(weighted_layers(model)), None)
+    owners: dict[nn.Parameter, str] = {}
     layers, behind = [], False  # behind the first layer with weights; no error goes on before it
     for name, module in model.named_modules():
         found = _sharing(name, module, runs.get(name, []), sleeps)
         if found is not None:
+            for parameter in module.parameters(recurse=False):
+                if (other := owners.setdefault(parameter, name)) != name:
+                    raise ValueError(f"{other} and {name} have one parameter; give each its own")
             if name in passed:
                 found |= _sent(grade, _served(passed[name], grade), passed[name])
             if number := (heads or {}).get(name):
@@ -177,6 +182,8 @@ def _sharing(
     name: str, module: nn.Module, runs: Sequence[tuple[int, ...]], sleeps: bool
 ) -> Fields | None:
     """None for a module without weights. runs: the shapes of its outputs for an image."""
+    if not runs and isinstance(module, (Weighted, UnitBatchNormReLU, *BATCH_NORMS)):
+        raise ValueError(f"{name}: no call of it was seen, so what it shares is not known")
     if isinstance(module, SpatialFeatureLayer):
         return _of_local(module, len(runs), sleeps)
     if isinstance(module, UnitBatchNormReLU):
@@ -245,6 +252,8 @@ def _served(layer: Weighted, grade: str) -> int:
 
 
 def _told(route: str, loss: str, clips: bool, heads: Mapping[str, int]) -> Iterator[str]:
+    if route == "frozen":
+        yield "only the last block learns: the readout and what comes behind it"
     if route == "dfa":
         yield "the error of the output is sent to every layer"
     if route == "local":

@@ -20,7 +20,8 @@ class LayerSummary:
     has room for weights that don't exist. dense: what the layer would hold if every input fed
     every unit with a weight of its own (None where it has no such weights). flops: of a forward
     pass of one image, two for each multiply-add of the convolutions and matrix products (those
-    with the zeros of the padding included); nothing else is counted.
+    with the zeros of the padding included); nothing else is counted. learns: false where its
+    weights never change, and where it has none.
     """
 
     name: str
@@ -31,6 +32,7 @@ class LayerSummary:
     dense: int | None
     flops: int
     sharing: str
+    learns: bool = True
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class ModelSummary:
 
     layers: tuple[LayerSummary, ...]
     activations: int  # numbers that the layers put out for one image, each in memory of its own
-    feedback: FeedbackSummary | None = None  # of a backward rule
+    feedback: FeedbackSummary | None = None  # of a backward rule, or of an error route
 
     @property
     def weights(self) -> int:
@@ -50,6 +52,15 @@ class ModelSummary:
         return sum(layer.bytes for layer in self.layers)
 
     @property
+    def learning(self) -> int:
+        """How many of the weights ever change."""
+        return sum(layer.weights for layer in self.layers if layer.learns)
+
+    @property
+    def learning_bytes(self) -> int:
+        return sum(layer.bytes for layer in self.layers if layer.learns)
+
+    @property
     def flops(self) -> int:
         return sum(layer.flops for layer in self.layers)
 
@@ -57,10 +68,10 @@ class ModelSummary:
     def training_flops(self) -> int:
         """Of a step, an image: each product again for its weights and again for its input.
 
-        The first layer's input are the images, which need no gradient.
+        No gradient goes on before the first layer that learns: its input needs none.
         """
-        first = next((layer.flops for layer in self.layers if layer.flops), 0)
-        return 3 * self.flops - first
+        learning = [layer.flops for layer in self.layers if layer.learns and layer.flops]
+        return self.flops + 2 * sum(learning) - sum(learning[:1])
 
     def to_dict(self) -> dict[str, object]:
         """Sums and layers as plain values."""
@@ -139,6 +150,8 @@ def _layer(name: str, module: nn.Module, x: Tensor, y: Tensor) -> LayerSummary:
         sharing, products = f"each weight at {places} places", module.weight.numel() * places
     elif isinstance(module, nn.Linear):
         dense, sharing, products = weights, "none", module.weight.numel() * units // y.shape[-1]
+    learns = any(p.requires_grad for p in module.parameters())
     return LayerSummary(
-        name, type(module).__name__, tuple(y.shape[1:]), weights, size, dense, 2 * products, sharing
-    )
+        name, type(module).__name__, tuple(y.shape[1:]), weights, size, dense, 2 * products,
+        sharing, learns,
+    )  # fmt: skip

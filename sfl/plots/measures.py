@@ -6,6 +6,7 @@ Knows no files.
 import math
 from collections.abc import Sequence
 from functools import partial
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sfl import pictures
@@ -60,6 +61,16 @@ def curves(lines: Sequence[dict[str, Any]], name: str) -> Curves:
             if name in values:
                 found.setdefault(layer, []).append((line["epoch"], values[name]))
     return found
+
+
+def mean_angle(line: dict[str, Any]) -> float | None:
+    """The mean over layers of gradient_angle in a line of metrics; None if a layer has none.
+
+    A layer that doesn't learn has no angle. A mean over the others would hide that.
+    """
+    angles = [values.get("gradient_angle") for values in line.get("measures", {}).values()]
+    known = [angle for angle in angles if angle is not None]
+    return fmean(known) if known and len(known) == len(angles) else None
 
 
 def predictions(

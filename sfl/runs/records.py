@@ -144,10 +144,10 @@ class Result(Record):
     per_class: dict[str, Fraction | None] = Field(description="Of each class; null: no test image.")
     confusion: list[list[Count]] = Field(description="Images of class [row] predicted as [column].")
     data: Provenance = Field(description="Which images it was trained and tested on.")
-    weights: Count = Field(description="Number of trainable weights that exist.")
+    weights: Count = Field(description="Number of weights that exist, frozen ones included.")
     weight_bytes: Count = Field(description="Memory that they take.")
     feedback_weights: Count | None = Field(
-        None, description="Number of weights that `learn.rule` has beside them."
+        None, description="Number of weights that `learn.rule` or `learn.route` has beside them."
     )
     flops_per_image: Count = Field(description="Forward pass; a multiply-add counts as two.")
     training_flops_per_image: Count | None = Field(

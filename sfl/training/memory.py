@@ -11,28 +11,38 @@ GB = 1e9
 
 
 def training_bytes(
-    summary: ModelSummary, batch_size: int, optimizer: OptimizerSettings, precision: str
+    summary: ModelSummary,
+    batch_size: int,
+    optimizer: OptimizerSettings,
+    precision: str,
+    *,
+    measured: bool = False,
 ) -> int:
     """The least memory that a training step takes, at the higher of its two peaks.
 
-    Weights, feedback weights and the optimizer's moments are always held. The first peak adds the
-    activations, at the end of the forward pass, the second one the gradients, at the end of the
-    backward pass.
+    Weights, those of a rule or a route and the optimizer's moments are always held. The first peak
+    adds the activations, at the end of the forward pass, the second one the gradients, at the end
+    of the backward pass. measured: whether learning is measured, too, which holds the true
+    gradient, that learnt from, and a copy of what learns.
     """
     activation_bytes = 2 if precision == "bfloat16" else 4
     activations = activation_bytes * summary.activations * batch_size
     feedback = summary.feedback
     beside = 0 if feedback is None or feedback.saved else feedback.bytes
-    return checkpoint_bytes(summary, optimizer) + beside + max(summary.bytes, activations)
+    gradients = summary.learning_bytes
+    if measured:
+        gradients = summary.bytes + 2 * summary.learning_bytes
+    return checkpoint_bytes(summary, optimizer) + beside + max(gradients, activations)
 
 
 def checkpoint_bytes(summary: ModelSummary, optimizer: OptimizerSettings) -> int:
-    """The size of last.safetensors: weights, feedback weights and the optimizer's moments."""
+    """The size of last.safetensors: weights, also of a rule or a route, and the moments."""
     moments = 2 if optimizer.name.startswith("adam") else 1 if optimizer.momentum else 0
     feedback = summary.feedback
+    own = summary.bytes + moments * summary.learning_bytes
     if feedback is None or not feedback.saved:
-        return summary.bytes * (1 + moments)
-    return summary.bytes * (1 + moments) + feedback.bytes * (1 + moments * feedback.moved)
+        return own
+    return own + feedback.bytes * (1 + moments * feedback.moved)
 
 
 def disk_bytes(summary: ModelSummary, optimizer: OptimizerSettings, keep: str) -> tuple[int, int]:
@@ -96,7 +106,8 @@ def check_memory(
     in_dimensions: (C, H, W) of the images. What would save most is named first.
     """
     batch_size = config.data.batch_size
-    needed = training_bytes(summary, batch_size, config.optimizer, precision)
+    measured = config.train.measure_every > 0
+    needed = training_bytes(summary, batch_size, config.optimizer, precision, measured=measured)
     free = available_bytes(device)
     if free is not None and needed > free:
         raise UserError(

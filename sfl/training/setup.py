@@ -3,7 +3,7 @@
 All that can be refused is refused here, before a run directory exists.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -15,7 +15,6 @@ from sfl.config.schema import Config
 from sfl.data.batches import batch_count, last_batch
 from sfl.data.dataset import Dataset, Split
 from sfl.errors import Exit, UserError
-from sfl.learning.blocks import find_blocks
 from sfl.learning.learner import Learner, Loss
 from sfl.learning.optimizers import build_optimizer
 from sfl.learning.routes import Chain, DirectFeedback, Frozen, LocalLosses, Route
@@ -23,7 +22,7 @@ from sfl.learning.seeding import generator, seed_global
 from sfl.learning.sleep import Sleep
 from sfl.learning.world import ALONE, World
 from sfl.nn import engine
-from sfl.nn.feedback.attach import Feedback, attach, check
+from sfl.nn.feedback.attach import Feedback, FeedbackSummary, attach, check
 from sfl.nn.models.networks import build_model
 from sfl.nn.summary import ModelSummary, check_batch, summarize
 from sfl.progress import say
@@ -161,12 +160,24 @@ def check_sizes(
             check(model)
         except ValueError as error:
             raise UserError(f"learn.rule: {config.learn.rule}: {error}") from None
-    if config.learn.route != "chain":
-        try:
-            find_blocks(model, sizes.in_dimensions)
-        except ValueError as error:
-            raise UserError(f"learn.route: {config.learn.route}: {error}") from None
-    return summarize(model, sizes.in_dimensions, config.learn.rule)
+    return _summarize(model, config, sizes.in_dimensions)
+
+
+def _summarize(
+    model: nn.Module, config: Config, in_dimensions: tuple[int, int, int]
+) -> ModelSummary:
+    """With what the config's rule or route holds. Raises UserError (exit 2) for its route."""
+    try:
+        route = build_route(config, model, in_dimensions, nn.CrossEntropyLoss())
+    except ValueError as error:
+        raise UserError(f"learn.route: {config.learn.route}: {error}") from None
+    summary = summarize(model, in_dimensions, config.learn.rule)
+    if not (held := route.state().values()):
+        return summary
+    weights, size = sum(t.numel() for t in held), sum(t.nbytes for t in held)
+    moved = bool(route.parameters())
+    name = "weights of the local losses" if moved else "feedback weights"
+    return replace(summary, feedback=FeedbackSummary(weights, size, True, moved, name))
 
 
 def _check_last_batch(
@@ -285,4 +296,4 @@ def describe_model(
     """The config's model layer by layer, without allocating its weights."""
     with torch.device("meta"):
         model = build(config, in_dimensions, classes)
-    return summarize(model, in_dimensions, config.learn.rule)
+    return _summarize(model, config, in_dimensions)

@@ -3,12 +3,14 @@
 import io
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
 from sfl.cli import exits, layout, tables
 from sfl.cli.layout import Table
 from sfl.nn.audit import Audit, LayerAudit
+from sfl.nn.feedback.attach import FeedbackSummary
 from sfl.nn.summary import LayerSummary, ModelSummary
 from sfl.progress import wrapped
 
@@ -236,6 +238,11 @@ def test_the_layers_of_a_model_and_their_sum() -> None:
     assert relu.split() == ["features.1", "ReLU", "5×30×30"]
     assert linear == "classifier Linear 10 60 240 B 60 200 none"
     assert total == "all 200 800 B 1,060 3.2 k"
+    beside = FeedbackSummary(70, 280, saved=True, moved=False)
+    frozen = ModelSummary((replace(layers[0], learns=False), *layers[1:]), 100, beside)
+    assert text(tables.summary_table(frozen))[-3:] == [
+        total, "of these learn 60 240 B", "feedback weights 70 280 B",
+    ]  # fmt: skip
 
 
 def test_the_audit_of_a_model_fits_80_columns() -> None:

@@ -85,7 +85,7 @@ def test_all_outputs_say_the_same(made: list[str], tmp_path: Path) -> None:
     assert text["images that only this model gets right"] == ["–", "0"]
     assert text["runs (seeds)"][0] == "2 (0, 1)"
     assert text["difference from the first, points"] == ["–", "−20.00"]
-    assert text["trainable weights"] == ["1,376,246", "1,376,247"]
+    assert text["weights"] == ["1,376,246", "1,376,247"]
     assert text["training time"] == ["3.7 s", "8.2 s"]
     assert [m["accuracy"] for m in values["models"]] == pytest.approx([0.725, 0.525])
 
@@ -144,7 +144,8 @@ def test_what_each_model_shares_and_transports(tmp_path: Path) -> None:
     ((heading, section),) = re.findall(r"<h2>(.*?)</h2>(.*?)</ul>", page, re.DOTALL)
     assert heading.startswith("new:")
     cells = re.findall(r"<td>(.*?)</td>", section)
-    assert cells == ["features.3", "shared", "1,234 × 25", "signs", "5,000", "5.0 k"]
+    assert cells[:6] == ["features.3", "shared", "1,234 × 25", "signs", "5,000", "5.0 k"]
+    assert cells[6:] == ["all", "shared", "1,234", "signs", "5,000", "5.0 k"]
     assert "<li>grade of sharing, shared: &lt;all&gt;</li>" in section
 
 
@@ -399,3 +400,30 @@ def test_models_that_are_always_right_or_always_wrong(tmp_path: Path) -> None:
     assert {path.stem for path in out.glob("confusion-*.svg")} == {
         "confusion-a-b", "confusion-a-b-2", "confusion-a-b-against-a-b",
     }  # fmt: skip
+
+
+def test_what_runs_measured_last_is_shown_of_models_whose_runs_all_have_it(
+    made: list[str], tmp_path: Path
+) -> None:
+    def line(epoch: int, decrease: float, *angles: float | None) -> dict[str, object]:
+        layers = [{} if angle is None else {"gradient_angle": angle} for angle in angles]
+        measures = dict(zip("ab", layers, strict=True))
+        return {"epoch": epoch, "measures": measures, "probe_decrease": decrease}
+
+    metrics: dict[str, list[dict[str, object]]] = {
+        "conv-s0": [line(1, 0.9, 80.0, 90.0), line(2, 0.25, 10.0, 30.0), {"epoch": 3}],
+        "conv-s1": [line(2, 0.75, 20.0, 40.0)],
+        "a b|c-s0": [line(2, 0.5, 0.0, None)],  # one layer learns, the other doesn't
+        "a b|c-s1": [line(2, -1.1, 0.0, None)],
+    }
+    for run, lines in metrics.items():
+        path = tmp_path / "runs" / run / "metrics.jsonl"
+        first = json.loads(path.read_text())
+        path.write_text("".join(json.dumps(first | each) + "\n" for each in lines))
+    one, other = json.loads(compare(made, "--json"))["models"]
+    assert one["gradient_angle"] == pytest.approx((20 + 30) / 2)
+    assert one["probe_decrease"] == pytest.approx(0.5)
+    assert other["gradient_angle"] is None and other["probe_decrease"] == pytest.approx(-0.3)
+    table = compare(made, "--markdown")
+    assert "| angle to true gradient | 25.0° |  |" in table
+    assert "| loss decrease in one step | 0.5 | −0.3 |" in table

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sfl.nn.audit import SHARING, TRANSPORT, Audit, LayerAudit, audit
 from sfl.nn.feedback.rules import RULES
@@ -115,9 +116,29 @@ def test_one_layer_that_is_run_twice() -> None:
     assert shares == {"0": ("shared", layer.weight_count(), 2)}
 
 
+class Uncalled(nn.Module):
+    """Uses a layer's weights without calling it, as nn.MultiheadAttention does."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.layer.weight)
+
+
 def test_modules_that_it_cannot_judge_are_refused() -> None:
     with pytest.raises(ValueError, match="1: what a GroupNorm shares is not known"):
         audit(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4)), SIZE)
+    called, other = nn.Linear(90, 90), nn.Linear(90, 90)
+    tied = nn.Sequential(nn.Flatten(), called, other)
+    other.weight = called.weight
+    with pytest.raises(ValueError, match="1 and 2 have one parameter; give each its own"):
+        audit(tied, SIZE)
+    unseen = nn.Sequential(nn.Flatten(), nn.Linear(90, 4))
+    unseen.add_module("other", Uncalled(nn.Linear(4, 4)))
+    with pytest.raises(ValueError, match=r"other\.layer: no call of it was seen"):
+        audit(unseen, SIZE)
     with pytest.raises(ValueError, match="rule 'bp' is none of backprop, fa"):
         audit(local(), SIZE, rule="bp")
 
@@ -177,7 +198,9 @@ def test_a_route_that_cuts_sends_nothing_through_a_layer(route: str) -> None:
     assert audited.transport == "strict" and audited.total("transported") == 0
     assert audited.remarks[0] == "the readout sends no error back"
     assert audited.total("own_scales") == (0 if route == "frozen" else 120)
-    first = {"dfa": "the error of the output", "local": "the labels", "frozen": "240 means"}[route]
+    first = {"dfa": "the error of the output", "local": "the labels", "frozen": "only the last"}[
+        route
+    ]
     assert audited.remarks[1].startswith(first)
 
 

@@ -59,6 +59,16 @@ def test_the_rest_of_a_network_by_hand() -> None:
     assert summary.activations == 2 * 16 + 2 * 4 + 3
 
 
+def test_frozen_weights_get_no_gradient() -> None:
+    model = nn.Sequential(nn.Linear(8, 4, bias=False), nn.Linear(4, 3), nn.Linear(3, 2))
+    counts = [2 * 8 * 4, 2 * 4 * 3, 2 * 3 * 2]
+    assert summarize(model, (1, 1, 8)).training_flops == 3 * sum(counts) - counts[0]
+    model[0].requires_grad_(False), model[1].requires_grad_(False)
+    summary = summarize(model, (1, 1, 8))
+    assert (summary.learning, summary.learning_bytes) == (8, 4 * 8)
+    assert summary.training_flops == sum(counts) + counts[2]
+
+
 @pytest.mark.parametrize(
     ("settings", "weights"),
     [

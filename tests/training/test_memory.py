@@ -24,7 +24,8 @@ from sfl.training.memory import (
     is_out_of_memory,
     training_bytes,
 )
-from tests.training.tiny import tiny_config
+from sfl.training.setup import build_learner
+from tests.training.tiny import SPATIAL, tiny_config, tiny_setup
 
 CPU = torch.device("cpu")
 
@@ -68,6 +69,34 @@ def test_feedback_weights_are_counted(rule: str, in_memory: int, in_file: int) -
     held = sum(tensor.numel() for tensor in feedback.state().values())
     assert 4 * held == (room if in_file else 0)
     assert len(feedback.parameters()) == (rule == "kp")
+
+
+@pytest.mark.parametrize("route", ["dfa", "local", "frozen"])
+def test_what_a_route_holds_is_counted_and_what_it_freezes_is_not(route: str) -> None:
+    """Against the tensors of a learner after a step."""
+    setup = tiny_setup(f"learn.route={route}", "optimizer.clip_norm=null", base=SPATIAL)
+    learner = build_learner(setup)
+    learner.step(torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64), lr=0.1)
+    names = dict(learner.model.named_buffers())  # running statistics aren't weights
+    held = {
+        name: tensor for name, tensor in learner.state().items()
+        if name.removeprefix("model.") not in names and not name.endswith(".step")
+    }  # fmt: skip
+    assert checkpoint_bytes(setup.summary, setup.config.optimizer) == sum(
+        tensor.nbytes for tensor in held.values()
+    )
+    own = sum(tensor.numel() for tensor in learner.route.state().values())
+    feedback = setup.summary.feedback
+    assert (0 if feedback is None else feedback.weights) == own
+    assert (own == 0) == (route == "frozen")
+    learning = sum(p.numel() for p in learner.model.parameters() if p.requires_grad)
+    assert setup.summary.learning == learning
+
+
+def test_measuring_holds_two_gradients_and_a_copy() -> None:
+    summary = summarize(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), (1, 1, 3))
+    adam = OptimizerSettings()
+    assert training_bytes(summary, 1, adam, "float32", measured=True) == 6 * summary.bytes
 
 
 @pytest.mark.parametrize("name", ["RegularConvNet", "SpatialDenseNet", "SimpleModel"])

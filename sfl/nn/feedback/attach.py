@@ -126,16 +126,18 @@ def check(model: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class FeedbackSummary:
-    """The weights that a rule has beside the model's own.
+    """The weights that a rule or an error route has beside the model's own.
 
     weights: those that exist, drawn or learnt. bytes: of memory that they take. saved: whether
     they are in a checkpoint. moved: whether the optimizer moves them and keeps moments of each.
+    name: what they are.
     """
 
     weights: int
     bytes: int
     saved: bool
     moved: bool
+    name: str = "feedback weights"
 
 
 def summarize_feedback(model: nn.Module, rule: str) -> FeedbackSummary | None:
