@@ -90,6 +90,26 @@ def trained(monkeypatch: pytest.MonkeyPatch, images: Images) -> list[tuple[str, 
     return done
 
 
+@pytest.fixture
+def fails(
+    monkeypatch: pytest.MonkeyPatch, trained: list[tuple[str, Config]]
+) -> Callable[[str, Exception], None]:
+    """`fails("one-s0", error)`: that run's training raises it."""
+    from sfl.training import start
+
+    def fail(name: str, error: Exception) -> None:
+        fit = start.fit
+
+        def failing(setup: Any, run: Run) -> dict[str, Any]:
+            if run.name == name:
+                raise error
+            return fit(setup, run)
+
+        monkeypatch.setattr("sfl.training.start.fit", failing)
+
+    return fail
+
+
 def planted(path: Path, config: str, *overrides: str, finished: bool = True) -> Run:
     """A made-up run of a config."""
     run = Run(make_run(path, load(config, overrides).to_yaml()))
