@@ -95,15 +95,15 @@ def fails(
     monkeypatch: pytest.MonkeyPatch, trained: list[tuple[str, Config]]
 ) -> Callable[[str, Exception], None]:
     """`fails("one-s0", error)`: that run's training raises it."""
-    from sfl.training import start
+    import sfl.training.start
 
     def fail(name: str, error: Exception) -> None:
-        fit = start.fit
+        fit = vars(sfl.training.start)["fit"]
 
         def failing(setup: Any, run: Run) -> dict[str, Any]:
             if run.name == name:
                 raise error
-            return fit(setup, run)
+            return dict(fit(setup, run))
 
         monkeypatch.setattr("sfl.training.start.fit", failing)
 

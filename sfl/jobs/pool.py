@@ -203,11 +203,14 @@ class _Pool:
     def _stop_all(self) -> None:
         """Stops what still runs, which saves; a second signal kills it."""
         trainers = [trainer for _, trainer, _ in self._running.values()]
+        if not trainers:
+            return
         try:
             for trainer in trainers:
                 trainer.stop()
             for trainer in trainers:
                 trainer.wait()
+            say("stopped; the same command goes on with them")
         finally:
             for trainer in trainers:
                 trainer.close()

@@ -11,7 +11,7 @@ from sfl.config.load import load
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.jobs import pool
-from sfl.jobs.job import Failure, Job, raise_failures
+from sfl.jobs.job import Failure, Job, Outcome, raise_failures
 from sfl.runs.directory import Run, lock
 from tests.conftest import ENVIRONMENT
 from tests.stand_ins import Images, configs, fails, images, planted, trained
@@ -20,7 +20,7 @@ Trained = list[tuple[str, Config]]
 Meanwhile = Callable[[Callable[[], None]], None]
 
 
-def run_all(jobs: list[Job], root: Path) -> list[pool.Outcome]:
+def run_all(jobs: list[Job], root: Path) -> list[Outcome]:
     from sfl.training.images import load_images
 
     return pool.run_all(jobs, root, load_images)
@@ -35,7 +35,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Meanwhile:
     """What happens while it waits, each time one more thing; it never waits in vain."""
     things = list[Callable[[], None]]()
     monkeypatch.setattr(pool, "LOOK", 0)
-    monkeypatch.setattr(pool.time, "sleep", lambda _: things.pop(0)())
+    monkeypatch.setattr("sfl.jobs.pool.time.sleep", lambda _: things.pop(0)())
     return things.append
 
 
@@ -80,7 +80,11 @@ def test_another_experiment_has_its_name_as_soon_as_it_has_begun(
     begun.mkdir(parents=True)
     with lock(Run(begun)):
         other = planted(runs_dir / "other", "one", "train.epochs=9", finished=False)
-        meanwhile(lambda: shutil.copytree(other.path, begun, dirs_exist_ok=True) and None)
+
+        def say_what_it_is() -> None:
+            shutil.copytree(other.path, begun, dirs_exist_ok=True)
+
+        meanwhile(say_what_it_is)
         run_all([job("one")], runs_dir)
     assert [name for name, _ in trained] == ["one-s0-2"]
 
