@@ -6,6 +6,7 @@ epoch. Knows no processes.
 
 import contextlib
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sfl.errors import UserError
+from sfl.pictures import shorten
 from sfl.progress import console, epoch_text, say
 from sfl.runs.directory import METRICS, Run
-from sfl.units import seconds_text
+
+NUMBERS = 40  # columns of a terminal that the table's other cells take
 
 
 class _Pace:
@@ -36,7 +39,8 @@ class _Pace:
         if not self._made:
             return ""
         seconds = (self._last - self._begun) / self._made * epochs
-        return seconds_text(max(0, round(seconds - (time.monotonic() - self._last))))
+        left = max(0, round(seconds - (time.monotonic() - self._last)))
+        return str(timedelta(seconds=left))
 
 
 class _Shown:
@@ -68,10 +72,16 @@ class _Shown:
     def cells(self) -> list[str]:
         epoch = f"{len(self._metrics)}/{self.epochs}"
         if not self._metrics:
-            return [self.name, epoch, "", "", ""]
+            return [shorten(self.name, max(9, console.width - NUMBERS)), epoch, "", "", ""]
         last = self._metrics[-1]
         loss, accuracy = f"{last['train_loss']:.3f}", f"{last['train_accuracy']:.1%}"
-        return [self.name, epoch, loss, accuracy, self._pace.time_left(self.left)]
+        return [
+            shorten(self.name, max(9, console.width - NUMBERS)),
+            epoch,
+            loss,
+            accuracy,
+            self._pace.time_left(self.left),
+        ]
 
 
 class Board:
@@ -118,7 +128,7 @@ class Board:
 
     def _picture(self, ended: int, left: int) -> Group:
         table = Table(box=None, pad_edge=False)
-        table.add_column("run", no_wrap=True, overflow="ellipsis", ratio=1)
+        table.add_column("run", no_wrap=True)
         for name in ("epoch", "loss", "accuracy", "time left"):
             table.add_column(name, justify="right", no_wrap=True)
         for shown in self._shown.values():

@@ -14,13 +14,12 @@ from sfl.config.load import from_text, override
 from sfl.errors import Exit
 from sfl.jobs.job import Failure, Job
 from sfl.jobs.pool import run_all
-from sfl.runs.directory import LAST, Run
+from sfl.runs.directory import BEST, LAST, PREDICTIONS, Run
 from sfl.runs.store import list_runs
-from tests.training.tiny import SPATIAL, metrics, result
+from tests.training.tiny import SPATIAL, metrics, result, same, tensors
 
 BASE = SPATIAL.replace("device: cpu", "device: cpu, threads: 1")
 CONFIG = from_text(BASE, "tiny")
-FILES = ("best.safetensors", LAST, "predictions.npy")
 
 
 def job(name: str, *overrides: str) -> Job:
@@ -50,7 +49,8 @@ def test_side_by_side_is_bit_for_bit_one_after_the_other(
     for one, other in zip((first, second), alone, strict=True):
         assert isinstance(one, Run) and isinstance(other, Run)
         assert metrics(one) == metrics(other) and result(one) == result(other)
-        for name in FILES:
+        assert same(tensors(one), tensors(other))  # weights and the optimizer's moments
+        for name in (BEST, PREDICTIONS):
             assert (one.path / name).read_bytes() == (other.path / name).read_bytes()
 
 
