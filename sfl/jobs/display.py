@@ -70,18 +70,13 @@ class _Shown:
         return new
 
     def cells(self) -> list[str]:
+        name = shorten(self.name, max(9, console.width - NUMBERS))
         epoch = f"{len(self._metrics)}/{self.epochs}"
         if not self._metrics:
-            return [shorten(self.name, max(9, console.width - NUMBERS)), epoch, "", "", ""]
+            return [name, epoch, "", "", ""]
         last = self._metrics[-1]
         loss, accuracy = f"{last['train_loss']:.3f}", f"{last['train_accuracy']:.1%}"
-        return [
-            shorten(self.name, max(9, console.width - NUMBERS)),
-            epoch,
-            loss,
-            accuracy,
-            self._pace.time_left(self.left),
-        ]
+        return [name, epoch, loss, accuracy, self._pace.time_left(self.left)]
 
 
 class Board:
