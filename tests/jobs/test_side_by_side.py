@@ -138,17 +138,6 @@ def test_two_comparisons_at_once_train_each_run_once(compare: Start, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_told(compare: Start, tmp_path: Path) -> None:
-    process = compare("train.epochs=3000")
-    wait_until(lambda: (tmp_path / "runs" / "one-s0" / LAST).exists() or process.poll())
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGKILL)
-    wait_until(lambda: (tmp_path / "runs" / "two-s0" / LAST).exists())
-    process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=120)[1].count("one-s0: failed; the others go on") == 1
-
-
-@pytest.mark.slow
 def test_auto_measures_real_processes(tmp_path: Path) -> None:
     from sfl.jobs.speed import fastest
 
