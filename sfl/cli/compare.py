@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfl.cli import completion
-from sfl.cli.options import RUNS, DataName, Json, Runs, Set, at_home, check_one_format
+from sfl.cli.options import (
+    RUNS,
+    DataName,
+    Jobs,
+    JobsPerGpu,
+    Json,
+    Runs,
+    Set,
+    at_home,
+    check_one_format,
+    side_by_side,
+)
 from sfl.errors import Exit, UserError
 
 if TYPE_CHECKING:
@@ -63,6 +74,8 @@ def compare(
     target: Target = None,
     no_train: NoTrain = False,
     unfinished: Unfinished = False,
+    jobs: Jobs = "1",
+    jobs_per_gpu: JobsPerGpu = 1,
     out: Out = None,
     data_name: DataName = None,
     fail_if_worse: FailIfWorse = False,
@@ -86,13 +99,15 @@ def compare(
     from sfl.compare.train_missing import train_missing
     from sfl.files import check_folder
 
-    overrides = set_ or []
+    overrides, at_once = set_ or [], side_by_side(jobs)
     if out is not None:
         check_folder(out, "--out")  # before hours of training
     models = plan(names, overrides, seeds, runs, training=not no_train, unfinished=unfinished)
     if target is not None:
         refuse_target(models)
-    train_missing(models, runs, training=not no_train)
+    train_missing(
+        models, runs, training=not no_train, side_by_side=at_once, jobs_per_gpu=jobs_per_gpu
+    )
     read_results(models, overrides, unfinished=unfinished)
     comparison = compare_models(models, target, data_name)
     show_comparison(comparison, models, out, as_json, as_csv, as_markdown)
