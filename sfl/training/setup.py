@@ -16,7 +16,8 @@ from sfl.data.batches import batch_count, last_batch
 from sfl.data.dataset import Dataset, Split
 from sfl.errors import Exit, UserError
 from sfl.learning.blocks import find_blocks
-from sfl.learning.learner import Learner, Loss
+from sfl.learning.learner import Learner
+from sfl.learning.local_losses import Loss
 from sfl.learning.optimizers import build_optimizer
 from sfl.learning.routes import Chain, DirectFeedback, Frozen, LocalLosses, Route
 from sfl.learning.seeding import generator, seed_global
@@ -156,17 +157,16 @@ def check_sizes(
     with torch.device("meta"):
         model = build(config, sizes.in_dimensions, sizes.classes)
     _check_last_batch(model, config, sizes.in_dimensions, count, world)
-    if config.learn.rule != "backprop":
-        try:
+    rule, route = config.learn.rule, config.learn.route  # the config refuses both at a time
+    try:
+        if rule != "backprop":
             check(model)
-        except ValueError as error:
-            raise UserError(f"learn.rule: {config.learn.rule}: {error}") from None
-    if config.learn.route != "chain":
-        try:
+        if route != "chain":
             find_blocks(model, sizes.in_dimensions)
-        except ValueError as error:
-            raise UserError(f"learn.route: {config.learn.route}: {error}") from None
-    return summarize(model, sizes.in_dimensions, config.learn.rule)
+    except ValueError as error:
+        given = f"route: {route}" if rule == "backprop" else f"rule: {rule}"
+        raise UserError(f"learn.{given}: {error}") from None
+    return summarize(model, sizes.in_dimensions, rule)
 
 
 def _check_last_batch(
