@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfl.cli import completion
-from sfl.cli.options import RUNS, DataName, Json, Runs, Set, at_home
+from sfl.cli.options import RUNS, DataName, Json, Runs, Set, at_home, refuse_two
 from sfl.errors import Exit, UserError
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ def compare(
       sfl compare spatial-shared spatial --seeds 3 --out report
       sfl compare spatial-s0 my.yaml --no-train --json
     """
-    if as_json + as_csv + as_markdown > 1:
-        raise UserError("--json, --csv and --markdown: only one of them can be given")
+    refuse_two(json=as_json, csv=as_csv, markdown=as_markdown)
     from sfl.compare.compute import compare as compare_models
     from sfl.compare.plan import plan, refuse_target
     from sfl.compare.results import read_results

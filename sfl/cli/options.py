@@ -48,6 +48,13 @@ DataName = Annotated[
 RUNS = Path("checkpoints")
 
 
+def refuse_two(**given: bool) -> None:
+    """Raises UserError (exit 2) where more than one of these flags is given."""
+    if sum(given.values()) > 1:
+        *others, last = (f"--{name}" for name in given)
+        raise UserError(f"{', '.join(others)} and {last}: only one of them can be given")
+
+
 class Command(TyperCommand):
     """A command that refuses an option given twice, where typer would take the last one."""
 
