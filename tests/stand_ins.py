@@ -37,7 +37,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def stand_in(config: Config) -> Any:
     """Stands for a Setup."""
-    summary = SimpleNamespace(bytes=4, activations=1, feedback=None)
+    summary = SimpleNamespace(bytes=4, learning_bytes=4, activations=1, feedback=None)
     return SimpleNamespace(
         config=config, summary=summary, precision="float32", dataset=SimpleNamespace(splits={}),
         device=SimpleNamespace(type="cpu", index=None),

@@ -16,7 +16,7 @@ from sfl.cli.options import (
     Runs,
     Set,
     at_home,
-    check_one_format,
+    refuse_two,
     side_by_side,
 )
 from sfl.errors import Exit, UserError
@@ -92,7 +92,7 @@ def compare(
       sfl compare spatial-shared spatial --seeds 3 --out report
       sfl compare spatial-s0 my.yaml --no-train --json
     """
-    check_one_format(json=as_json, csv=as_csv, markdown=as_markdown)
+    refuse_two(json=as_json, csv=as_csv, markdown=as_markdown)
     from sfl.compare.compute import compare as compare_models
     from sfl.compare.plan import plan, refuse_target
     from sfl.compare.results import read_results

@@ -16,7 +16,7 @@ from sfl.cli.options import (
     Json,
     Runs,
     Set,
-    check_one_format,
+    refuse_two,
     side_by_side,
 )
 
@@ -68,7 +68,7 @@ def grid(
       sfl grid grids/small --jobs 2 --out report
       sfl grid study.yaml --no-train --json
     """
-    check_one_format(json=as_json, csv=as_csv, markdown=as_markdown)
+    refuse_two(json=as_json, csv=as_csv, markdown=as_markdown)
     from sfl.cli import layout
     from sfl.compare.grid import commands, missing, run_grid
     from sfl.config.grid import load_grid

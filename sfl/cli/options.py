@@ -66,6 +66,13 @@ def side_by_side(jobs: str) -> int | Literal["auto"]:
     raise UserError(f"--jobs {jobs}: expected a number from 1, or auto")
 
 
+def refuse_two(**given: bool) -> None:
+    """Raises UserError (exit 2) where more than one of these flags is given."""
+    if sum(given.values()) > 1:
+        *others, last = (f"--{name}" for name in given)
+        raise UserError(f"{', '.join(others)} and {last}: only one of them can be given")
+
+
 class Command(TyperCommand):
     """A command that refuses an option given twice, where typer would take the last one."""
 
@@ -91,11 +98,3 @@ def _refuse_repeated(command: Command | Group, ctx: Any, args: list[str]) -> Non
         several = option.multiple or getattr(option, "is_flag", False)
         if times > 1 and option.param_type_name == "option" and not several:
             raise UserError(f"{option.opts[0]} is given {times} times", "give it once")
-
-
-def check_one_format(**given: bool) -> None:
-    """Raises UserError (exit 2) if more than one form of output was asked for: csv=True, …"""
-    if sum(given.values()) > 1:
-        names = [f"--{name}" for name in given]
-        said = f"{', '.join(names[:-1])} and {names[-1]}: only one of them can be given"
-        raise UserError(said)
