@@ -64,8 +64,8 @@ def test_the_wheel_brings_nothing_else(site: Path) -> None:
 
 def test_the_wheel_finds_the_named_configs_from_any_folder(site: Path, tmp_path: Path) -> None:
     code = (
-        "import json, sfl.config.load as c;"
-        "print(json.dumps([c.__file__, {k: str(v) for k, v in c.named_configs().items()}]))"
+        "import json, sfl.config.load as c; found = c.named_configs() | c.named_grids();"
+        "print(json.dumps([c.__file__, {k: str(v) for k, v in found.items()}]))"
     )
     module, found = json.loads(run_python(code, tmp_path, PYTHONPATH=str(site)))
     assert Path(module).is_relative_to(site)

@@ -1,15 +1,28 @@
 """`sfl compare`: its options, what it prints, its exit code."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sfl.cli import completion
-from sfl.cli.options import RUNS, DataName, Json, Runs, Set, at_home, refuse_two
+from sfl.cli.options import (
+    RUNS,
+    DataName,
+    Jobs,
+    JobsPerGpu,
+    Json,
+    Runs,
+    Set,
+    at_home,
+    refuse_two,
+    side_by_side,
+)
 from sfl.errors import Exit, UserError
 
 if TYPE_CHECKING:
+    from sfl.compare.model import ComparedModel
     from sfl.compare.schema import Comparison
 
 Models = Annotated[
@@ -61,6 +74,8 @@ def compare(
     target: Target = None,
     no_train: NoTrain = False,
     unfinished: Unfinished = False,
+    jobs: Jobs = "1",
+    jobs_per_gpu: JobsPerGpu = 1,
     out: Out = None,
     data_name: DataName = None,
     fail_if_worse: FailIfWorse = False,
@@ -83,27 +98,42 @@ def compare(
     from sfl.compare.results import read_results
     from sfl.compare.train_missing import train_missing
     from sfl.files import check_folder
-    from sfl.progress import say
 
-    overrides = set_ or []
+    overrides, at_once = set_ or [], side_by_side(jobs)
     if out is not None:
         check_folder(out, "--out")  # before hours of training
     models = plan(names, overrides, seeds, runs, training=not no_train, unfinished=unfinished)
     if target is not None:
         refuse_target(models)
-    train_missing(models, runs, training=not no_train)
+    train_missing(
+        models, runs, training=not no_train, side_by_side=at_once, jobs_per_gpu=jobs_per_gpu
+    )
     read_results(models, overrides, unfinished=unfinished)
     comparison = compare_models(models, target, data_name)
+    show_comparison(comparison, models, out, as_json, as_csv, as_markdown)
+    worse = [d.second for d in comparison.differences if d.is_worse]
+    if fail_if_worse and worse:
+        said = f"{', '.join(worse)}: worse than {comparison.models[0].name}, beyond chance"
+        raise UserError(said, exit_code=Exit.WORSE)
+
+
+def show_comparison(
+    comparison: "Comparison",
+    models: "Sequence[ComparedModel]",
+    out: Path | None,
+    as_json: bool,
+    as_csv: bool,
+    as_markdown: bool,
+) -> None:
+    """Prints a comparison, and writes its report into `out`."""
+    from sfl.progress import say
+
     _print(comparison, as_json, as_csv, as_markdown)
     if out is not None:  # after the numbers, in case the pictures fail
         from sfl.compare import report
 
         report.write(comparison, models, out)
         say(f"report: {out / 'report.html'}")
-    worse = [d.second for d in comparison.differences if d.is_worse]
-    if fail_if_worse and worse:
-        said = f"{', '.join(worse)}: worse than {comparison.models[0].name}, beyond chance"
-        raise UserError(said, exit_code=Exit.WORSE)
 
 
 def _print(comparison: "Comparison", as_json: bool, as_csv: bool, as_markdown: bool) -> None:

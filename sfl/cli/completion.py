@@ -24,11 +24,22 @@ def configs(incomplete: str) -> list[str]:
     """The configs that ship with sfl, and the YAML files in the folder that is being typed."""
     from sfl.config.load import named_configs
 
+    return [*named_configs(), *_yaml_files(incomplete)]
+
+
+def grids(incomplete: str) -> list[str]:
+    """The same of studies."""
+    from sfl.config.load import named_grids
+
+    return [*named_grids(), *_yaml_files(incomplete)]
+
+
+def _yaml_files(incomplete: str) -> list[str]:
     files: list[str] = []
     folder = os.path.dirname(incomplete)
     with contextlib.suppress(OSError):
         files = [os.path.join(folder, name) for name in os.listdir(folder or ".")]
-    return [*named_configs(), *(name for name in files if name.endswith((".yaml", ".yml")))]
+    return [name for name in files if name.endswith((".yaml", ".yml"))]
 
 
 def runs(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -45,7 +45,25 @@ Set = Annotated[
 DataName = Annotated[
     str | None, typer.Option(metavar="TEXT", help="Name of the images in titles: CIFAR-10.")
 ]
+Jobs = Annotated[
+    str,
+    typer.Option(
+        "--jobs", metavar="N|auto", help="Runs trained at once, each as a process of its own."
+    ),
+]
+JobsPerGpu = Annotated[
+    int, typer.Option("--jobs-per-gpu", min=1, metavar="N", help="Runs that share a GPU.")
+]
 RUNS = Path("checkpoints")
+
+
+def side_by_side(jobs: str) -> int | Literal["auto"]:
+    """What --jobs says. Raises UserError (exit 2)."""
+    if jobs == "auto":
+        return "auto"
+    if jobs.isascii() and jobs.isdecimal() and 0 < len(jobs) < 5 and int(jobs):
+        return int(jobs)
+    raise UserError(f"--jobs {jobs}: expected a number from 1, or auto")
 
 
 def refuse_two(**given: bool) -> None:

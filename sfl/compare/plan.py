@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfl.compare.model import ComparedModel, Job
+from sfl.compare.model import ComparedModel
 from sfl.compare.names import Named, name_after_run, resolve
 from sfl.config.load import from_tree, override
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
+from sfl.jobs.job import Job
 from sfl.progress import say
 from sfl.runs import store
 from sfl.runs.directory import Run
@@ -40,6 +41,18 @@ def plan(
     Raises UserError for a name that means nothing, a config given twice, a single model.
     """
     named = [resolve(name, overrides, root) for name in names]
+    models = plan_named(named, seeds, root, training=training, unfinished=unfinished)
+    if len(models) < 2:
+        hint = "runs that differ only in their seeds are one model" if len(names) > 1 else ""
+        raise UserError(f"compare needs two models or more, not {', '.join(names)} alone", hint)
+    return models
+
+
+def plan_named(
+    named: Sequence[Named], seeds: int | None, root: Path, *,
+    training: bool = True, unfinished: bool = False,
+) -> list[ComparedModel]:  # fmt: skip
+    """As `plan`, of configs and runs that have been found already; one model is enough."""
     images_read = dict[str, "Dataset"]()
     models = {
         one.experiment: ComparedModel("", one.config, images_read=images_read) for one in named
@@ -56,9 +69,6 @@ def plan(
         _add_matching_runs(model, finished_last, seeds, training)
         _list_missing(model, seeds, unfinished)
     _name_after_runs(models, named, seeds)
-    if len(models) < 2:
-        hint = "runs that differ only in their seeds are one model" if len(names) > 1 else ""
-        raise UserError(f"compare needs two models or more, not {', '.join(names)} alone", hint)
     return list(models.values())
 
 
@@ -73,12 +83,17 @@ def readable(root: Path) -> Iterator[Found]:
 
 def read_images(model: ComparedModel) -> "Dataset":
     """A model's images; a comparison reads each data set once."""
+    return images_of(model.config, model.images_read)
+
+
+def images_of(config: Config, images_read: "dict[str, Dataset]") -> "Dataset":
+    """A config's images, from those that have been read, or read now and put there."""
     from sfl.training.images import load_images
 
-    key = model.config.data.model_dump_json()
-    if key not in model.images_read:
-        model.images_read[key] = load_images(model.config)
-    return model.images_read[key]
+    key = config.data.model_dump_json()
+    if key not in images_read:
+        images_read[key] = load_images(config)
+    return images_read[key]
 
 
 def refuse_target(models: Sequence[ComparedModel]) -> None:
@@ -86,7 +101,7 @@ def refuse_target(models: Sequence[ComparedModel]) -> None:
 
     Called before anything is trained.
     """
-    logged = [_will_log(model) for model in models]
+    logged = [will_log(model) for model in models]
     if judged_on(*logged):
         return
     both = {"validation_accuracy", "test_accuracy"}
@@ -99,7 +114,7 @@ def refuse_target(models: Sequence[ComparedModel]) -> None:
     )
 
 
-def _will_log(model: ComparedModel) -> set[str]:
+def will_log(model: ComparedModel) -> set[str]:
     """Which accuracies a model's runs log; a folder may have validation images of its own."""
     logged = will_be_logged(model.config).union(*(run.logged for run in model.runs.values()))
     if model.missing and model.config.data.source == "folder" and read_images(model).validation:

@@ -3,7 +3,7 @@
 docs/compare.schema.json is made from this file. Accuracies are fractions; intervals are of 95 %.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -155,6 +155,37 @@ class Difference(_Values):
         return self.accuracy < 0 and self.is_beyond_chance
 
 
+class Trial(_Values):
+    """One run that helped to choose a cell's settings."""
+
+    values: dict[str, Any] = Field(description="What was tried, by setting.")
+    run: str = Field(description="The name of its run.")
+    accuracy: float = Field(description="Validation accuracy after its last epoch.")
+
+
+class Cell(_Values):
+    """One combination of a study's variants."""
+
+    model: str = Field(description="Its name among the models.")
+    variants: dict[str, str] = Field(description="Its variant of each axis.")
+    gaps: dict[str, float | None] = Field(
+        description="By axis: its accuracy − that of the cell with the axis' first variant, and "
+        "the same of the other axis. null: there is no such cell."
+    )
+    trials: list[Trial] = Field(description="What was tried for it; empty without tuning.")
+    chosen: dict[str, Any] = Field(description="The values that were best.")
+
+
+class Grid(_Values):
+    """The axes of a study, and what they were combined to."""
+
+    name: str = Field(description="The study's: its file without the ending.")
+    axes: dict[str, list[str]] = Field(
+        description="The variants of each axis; first the reference."
+    )
+    cells: list[Cell] = Field(description="In the order of the models.")
+
+
 class Images(_Values):
     """The images that all runs were made with."""
 
@@ -180,3 +211,4 @@ class Comparison(_Values):
     differences: list[Difference] = Field(description="Each other model compared with the first.")
     remarks: list[str] = Field(description="What to know beside the numbers, a sentence each.")
     conclusion: list[str] = Field(description="Which model is ahead, for each difference.")
+    grid: Grid | None = Field(None, description="null but for `sfl grid`.")

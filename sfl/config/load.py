@@ -19,9 +19,20 @@ from sfl.config.schema import Config
 from sfl.config.yamlfile import YamlTree, parse, read, set_value
 from sfl.errors import Exit, UserError
 
+GRIDS = "grids/"  # the folder of studies among the configs
+
 
 def named_configs() -> dict[str, Path]:
     """The configs that ship with sfl, by name: `conv`, `notebook/conv`, …"""
+    return {name: path for name, path in _shipped().items() if not name.startswith(GRIDS)}
+
+
+def named_grids() -> dict[str, Path]:
+    """The studies that ship with sfl, by name: `grids/small`, …"""
+    return {name: path for name, path in _shipped().items() if name.startswith(GRIDS)}
+
+
+def _shipped() -> dict[str, Path]:
     folder = Path(str(resources.files("sfl"))) / "configs"  # in a wheel
     if not folder.is_dir():
         folder = Path(__file__).parent.parent.parent / "configs"  # in the repository
@@ -31,10 +42,13 @@ def named_configs() -> dict[str, Path]:
     }
 
 
-def find(name: str | Path) -> Path:
-    """The path of a config: `name` as a path, else configs/<name>.yaml, else the shipped one."""
+def find(name: str | Path, shipped: Mapping[str, Path] | None = None) -> Path:
+    """The path of a config: `name` as a path, else configs/<name>.yaml, else the shipped one.
+
+    shipped: those that ship, by name; None: `named_configs`.
+    """
     path = Path(name)
-    shipped = named_configs()
+    shipped = named_configs() if shipped is None else shipped
     candidates = [path, Path("configs") / f"{name}.yaml", shipped.get(str(name))]
     # configs/<name>.yaml may name a shipped config: the README's commands work from any folder.
     if path.suffix == ".yaml" and path.parts[:1] == ("configs",):
@@ -50,10 +64,15 @@ def find(name: str | Path) -> Path:
     raise UserError(f"{name}: no such config{did_you_mean(str(name), shipped)}", choice)
 
 
-def load(name: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """A config from a YAML file and `a.b=v` overrides. Raises UserError (exit 2)."""
+def load(
+    name: str | Path, overrides: Sequence[str] = (), sources: Sequence[str] | None = None
+) -> Config:
+    """A config from a YAML file and `a.b=v` overrides. Raises UserError (exit 2).
+
+    sources: where each override was given, for messages; None: as `--set`.
+    """
     tree = read(find(name), named_configs())
-    return _validated(apply_overrides(tree, overrides))
+    return _validated(apply_overrides(tree, overrides, sources))
 
 
 def from_text(text: str, name: str) -> Config:
@@ -94,24 +113,27 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def apply_overrides(tree: YamlTree, overrides: Sequence[str]) -> YamlTree:
+def apply_overrides(
+    tree: YamlTree, overrides: Sequence[str], sources: Sequence[str] | None = None
+) -> YamlTree:
     """The tree with `a.b=v` overrides.
 
     Each v is read as YAML. Only that of a text setting is taken as it is: a folder may be named
-    `images #2` or `2024`. `null` is no text where the setting may be None.
+    `images #2` or `2024`. `null` is no text where the setting may be None. sources: as in `load`.
     """
-    for override in overrides:
+    sources = [f"--set {override}" for override in overrides] if sources is None else sources
+    for override, source in zip(overrides, sources, strict=True):
         key, equals, value = override.partition("=")
         loc = tuple(part.strip() for part in key.split("."))
         if not equals or not all(loc):
-            raise UserError(f"--set {override}: expected a.b=value, as in train.epochs=20")
+            raise UserError(f"{source}: expected a.b=value, as in train.epochs=20")
         field = field_at(loc, Config)
         text, may_be_none = (is_text(field), has_none(field)) if field else (False, True)
         if not (value if text else value.strip()):
             default = "leave it out" if text and not may_be_none else f"{key}=null"
-            raise UserError(f"--set {override}: has no value", f"for the default: {default}")
+            raise UserError(f"{source}: has no value", f"for the default: {default}")
         as_text = text and not (may_be_none and value == "null")
-        tree = set_value(tree, loc, value, f"--set {override}", as_text=as_text)
+        tree = set_value(tree, loc, value, source, as_text=as_text)
     return tree
 
 

@@ -20,7 +20,8 @@ def failure(*arguments: object) -> str:
 
 def test_named_configs_are_the_files_of_the_repository() -> None:
     files = sorted((ROOT / "configs").rglob("*.yaml"))
-    assert list(load.named_configs().values()) == files
+    assert sorted({**load.named_configs(), **load.named_grids()}.values()) == files
+    assert not set(load.named_configs()) & set(load.named_grids())
     names = {"conv", "spatial", "simple", "conv-local", "spatial-shared", "notebook/spatial"}
     assert names <= set(load.named_configs())
 

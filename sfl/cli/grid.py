@@ -1,0 +1,110 @@
+"""`sfl grid`: its options, what it prints, its exit code."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sfl.cli import completion
+from sfl.cli.compare import Csv, Markdown, Out, Unfinished, show_comparison
+from sfl.cli.options import (
+    RUNS,
+    DataName,
+    Jobs,
+    JobsPerGpu,
+    Json,
+    Runs,
+    Set,
+    refuse_two,
+    side_by_side,
+)
+
+if TYPE_CHECKING:
+    from sfl.config.grid import Grid
+    from sfl.jobs.job import Job
+
+File = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help="A study: a YAML file, or a name: grids/small.",
+        autocompletion=completion.grids,
+    ),
+]
+NoTrain = Annotated[
+    bool, typer.Option("--no-train", help="Train nothing: show the runs that there are.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would be trained, how long, how large.")
+]
+List = Annotated[
+    bool,
+    typer.Option("--list", help="Only print a command for each run to be trained, one a line."),
+]
+
+
+def grid(
+    file: File,
+    set_: Set = None,
+    dry_run: DryRun = False,
+    list_: List = False,
+    no_train: NoTrain = False,
+    unfinished: Unfinished = False,
+    jobs: Jobs = "1",
+    jobs_per_gpu: JobsPerGpu = 1,
+    out: Out = None,
+    data_name: DataName = None,
+    as_csv: Csv = False,
+    as_markdown: Markdown = False,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Train and compare every combination of a study: variants on one axis or two, with seeds.
+
+    \b
+    Examples:
+      sfl grid grids/small --dry-run
+      sfl grid grids/small --jobs 2 --out report
+      sfl grid study.yaml --no-train --json
+    """
+    refuse_two(json=as_json, csv=as_csv, markdown=as_markdown)
+    from sfl.cli import layout
+    from sfl.compare.grid import commands, missing, run_grid
+    from sfl.config.grid import load_grid
+    from sfl.files import check_folder
+
+    overrides, at_once = set_ or [], side_by_side(jobs)
+    if out is not None:
+        check_folder(out, "--out")  # before hours of training
+    study = load_grid(file, overrides)
+    if list_:
+        layout.print_lines(commands(missing(study, runs, known=True), study.base, runs))
+        return
+    if not no_train:
+        _say_plan(study, missing(study, runs))
+    if dry_run:
+        return
+    comparison, models = run_grid(
+        study, runs, training=not no_train, unfinished=unfinished, data_name=data_name,
+        overrides=overrides, side_by_side=at_once, jobs_per_gpu=jobs_per_gpu,
+    )  # fmt: skip
+    show_comparison(comparison, models, out, as_json, as_csv, as_markdown)
+
+
+def _say_plan(grid: "Grid", lacking: "Sequence[Job]") -> None:
+    from sfl.compare.plan import images_of
+    from sfl.jobs.estimate import estimate
+    from sfl.progress import say
+    from sfl.units import bytes_text, seconds_text
+
+    cells, seeds = len(grid.cells), grid.settings.seeds
+    say(f"{grid.name}: {cells} cells, {seeds} run{'s' * (seeds > 1)} each")
+    if not lacking:
+        say("all runs are there")
+        return
+    needed = estimate(lacking, partial(images_of, images_read={}))
+    say(
+        f"to be trained: {needed.runs} runs, about {seconds_text(needed.seconds)} one after the "
+        f"other, {bytes_text(needed.bytes)} on the disk (which: --list)"
+    )

@@ -1,0 +1,196 @@
+"""A study: its cells become models of a comparison, after each has chosen what it tunes.
+
+Two phases: the trials of all cells, then the runs of all cells with what was best.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from sfl.compare import schema
+from sfl.compare.compute import compare
+from sfl.compare.model import ComparedModel
+from sfl.compare.names import Named
+from sfl.compare.plan import plan_named, will_log
+from sfl.compare.results import read_results
+from sfl.compare.schema import Comparison, Model
+from sfl.compare.train_missing import train_missing
+from sfl.config.grid import Cell, Grid, as_override
+from sfl.config.load import flat, load, override
+from sfl.errors import UserError
+from sfl.jobs.job import Job
+from sfl.runs.store import data_root_option
+from sfl.shell import command
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a cell tries, and the one run that tells how good it is."""
+
+    cell: str
+    values: Mapping[str, Any]
+    model: ComparedModel
+
+    @property
+    def accuracy(self) -> float:
+        """On the validation images, after the last epoch."""
+        (run,) = self.model.runs.values()
+        return float(run.metrics[-1]["validation_accuracy"])
+
+
+def run_grid(
+    grid: Grid, root: Path, *,
+    training: bool = True, unfinished: bool = False, data_name: str | None = None,
+    overrides: Sequence[str] = (), side_by_side: int | Literal["auto"] = 1, jobs_per_gpu: int = 1,
+) -> tuple[Comparison, list[ComparedModel]]:  # fmt: skip
+    """Trains what the study lacks, and compares its cells with the first one.
+
+    training: whether missing runs may be trained. unfinished: whether unfinished runs count as they
+    are; overrides: where the images are, for those. side_by_side, jobs_per_gpu: how many are
+    trained at once, see `run_all`. Raises UserError as `plan_trials`, `train_missing` and
+    `read_results` do.
+    """
+    trials = plan_trials(grid, root, training=training)
+    train = partial(
+        train_missing, root=root, training=training, side_by_side=side_by_side,
+        jobs_per_gpu=jobs_per_gpu,
+    )  # fmt: skip
+    train([trial.model for trial in trials])
+    models = plan_cells(grid, choose(trials), root, training=training, unfinished=unfinished)
+    train(models)
+    read_results(models, overrides, unfinished=unfinished)
+    comparison = compare(models, data_name=data_name)
+    return comparison.model_copy(update={"grid": describe(grid, comparison.models, trials)}), models
+
+
+def missing(grid: Grid, root: Path, *, known: bool = False) -> list[Job]:
+    """What the study lacks: trials, and runs of cells. Those of a cell with trials to come are the
+    same whatever it will choose, but for the values chosen, of which they have the first.
+
+    known: leave out what depends on trials to come.
+    """
+    trials = plan_trials(grid, root)
+    lacking = [job for trial in trials for job in trial.model.missing]
+    if lacking and known:
+        return lacking
+    done = [trial for trial in trials if not trial.model.missing]
+    waiting = {trial.cell: trial.values for trial in reversed(trials) if trial.model.missing}
+    models = plan_cells(grid, {**choose(done), **waiting}, root)
+    return lacking + [job for model in models for job in model.missing]
+
+
+def plan_trials(grid: Grid, root: Path, *, training: bool = True) -> list[Trial]:
+    """The trials of all cells, with the runs that there are; none without tuning.
+
+    Raises UserError (exit 2) for a setting that doesn't exist, and for cells without validation
+    images.
+    """
+    tune = grid.settings.tune
+    if tune is None:
+        return []
+    asked = [(cell, values) for cell in grid.cells for values in _combinations(tune.values)]
+    named = [_trial(cell, values, tune.epochs) for cell, values in asked]
+    models = plan_named(named, 1, root, training=training)
+    for model in models:
+        if "validation_accuracy" not in will_log(model):
+            said = f"tune: {model.name} has no validation images to choose by"
+            raise UserError(said, "hold some out: set: {data.validation: 5000}")
+    return [
+        Trial(cell.name, values, model) for (cell, values), model in zip(asked, models, strict=True)
+    ]
+
+
+def _combinations(tried: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    for values in itertools.product(*tried.values()):
+        yield dict(zip(tried, values, strict=True))
+
+
+def _trial(cell: Cell, values: Mapping[str, Any], epochs: int) -> Named:
+    ending = "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items())
+    given = [*_overrides(values), f"train.epochs={epochs}"]
+    try:
+        return Named(f"{cell.name}-{ending}", override(cell.config, given))
+    except UserError as error:
+        raise UserError(f"tune: {error.message}", error.hint) from None
+
+
+def _overrides(values: Mapping[str, Any]) -> list[str]:
+    return [as_override(key, value) for key, value in values.items()]
+
+
+def choose(trials: Sequence[Trial]) -> dict[str, Mapping[str, Any]]:
+    """By cell: the values of its best trial, of equal ones the first. All have been trained."""
+    best: dict[str, Trial] = {}
+    for trial in trials:
+        if trial.cell not in best or trial.accuracy > best[trial.cell].accuracy:
+            best[trial.cell] = trial
+    return {cell: trial.values for cell, trial in best.items()}
+
+
+def plan_cells(
+    grid: Grid, chosen: Mapping[str, Mapping[str, Any]], root: Path, *,
+    training: bool = True, unfinished: bool = False,
+) -> list[ComparedModel]:  # fmt: skip
+    """All cells as models, with what each has chosen."""
+    named = [
+        Named(cell.name, override(cell.config, _overrides(chosen.get(cell.name, {}))))
+        for cell in grid.cells
+    ]
+    seeds = grid.settings.seeds
+    return plan_named(named, seeds, root, training=training, unfinished=unfinished)
+
+
+def describe(grid: Grid, models: Sequence[Model], trials: Sequence[Trial]) -> schema.Grid:
+    """The study's axes and cells for its JSON. models: of the cells, in their order."""
+    accuracy = {
+        frozenset(cell.variants.items()): model.accuracy
+        for cell, model in zip(grid.cells, models, strict=True)
+    }
+    axes = {axis: list(variants) for axis, variants in grid.settings.axes.items()}
+    chosen = choose(trials)
+
+    def gap(cell: Cell, axis: str) -> float | None:
+        of = {**cell.variants, axis: axes[axis][0]}
+        there = accuracy.get(frozenset(of.items()))
+        own = accuracy[frozenset(cell.variants.items())]
+        return None if there is None else own - there
+
+    def tried(cell: Cell) -> list[schema.Trial]:
+        return [
+            schema.Trial(values=dict(trial.values), run=run.name, accuracy=trial.accuracy)
+            for trial in trials
+            if trial.cell == cell.name
+            for run in trial.model.runs.values()
+        ]
+
+    cells = [
+        schema.Cell(
+            model=cell.name,
+            variants=dict(cell.variants),
+            gaps={axis: gap(cell, axis) for axis in axes},
+            trials=tried(cell),
+            chosen=dict(chosen.get(cell.name, {})),
+        )
+        for cell in grid.cells
+    ]
+    return schema.Grid(name=grid.name, axes=axes, cells=cells)
+
+
+def commands(jobs: Sequence[Job], base: str, root: Path) -> list[str]:
+    """For each job the command that trains it, in a folder where `base` and `root` mean the same.
+
+    Its settings: those in which it differs from the base.
+    """
+    return [_command(job, base, root) for job in jobs]
+
+
+def _command(job: Job, base: str, root: Path) -> str:
+    if job.run is not None:
+        return command("train", "--resume", job.run.path, *data_root_option(job.config))
+    own, under = (flat(config.model_dump()) for config in (job.config, load(base)))
+    differing = [key for key, value in own.items() if value != under[key]]
+    settings = [word for key in differing for word in ("--set", as_override(key, own[key]))]
+    return command("train", "--config", base, *settings, "--name", job.name, "--runs", root)
