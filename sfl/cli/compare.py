@@ -10,14 +10,15 @@ from sfl.cli import completion
 from sfl.cli.options import (
     RUNS,
     DataName,
+    Engine,
     Jobs,
     JobsPerGpu,
     Json,
     Runs,
     Set,
     at_home,
+    check_at_once,
     refuse_two,
-    side_by_side,
 )
 from sfl.errors import Exit, UserError
 
@@ -76,6 +77,7 @@ def compare(
     unfinished: Unfinished = False,
     jobs: Jobs = "1",
     jobs_per_gpu: JobsPerGpu = 1,
+    engine: Engine = "processes",
     out: Out = None,
     data_name: DataName = None,
     fail_if_worse: FailIfWorse = False,
@@ -99,15 +101,13 @@ def compare(
     from sfl.compare.train_missing import train_missing
     from sfl.files import check_folder
 
-    overrides, at_once = set_ or [], side_by_side(jobs)
+    overrides, at_once = set_ or [], check_at_once(jobs, jobs_per_gpu, engine)
     if out is not None:
         check_folder(out, "--out")  # before hours of training
     models = plan(names, overrides, seeds, runs, training=not no_train, unfinished=unfinished)
     if target is not None:
         refuse_target(models)
-    train_missing(
-        models, runs, training=not no_train, side_by_side=at_once, jobs_per_gpu=jobs_per_gpu
-    )
+    train_missing(models, runs, training=not no_train, at_once=at_once)
     read_results(models, overrides, unfinished=unfinished)
     comparison = compare_models(models, target, data_name)
     show_comparison(comparison, models, out, as_json, as_csv, as_markdown)

@@ -11,13 +11,14 @@ from sfl.cli.compare import Csv, Markdown, Out, Unfinished, show_comparison
 from sfl.cli.options import (
     RUNS,
     DataName,
+    Engine,
     Jobs,
     JobsPerGpu,
     Json,
     Runs,
     Set,
+    check_at_once,
     refuse_two,
-    side_by_side,
 )
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def grid(
     unfinished: Unfinished = False,
     jobs: Jobs = "1",
     jobs_per_gpu: JobsPerGpu = 1,
+    engine: Engine = "processes",
     out: Out = None,
     data_name: DataName = None,
     as_csv: Csv = False,
@@ -74,7 +76,7 @@ def grid(
     from sfl.config.grid import load_grid
     from sfl.files import check_folder
 
-    overrides, at_once = set_ or [], side_by_side(jobs)
+    overrides, at_once = set_ or [], check_at_once(jobs, jobs_per_gpu, engine)
     if out is not None:
         check_folder(out, "--out")  # before hours of training
     study = load_grid(file, overrides)
@@ -87,7 +89,7 @@ def grid(
         return
     comparison, models = run_grid(
         study, runs, training=not no_train, unfinished=unfinished, data_name=data_name,
-        overrides=overrides, side_by_side=at_once, jobs_per_gpu=jobs_per_gpu,
+        overrides=overrides, at_once=at_once,
     )  # fmt: skip
     show_comparison(comparison, models, out, as_json, as_csv, as_markdown)
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -10,6 +10,9 @@ from typer.core import TyperCommand, TyperGroup
 from sfl.cli import completion
 from sfl.errors import UserError
 from sfl.shell import home
+
+if TYPE_CHECKING:
+    from sfl.jobs.job import AtOnce
 
 
 def at_home(path: Path | None) -> Path | None:
@@ -54,16 +57,22 @@ Jobs = Annotated[
 JobsPerGpu = Annotated[
     int, typer.Option("--jobs-per-gpu", min=1, metavar="N", help="Runs that share a GPU.")
 ]
+Engine = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="processes, or ray: runs on a Ray cluster (RAY_ADDRESS)."),
+]
 RUNS = Path("checkpoints")
 
 
-def side_by_side(jobs: str) -> int | Literal["auto"]:
-    """What --jobs says. Raises UserError (exit 2)."""
-    if jobs == "auto":
-        return "auto"
-    if jobs.isascii() and jobs.isdecimal() and 0 < len(jobs) < 5 and int(jobs):
-        return int(jobs)
-    raise UserError(f"--jobs {jobs}: expected a number from 1, or auto")
+def check_at_once(jobs: str, per_gpu: int, engine: str) -> "AtOnce":
+    """What --jobs, --jobs-per-gpu and --engine say. Raises UserError (exit 2)."""
+    from sfl.jobs.job import AtOnce
+
+    if engine not in ("processes", "ray"):
+        raise UserError(f"--engine {engine}: expected processes or ray")
+    if jobs != "auto" and not (jobs.isascii() and jobs.isdecimal() and 0 < int(jobs[:5]) < 10_000):
+        raise UserError(f"--jobs {jobs}: expected a number from 1, or auto")
+    return AtOnce("auto" if jobs == "auto" else int(jobs), per_gpu, engine)  # type: ignore[arg-type]
 
 
 def refuse_two(**given: bool) -> None:

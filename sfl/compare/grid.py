@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sfl.compare import schema
 from sfl.compare.compute import compare
@@ -21,7 +21,7 @@ from sfl.compare.train_missing import train_missing
 from sfl.config.grid import Cell, Grid, as_override
 from sfl.config.load import flat, load, override
 from sfl.errors import UserError
-from sfl.jobs.job import Job
+from sfl.jobs.job import ONE, AtOnce, Job
 from sfl.runs.store import data_root_option
 from sfl.shell import command
 
@@ -44,20 +44,16 @@ class Trial:
 def run_grid(
     grid: Grid, root: Path, *,
     training: bool = True, unfinished: bool = False, data_name: str | None = None,
-    overrides: Sequence[str] = (), side_by_side: int | Literal["auto"] = 1, jobs_per_gpu: int = 1,
+    overrides: Sequence[str] = (), at_once: AtOnce = ONE,
 ) -> tuple[Comparison, list[ComparedModel]]:  # fmt: skip
     """Trains what the study lacks, and compares its cells with the first one.
 
     training: whether missing runs may be trained. unfinished: whether unfinished runs count as they
-    are; overrides: where the images are, for those. side_by_side, jobs_per_gpu: how many are
-    trained at once, see `run_all`. Raises UserError as `plan_trials`, `train_missing` and
-    `read_results` do.
+    are; overrides: where the images are, for those. at_once: how many are trained.
+    Raises UserError as `plan_trials`, `train_missing` and `read_results` do.
     """
     trials = plan_trials(grid, root, training=training)
-    train = partial(
-        train_missing, root=root, training=training, side_by_side=side_by_side,
-        jobs_per_gpu=jobs_per_gpu,
-    )  # fmt: skip
+    train = partial(train_missing, root=root, training=training, at_once=at_once)
     train([trial.model for trial in trials])
     models = plan_cells(grid, choose(trials), root, training=training, unfinished=unfinished)
     train(models)

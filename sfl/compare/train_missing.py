@@ -6,13 +6,12 @@ How runs are trained, and how many at once: sfl/jobs/.
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from sfl.compare.model import ComparedModel
 from sfl.compare.names import differing
 from sfl.compare.plan import images_of, readable
 from sfl.errors import Exit, UserError
-from sfl.jobs.job import raise_failures
+from sfl.jobs.job import ONE, AtOnce, raise_failures
 from sfl.jobs.pool import run_all
 from sfl.progress import say
 from sfl.runs.directory import Run
@@ -21,13 +20,12 @@ MOST_DIFFERING = 3  # settings in which a run may differ and still be named as a
 
 
 def train_missing(
-    models: Sequence[ComparedModel], root: Path, *, training: bool = True,
-    side_by_side: int | Literal["auto"] = 1, jobs_per_gpu: int = 1,
-) -> None:  # fmt: skip
+    models: Sequence[ComparedModel], root: Path, *, training: bool = True, at_once: AtOnce = ONE
+) -> None:
     """Says what is missing, then trains it: goes on with interrupted runs, starts the others.
 
     training: if False, UserError (exit 4) names what is missing.
-    side_by_side, jobs_per_gpu: how many at once, see `run_all`.
+    at_once: how many, and by what.
 
     Raises UserError before the first run is trained if one of them can't be: a model that doesn't
     fit its images or the memory, a disk without room; after the last one if some have failed.
@@ -42,10 +40,7 @@ def train_missing(
         raise UserError(f"{root}: no finished run of {names} with these settings", hint, Exit.RUN)
     say(f"to be trained first: {names}")
     read_images = partial(images_of, images_read=models[0].images_read)
-    outcomes = run_all(
-        [job for _, job in jobs], root, read_images, side_by_side=side_by_side,
-        jobs_per_gpu=jobs_per_gpu,
-    )  # fmt: skip
+    outcomes = run_all([job for _, job in jobs], root, read_images, at_once)
     for (model, job), outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Run):
             model.runs[job.config.train.seed] = outcome

@@ -30,6 +30,26 @@ class Job:
 
 
 @dataclass(frozen=True)
+class AtOnce:
+    """How many runs are trained at once, and by what.
+
+    jobs: 1: in this process, one after the other. More: each in a process of its own, with its
+        share of the cores where train.threads is not set; the results are bit for bit those of one
+        after the other with as many threads. auto: on GPUs as many as there are; else as many as
+        train the most images a second, which is measured.
+    per_gpu: how many of them share a GPU.
+    engine: ray: on a Ray cluster; then 1 and auto are as many as it has room for.
+    """
+
+    jobs: int | Literal["auto"] = 1
+    per_gpu: int = 1
+    engine: Literal["processes", "ray"] = "processes"
+
+
+ONE = AtOnce()
+
+
+@dataclass(frozen=True)
 class Failure:
     """A job that has not become a finished run: the run's name, and why."""
 

@@ -8,14 +8,14 @@ them is trained.
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from sfl.config.schema import Config
 from sfl.errors import UserError
 from sfl.jobs.check import ReadImages, check_all
 from sfl.jobs.child import Child, asked
 from sfl.jobs.display import Board
-from sfl.jobs.job import Failure, Job, Outcome, locate, state
+from sfl.jobs.job import ONE, AtOnce, Failure, Job, Outcome, locate, state
 from sfl.jobs.slots import slots
 from sfl.jobs.speed import thread_share
 from sfl.progress import say
@@ -38,9 +38,8 @@ class Trainer(Protocol):
 
 
 def run_all(
-    jobs: Sequence[Job], root: Path, read_images: ReadImages, *,
-    side_by_side: int | Literal["auto"] = 1, jobs_per_gpu: int = 1,
-) -> list[Outcome]:  # fmt: skip
+    jobs: Sequence[Job], root: Path, read_images: ReadImages, at_once: AtOnce = ONE
+) -> list[Outcome]:
     """Trains all jobs in `root`; what became of each, in their order: its finished run, or why not.
 
     A job without a run makes one of its name, or name-2… where another experiment has that name;
@@ -49,35 +48,37 @@ def run_all(
     waited for at the end, and gone on with here if that stops: each is trained once.
 
     read_images: the images of a config; called for each job before the first is trained.
-    side_by_side: how many at once. 1: in this process, one after the other. More: each in a process
-        of its own, with its share of the cores where train.threads is not set; the results are bit
-        for bit those of one after the other with as many threads. auto: on GPUs as many as there
-        are; else as many as train the most images a second, which is measured.
-    jobs_per_gpu: how many of them share a GPU.
 
-    Raises UserError before anything is trained for what can't be trained (see `check_all`), and for
-    more at once than there are GPUs (exit 2) or memory (exit 6). Raises Stopped after Ctrl-C,
-    SIGTERM or SIGHUP, when all runs are saved. If this process is killed, those of the runs stop
-    and save. A run in a process of its own reads its images anew.
+    Raises UserError before anything is trained for what can't be trained (see `check_all`), for
+    more at once than there are GPUs (exit 2) or memory (exit 6), and for a Ray that isn't there.
+    Raises Stopped after Ctrl-C, SIGTERM or SIGHUP, when all runs are saved. If this process is
+    killed, those of the runs stop and save. A run in a process of its own reads its images anew.
     """
     needs = check_all(jobs, root, read_images)
-    places = [{}] if side_by_side == 1 else slots(jobs, needs, side_by_side, jobs_per_gpu)
-    if len(places) == 1:
+    if at_once.engine == "ray":
+        from sfl.jobs.on_ray import OnRay, connect
 
-        def begin_here(job: Job, path: Path, resumes: bool, place: dict[str, str]) -> Trainer:
-            say(f"training {path.name}")
-            return _Here(job.config, path, resumes, read_images)
+        places = connect(jobs, at_once)
+    else:
+        places = [{}] if at_once.jobs == 1 else slots(jobs, needs, at_once)
+        if len(places) == 1:
 
-        return _Pool(jobs, root, read_images, places, begin_here).train_all()
+            def begin_here(job: Job, path: Path, resumes: bool, place: dict[str, str]) -> Trainer:
+                say(f"training {path.name}")
+                return _Here(job.config, path, resumes, read_images)
 
-    def begin_beside(job: Job, path: Path, resumes: bool, place: dict[str, str]) -> Trainer:
+            return _Pool(jobs, root, read_images, places, begin_here).train_all()
+
+    def begin(job: Job, path: Path, resumes: bool, place: dict[str, str]) -> Trainer:
+        if at_once.engine == "ray":
+            return OnRay(job.config, path, at_once.per_gpu)
         given = thread_share(job.config, len(places)) | place
         return Child(asked(job.config, path, resumes=resumes), given)
 
     from sfl.training.stopping import signals_noted
 
     with Board(len(jobs)) as board, signals_noted():
-        return _Pool(jobs, root, read_images, places, begin_beside, board).train_all()
+        return _Pool(jobs, root, read_images, places, begin, board).train_all()
 
 
 class _Here:

@@ -5,21 +5,19 @@ Torch is imported when it is asked for GPUs.
 
 import os
 from collections.abc import Sequence
-from typing import Literal
 
 from sfl.errors import UserError
 from sfl.jobs import speed
 from sfl.jobs.check import Need, most_at_once, refuse_too_many
-from sfl.jobs.job import Job
+from sfl.jobs.job import AtOnce, Job
 
 
-def slots(
-    jobs: Sequence[Job], needs: Sequence[Need], at_once: int | Literal["auto"], jobs_per_gpu: int
-) -> list[dict[str, str]]:
+def slots(jobs: Sequence[Job], needs: Sequence[Need], asked: AtOnce) -> list[dict[str, str]]:
     """The environment of each of the processes that train at once: the GPU that it may use.
 
     Raises UserError for more at once than the GPUs (exit 2) or the memory (exit 6) have room for.
     """
+    at_once, jobs_per_gpu = asked.jobs, asked.per_gpu
     gpus = _gpus() if any(need.gpu for need in needs) else []
     fit, room = most_at_once(needs), len(jobs)
     if gpus:

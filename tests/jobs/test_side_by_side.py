@@ -12,7 +12,7 @@ import pytest
 
 from sfl.config.load import from_text, override
 from sfl.errors import Exit
-from sfl.jobs.job import Failure, Job
+from sfl.jobs.job import AtOnce, Failure, Job
 from sfl.jobs.pool import run_all
 from sfl.runs.directory import BEST, LAST, PREDICTIONS, Run
 from sfl.runs.store import list_runs
@@ -29,7 +29,7 @@ def job(name: str, *overrides: str) -> Job:
 def train(jobs: list[Job], root: Path, at_once: int) -> list[Run | Failure]:
     from sfl.training.images import load_images
 
-    return run_all(jobs, root, load_images, side_by_side=at_once)
+    return run_all(jobs, root, load_images, AtOnce(at_once))
 
 
 def test_side_by_side_is_bit_for_bit_one_after_the_other(

@@ -6,7 +6,7 @@ from sfl.config.load import from_text
 from sfl.errors import Exit, UserError
 from sfl.jobs import speed
 from sfl.jobs.check import Need, most_at_once
-from sfl.jobs.job import Job
+from sfl.jobs.job import AtOnce, Job
 from sfl.jobs.slots import slots
 from tests.conftest import TINY
 
@@ -31,19 +31,19 @@ def test_memory_must_do_for_the_largest(free: int | None, fit: int) -> None:
 
 def test_more_than_memory_holds_is_refused() -> None:
     with pytest.raises(UserError) as caught:
-        slots(JOBS, [Need(False, 30_000_000_000, 60_000_000_000)] * 6, 3, 1)
+        slots(JOBS, [Need(False, 30_000_000_000, 60_000_000_000)] * 6, AtOnce(3))
     assert caught.value.exit_code is Exit.RESOURCES
     assert str(caught.value) == (
         "--jobs 3: a run takes about 30.0 GB of memory with its process, 60.0 GB are free "
         "(at most --jobs 2)"
     )
     # Two runs alone are never more than two at once.
-    assert len(slots(JOBS[:2], [Need(False, 30, 60)] * 2, 3, 1)) == 3
+    assert len(slots(JOBS[:2], [Need(False, 30, 60)] * 2, AtOnce(3))) == 3
 
 
 def test_gpus_are_given_in_turn(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def given(*arguments: object) -> list[str]:
-        found = slots(JOBS, needs(gpu=True), *arguments)  # type: ignore[arg-type]
+        found = slots(JOBS, needs(gpu=True), AtOnce(*arguments))  # type: ignore[arg-type]
         return [place["CUDA_VISIBLE_DEVICES"] for place in found]
 
     assert given(2, 1) == given("auto", 1) == ["0", "1"]
@@ -57,14 +57,14 @@ def test_gpus_are_given_in_turn(two_gpus: None, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_memory_of_each_gpu_counts(two_gpus: None) -> None:
-    assert len(slots(JOBS, needs(50, gpu=True), "auto", 3)) == 4
+    assert len(slots(JOBS, needs(50, gpu=True), AtOnce("auto", 3))) == 4
     with pytest.raises(UserError, match="at most --jobs 4"):
-        slots(JOBS, needs(50, gpu=True), 6, 3)
+        slots(JOBS, needs(50, gpu=True), AtOnce(6, 3))
 
 
 def test_jobs_per_gpu_needs_one(two_gpus: None) -> None:
     with pytest.raises(UserError, match="--jobs-per-gpu 2: no run is trained on a GPU"):
-        slots(JOBS, needs(), 2, 2)
+        slots(JOBS, needs(), AtOnce(2, 2))
 
 
 def test_auto_takes_the_fastest_of_those_that_memory_holds(
@@ -79,11 +79,11 @@ def test_auto_takes_the_fastest_of_those_that_memory_holds(
 
     monkeypatch.setattr(speed, "_together", together)
     monkeypatch.setattr(speed, "cores", lambda: 64)
-    assert slots(JOBS * 4, needs() * 4, "auto", 1) == [{}, {}]
+    assert slots(JOBS * 4, needs() * 4, AtOnce("auto")) == [{}, {}]
     assert tried == [1, 2, 4]  # slower again
     assert "runs side by side: 2 (1: 100 images/s, 2: 150" in capsys.readouterr().err
     tried.clear()
-    assert len(slots(JOBS, needs(30), "auto", 1)) == 1 and tried == [1]
+    assert len(slots(JOBS, needs(30), AtOnce("auto"))) == 1 and tried == [1]
 
 
 def test_cores_are_divided_where_nobody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
