@@ -69,7 +69,10 @@ def test_a_checkpoint_of_another_route_is_refused(tmp_path: Path) -> None:
             ["model.layer=conv", "model.storage=null", "learn.sleep.every=1"],
             "learn.sleep.every: only for model.layer: spatial",
         ),
-        (["model.storage=dense", "learn.sleep.every=1"], "learn.sleep.every: only for model.storage"),
+        (
+            ["model.storage=dense", "learn.sleep.every=1"],
+            "learn.sleep.every: only for model.storage",
+        ),
         (
             ["learn.route=frozen", "learn.sleep.every=1"],
             "learn.sleep.every: not with learn.route: frozen",
