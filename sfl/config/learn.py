@@ -37,6 +37,14 @@ class SleepSettings(Settings):
         "positions whose fields don't overlap, as in the paper.",
     )
 
+    @model_validator(mode="after")
+    def _only_if_it_sleeps(self) -> "SleepSettings":
+        default = SleepSettings.model_construct()
+        for name in ("strength", "kernels"):
+            if not self.every and getattr(self, name) != getattr(default, name):
+                raise ValueError(f"{name}: needs learn.sleep.every, without which nothing sleeps")
+        return self
+
 
 class LearnSettings(Settings):
     """How errors reach the weights, and whether information crosses positions beside that."""

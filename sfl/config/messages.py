@@ -95,13 +95,14 @@ def _explain(mistake: ErrorDetails, settings: type[BaseModel]) -> tuple[Loc, str
 def _from_validator(
     loc: Loc, message: str, given: str, settings: type[BaseModel]
 ) -> tuple[Loc, str]:
-    """An error that our own validator raised: "key: …" is about that key of its settings."""
+    """An error that our own validator raised: "a.b: …" is about that key of its settings."""
     found = settings_at(loc, settings)
     if found is None:
         return loc, f"{_dotted(loc)}: {message}, not {given}"
     key, colon, rest = message.partition(": ")
-    if colon and key in found.model_fields:
-        return (*loc, key), f"{_dotted((*loc, key))}: {rest}"
+    named = (*loc, *key.split("."))
+    if colon and field_at(named, settings):
+        return named, f"{_dotted(named)}: {rest}"
     return loc, f"{_dotted(loc)}: {message}".removeprefix(": ")
 
 

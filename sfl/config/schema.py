@@ -190,12 +190,16 @@ class Config(Settings):
         rule, route, sleep = self.learn.rule, self.learn.route, self.learn.sleep
         if sleep.every and self.model.layer == "conv":
             raise ValueError(
-                "learn.sleep: only for model.layer: spatial; a conv layer shares already"
+                "learn.sleep.every: only for model.layer: spatial; a conv layer shares already"
             )
         if sleep.every and self.model.storage == "dense":
-            raise ValueError("learn.sleep: only for model.storage: local; dense has no filters")
+            raise ValueError(
+                "learn.sleep.every: only for model.storage: local; dense has no filters"
+            )
         if sleep.every and route == "frozen":
-            raise ValueError("learn.sleep: not with learn.route: frozen, where filters don't learn")
+            raise ValueError(
+                "learn.sleep.every: not with learn.route: frozen, where filters don't learn"
+            )
         if route == "local" and self.optimizer.clip_norm is not None:
             raise ValueError(
                 "optimizer.clip_norm: not with learn.route: local; one norm over all gradients "

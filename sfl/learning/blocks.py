@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sfl.nn.weighted import weighted_layers
+from sfl.nn.weighted import claim, weighted_layers
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,14 @@ class Cuts:
     """Cuts a model into blocks: no gradient gets from one into the block before.
 
     Each layer with weights but the first is given x.detach(). Raises ValueError for a model with
-    only one such layer.
+    only one such layer, and for one that has a rule or a route already.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._cuts = [_Cut(name, layer) for name, layer in list(weighted_layers(model).items())[1:]]
         if not self._cuts:
             raise ValueError("only one layer with weights: no error is sent to another one")
+        claim(weighted_layers(model), "a route")
 
     def take(self) -> list[Tensor]:
         """The outputs of all blocks but the last, of the forward pass before; forgets them."""
@@ -93,14 +94,16 @@ class _Cut:
     def __init__(self, name: str, layer: nn.Module) -> None:
         self.name, self.closed = name, True
         self.output: Tensor | None = None
-        layer.register_forward_pre_hook(self.cut)
+        layer.register_forward_pre_hook(self.cut, with_kwargs=True)
 
-    def cut(self, layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
-        (x,) = inputs
+    def cut(
+        self, layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
+    ) -> tuple[tuple[Tensor], dict[str, Tensor]] | None:
+        (x,) = (*inputs, *named.values())
         if not self.closed or not x.requires_grad:
             return None
         self.output = x
-        return (x.detach(),)
+        return (x.detach(),), {}
 
     def take(self) -> Tensor:
         output, self.output = self.output, None

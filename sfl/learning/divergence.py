@@ -16,10 +16,18 @@ HINT = "lower optimizer.lr, or set optimizer.clip_norm"
 
 
 class Guard:
-    """Checks the steps of one optimizer, which must have one group of parameters."""
+    """Checks the steps of one optimizer.
+
+    Raises ValueError unless it is fused and has one group of parameters.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        (group,) = optimizer.param_groups
+        group, *others = optimizer.param_groups
+        if others or not group.get("fused"):
+            raise ValueError(
+                "the optimizer must be fused and have one group of parameters; "
+                "sfl.learning.optimizers.build_optimizer makes one"
+            )
         self._weights: list[Tensor] = group["params"]
         device = self._weights[0].device
         self._diverged = torch.zeros((), device=device)

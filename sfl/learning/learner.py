@@ -36,6 +36,9 @@ class Learner:
         its local layers do now and then.
     world: the workers that train it together. sync_batchnorm: whether their batch normalisation
         sees the images of all workers.
+
+    Raises ValueError for an optimizer that isn't fused, has several groups or lacks parameters of
+    `feedback` or `route`.
     """
 
     def __init__(
@@ -56,6 +59,13 @@ class Learner:
         self.precision, self.clip_norm, self.world = precision, clip_norm, world
         self.feedback, self.route, self.sleep = feedback or Feedback({}), route or Chain(), sleep
         self.guard = Guard(optimizer)
+        moved = set(map(id, self.weights))
+        for owner, more in (("feedback", self.feedback), ("route", self.route)):
+            if not moved.issuperset(map(id, more.parameters())):
+                raise ValueError(
+                    f"the optimizer lacks {owner}.parameters(): "
+                    f"build_optimizer(model, {owner}.parameters(), …)"
+                )
         self._parallel = world.parallel(model, sync_batchnorm=sync_batchnorm)
 
     def step(

@@ -33,6 +33,8 @@ class LocalLoss(nn.Module):
 
     layer: the block's layer with weights. shape: (C, H, W) or (F,), of h for one image.
     loss: of the readout's logits. generator: of g's first weights.
+
+    Raises ValueError for another kind.
     """
 
     def __init__(
@@ -47,7 +49,10 @@ class LocalLoss(nn.Module):
         super().__init__()
         self.loss, self.classes = loss, classes
         self.window = _window(shape)
-        share = {"pred": 0.0, "sim": 1.0, "predsim": SHARE_OF_SIM}[kind]
+        shares = {"pred": 0.0, "sim": 1.0, "predsim": SHARE_OF_SIM}
+        if kind not in shares:
+            raise ValueError(f"kind {kind!r} is none of {', '.join(shares)}")
+        share = shares[kind]
         self.shares = (1 - share, share)
         (like, *_) = layer.parameters()
         self.dtype = like.dtype

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sfl.learning.blocks import Cuts, find_blocks
 from sfl.learning.local_losses import Kind, LocalLoss, Loss
 from sfl.nn.feedback.drawing import Draw, uniform
+from sfl.nn.weighted import claim, weighted_layers
 
 Size = tuple[int, int, int]
 
@@ -66,6 +67,7 @@ class Frozen(Route):
 
     def __init__(self, model: nn.Module, in_dimensions: Size) -> None:
         *_, last = find_blocks(model, in_dimensions)
+        claim(weighted_layers(model), "a route")
         named = model.named_parameters()
         self._frozen = [p for n, p in named if p.requires_grad and n not in last.parameters]
         self._need_gradients(False)

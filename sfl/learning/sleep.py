@@ -4,7 +4,7 @@ Sharing in time: between two sleeps nothing crosses positions.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class Sleep:
     rules: backward rules by layer, as Feedback.rules. Feedback weights that the optimizer moves
     (kp) sleep with the layer's, so that their difference goes on shrinking.
 
-    Raises ValueError for a model without local layers, and for dense storage.
+    Raises ValueError for settings out of range, a model without local layers, and dense storage.
     """
 
     def __init__(
@@ -40,6 +40,11 @@ class Sleep:
         kernels: Kernels = "one",
         rules: Mapping[str, Rule] | None = None,
     ) -> None:
+        if every < 1 or not 0 < strength <= 1 or kernels not in get_args(Kernels):
+            raise ValueError(
+                f"every {every} must be at least 1, strength {strength} above 0 and at most 1, "
+                f"kernels {kernels!r} one of {', '.join(get_args(Kernels))}"
+            )
         self.every, self.strength, self.kernels = every, strength, kernels
         modules = dict(model.named_modules())
         self.layers = {n: m for n, m in modules.items() if isinstance(m, SpatialFeatureLayer)}

@@ -19,10 +19,10 @@ from torch import nn
 from sfl.nn.feedback.attach import followers
 from sfl.nn.feedback.drawing import existing
 from sfl.nn.feedback.rules import rule_named
-from sfl.nn.norm import UnitBatchNormReLU
+from sfl.nn.norm import BATCH_NORMS, UnitBatchNormReLU
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.summary import summarize
-from sfl.nn.weighted import Weighted, weighted_layers
+from sfl.nn.weighted import Weighted, expect_no_others, weighted_layers
 
 # From the strictest grade to the loosest; a network has the loosest one of its layers.
 SHARING = {
@@ -43,7 +43,6 @@ TRANSPORT = {
     "weight in each step",
     "transports": "errors are sent back through the forward weights themselves",
 }
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 Fields = dict[str, Any]  # of a LayerAudit
 
 
@@ -132,6 +131,7 @@ def audit(
     unknown kind, used in another way than by calling it, or the same as another module's.
     """
     grade = _grade(rule, alignment)
+    expect_no_others(model, (*BATCH_NORMS, UnitBatchNormReLU))
     passed = followers(model) if route == "chain" else {}
     runs: dict[str, list[tuple[int, ...]]] = {}
     for run in summarize(model, in_dimensions).layers:
@@ -193,8 +193,6 @@ def _sharing(
         return _common("shared", numbers, places)
     if isinstance(module, BATCH_NORMS):
         return {"statistics": 2 * module.num_features} | _common("soft", numbers, places)
-    if numbers:
-        raise ValueError(f"{name}: what a {type(module).__name__} shares is not known")
     return None
 
 

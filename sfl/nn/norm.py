@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from sfl.nn.engine import Whole
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 class UnitBatchNormReLU(Whole):
     """Batch normalisation of each unit over the batch alone (Ioffe & Szegedy 2015), then a ReLU.

@@ -97,16 +97,20 @@ def summarize(
     layers: list[LayerSummary] = []
     activations = 0
 
-    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def note(
+        name: str, module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor],
+        output: Tensor,
+    ) -> None:  # fmt: skip
         nonlocal activations
+        x = (*inputs, *named.values())[0]
         # An in-place ReLU puts its output where its input was.
-        if inputs[0].untyped_storage() is not output.untyped_storage():
+        if x.untyped_storage() is not output.untyped_storage():
             activations += output.numel()
-        layers.append(_layer(name, module, inputs[0], output))
+        layers.append(_layer(name, module, x, output))
 
     for name, module in model.named_modules():
         if not list(module.children()) and not isinstance(module, nn.Identity):
-            module.register_forward_hook(partial(note, name))
+            module.register_forward_hook(partial(note, name), with_kwargs=True)
     with torch.no_grad():
         model(torch.empty(1, *in_dimensions, device="meta"))
     return ModelSummary(tuple(layers), activations, summarize_feedback(model, rule))

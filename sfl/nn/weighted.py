@@ -1,15 +1,42 @@
 """The layers of a model that have weights between units: those that rules and routes are about."""
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from sfl.nn.spatial import SpatialFeatureLayer
 
 Weighted = nn.Conv2d | nn.Linear | SpatialFeatureLayer
+KINDS = (nn.Conv2d, nn.Linear, SpatialFeatureLayer)
 
 
 def weighted_layers(model: nn.Module) -> dict[str, Weighted]:
     """Conv2d, Linear and SpatialFeatureLayer by name, in the model's order: the last one is its
     readout, and the input of the first are the images.
     """
-    kinds = (nn.Conv2d, nn.Linear, SpatialFeatureLayer)
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, KINDS)}
+
+
+def expect_no_others(model: nn.Module, norms: tuple[type[nn.Module], ...]) -> None:
+    """Raises ValueError, with its name, for a module with weights of its own that is neither such
+    a layer nor one of the normalisations.
+    """
+    known = (*KINDS, *norms)
+    for name, module in model.named_modules():
+        if not isinstance(module, known) and list(module.parameters(recurse=False)):
+            raise ValueError(
+                f"{name or 'the model'}: what a {type(module).__name__} does with weights of its "
+                f"own is not known, as it is of {', '.join(kind.__name__ for kind in known)}"
+            )
+
+
+def claim(layers: Mapping[str, nn.Module], way: str) -> None:
+    """Notes on each layer the way by which errors reach it; "" only checks.
+
+    Raises ValueError, with its name, for a layer that has such a note.
+    """
+    for name, layer in layers.items():
+        if there := vars(layer).get("errors_by"):
+            raise ValueError(f"{name}: has {there} already; make the model anew for another way")
+    for layer in layers.values():
+        vars(layer)["errors_by"] = way

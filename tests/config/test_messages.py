@@ -163,6 +163,20 @@ MISTAKES = [
         MODEL + "train: {schedule: onecycle, warmup: 1}",
         "c.yaml:2: train.warmup: only for schedule constant and cosine; onecycle has its own",
     ),
+    (
+        MODEL + "learn:\n  sleep: {every: 0,\n    strength: 0.5}",
+        "c.yaml:4: learn.sleep.strength: needs learn.sleep.every, without which nothing sleeps",
+    ),
+    (
+        MODEL + "learn: {sleep: {kernels: k2}}",
+        "c.yaml:2: learn.sleep.kernels: needs learn.sleep.every, without which nothing sleeps",
+    ),
+    # settings of different sections
+    (
+        MODEL + "learn: {rule: kp}\noptimizer:\n  weight_decay: 0.1",
+        "c.yaml:4: optimizer.weight_decay: with learn.rule: kp, adam would let the forward and the "
+        "feedback weights decay differently; use adamw or sgd",
+    ),
 ]
 
 
@@ -176,6 +190,12 @@ def mistakes(text: str) -> str:
 @pytest.mark.parametrize(("text", "line"), MISTAKES, ids=[line for _, line in MISTAKES])
 def test_a_mistake_is_one_line(text: str, line: str) -> None:
     assert mistakes(text) == line
+
+
+def test_a_clash_between_sections_names_the_option_that_made_it() -> None:
+    tree = parse(MODEL + "learn: {rule: kp}", "c.yaml")
+    with pytest.raises(UserError, match=r"^--set optimizer.weight_decay=0.1: optimizer.weight_dec"):
+        load._validated(load.apply_overrides(tree, ["optimizer.weight_decay=0.1"]))
 
 
 def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:

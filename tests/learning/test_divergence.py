@@ -44,6 +44,14 @@ def test_no_weight_changes_from_the_first_bad_step_on(name: str, bad: float, whe
     assert "lr 0.1" in said
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_an_optimizer_that_it_cannot_stop_is_refused(groups: int) -> None:
+    """Unfused, it knows no flag; of several groups, only the first would be checked."""
+    parameters = [{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(groups)]
+    with pytest.raises(ValueError, match="must be fused and have one group of parameters"):
+        Guard(torch.optim.SGD(parameters, 0.1, fused=groups == 2))
+
+
 def watched_steps(watched: bool) -> list[Tensor]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))

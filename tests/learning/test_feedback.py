@@ -1,5 +1,6 @@
 """What changes feedback weights during training: as the equations predict. Steps of a Learner."""
 
+import copy
 import math
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from sfl.learning.learner import Learner
 from sfl.learning.optimizers import build_optimizer
 from sfl.learning.seeding import generator
 from sfl.nn.feedback.attach import attach
+from sfl.nn.feedback.rules import RULES
 from sfl.nn.spatial import SpatialFeatureLayer
 
 DRAW = partial(generator, 0)
@@ -112,7 +114,7 @@ def angle(one: Tensor, other: Tensor) -> float:
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("images", [40, 400])
 def test_mirrors_angle_is_that_of_its_samples(kind: str, images: int) -> None:
-    layer, size, samples = LAYERS[kind]
+    layer, size, samples = copy.deepcopy(LAYERS[kind])
     before = nn.Identity() if kind == "linear" else nn.Unflatten(1, size)
     model = nn.Sequential(nn.Linear(5, math.prod(size)), before, layer)
     feedback = attach(model, "mirror", DRAW, images=images, rate=1.0)
@@ -159,7 +161,7 @@ def test_mirrors_running_average_and_when_it_learns() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("rule", ["fa", "usf", "brsf", "frsf", "kp", "mirror"])
+@pytest.mark.parametrize("rule", RULES)
 def test_its_state_put_back_goes_on_as_the_same(rule: str, optimizer: str) -> None:
     named = {"name": optimizer, **({"momentum": 0.9} if optimizer == "sgd" else {})}
     one, other = learner(rule, named), learner(rule, named)
@@ -170,11 +172,11 @@ def test_its_state_put_back_goes_on_as_the_same(rule: str, optimizer: str) -> No
         take_steps(each, first=3, steps=2)
     ours, theirs = one.state(), other.state()
     assert ours.keys() == theirs.keys()
-    assert any(key.startswith("feedback.") for key in ours) == (rule not in ("usf", "brsf"))
+    assert any(key.startswith("feedback.") for key in ours) == bool(RULES[rule].holds)
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-@pytest.mark.parametrize("rule", ["fa", "usf", "brsf", "frsf", "kp", "mirror"])
+@pytest.mark.parametrize("rule", RULES)
 def test_bfloat16(rule: str) -> None:
     """Products in bfloat16, the same gradients up to its rounding, all weights in float32."""
     found = []
@@ -190,6 +192,13 @@ def test_bfloat16(rule: str) -> None:
     full, half = found
     assert full.dtype == half.dtype == torch.float32
     assert 0 < float((full - half).norm() / full.norm()) < 0.03
+
+
+def test_an_optimizer_without_the_feedback_weights_is_refused() -> None:
+    model = net()
+    feedback = attach(model, "kp", DRAW)
+    with pytest.raises(ValueError, match=r"^the optimizer lacks feedback\.parameters\(\)"):
+        Learner(model, build_optimizer(model), nn.CrossEntropyLoss(), feedback=feedback)
 
 
 def test_in_dense_storage_kps_feedback_stays_inside_the_fields() -> None:

@@ -1,6 +1,7 @@
 """Each route against plain matrix products, in float64; what it must not see; what is refused."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from typing import Any
@@ -18,6 +19,7 @@ from sfl.learning.optimizers import build_optimizer
 from sfl.learning.routes import DirectFeedback, Frozen, LocalLosses, Route
 from sfl.learning.seeding import generator
 from sfl.nn.engine import BatchNormReLU
+from sfl.nn.feedback.attach import attach
 from sfl.nn.models.networks import build_model
 from sfl.nn.spatial import SpatialFeatureLayer
 from tests.nn.feedback.plain import PlainLayer
@@ -385,6 +387,46 @@ def test_networks_that_no_route_can_follow(make: Any, model: nn.Module, message:
     assert all(p.requires_grad for p in model.parameters())
     model(torch.zeros(2, 3, 6, 6)).sum().backward()  # no cut was left in it
     assert all(p.grad is not None for p in model.parameters())
+
+
+ROUTES: dict[str, Callable[[nn.Module], Route]] = {
+    "dfa": lambda model: DirectFeedback(model, (3, 6, 6), DRAW),
+    "local": lambda model: LocalLosses(model, (3, 6, 6), DRAW, "pred", nn.CrossEntropyLoss()),
+    "frozen": lambda model: Frozen(model, (3, 6, 6)),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_model_has_one_rule_or_one_route(route: str) -> None:
+    model = tiny_net()
+    attach(model, "fa", DRAW)
+    with pytest.raises(ValueError, match=r"^0: has the rule fa already"):
+        ROUTES[route](model)
+    model = tiny_net()
+    ROUTES[route](model)
+    for other in (lambda model: attach(model, "fa", DRAW), ROUTES["dfa"]):
+        with pytest.raises(ValueError, match=r"^0: has a route already"):
+            other(model)
+
+
+def test_an_unknown_local_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^kind 'simm' is none of pred, sim, predsim"):
+        LocalLosses(tiny_net(), (3, 6, 6), DRAW, "simm", nn.CrossEntropyLoss())  # type: ignore[arg-type]
+
+
+def test_a_layer_may_be_called_by_keyword() -> None:
+    class Named(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self:
+                x = layer(input=x)
+            return x
+
+    case = Case("conv padded")
+    case.model = Named(*case.model)
+    route = DirectFeedback(case.model, SIZE, DRAW)
+    projections = [p.flatten(1) for p in route.state().values()]
+    error = case.error()
+    assert_same(case.found(route), case.expected([*(error @ p for p in projections), error]))
 
 
 def test_finding_blocks_leaves_the_model_as_it_was() -> None:

@@ -166,6 +166,10 @@ def test_feedback_weights_of_kp_sleep_with_the_layer() -> None:
 
 
 def test_what_cannot_sleep() -> None:
+    one = SpatialFeatureLayer((1, 4, 4), 1, 3)
+    for settings in ({"every": 0}, {"strength": 0}, {"strength": 2}, {"kernels": "k3"}):
+        with pytest.raises(ValueError, match=r"every .* must be at least 1, strength .* kernels"):
+            Sleep(one, **{"every": 1, **settings})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no local layer"):
         Sleep(nn.Conv2d(3, 4, 3), 1)
     dense = nn.Sequential(SpatialFeatureLayer((1, 4, 4), 1, 3, storage="dense"))

@@ -128,7 +128,7 @@ class Uncalled(nn.Module):
 
 
 def test_modules_that_it_cannot_judge_are_refused() -> None:
-    with pytest.raises(ValueError, match="1: what a GroupNorm shares is not known"):
+    with pytest.raises(ValueError, match="1: what a GroupNorm does with weights of its own"):
         audit(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4)), SIZE)
     called, other = nn.Linear(90, 90), nn.Linear(90, 90)
     tied = nn.Sequential(nn.Flatten(), called, other)

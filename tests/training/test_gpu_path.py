@@ -154,8 +154,6 @@ def test_initialisation(gpu: None, storage: Any, init: Any) -> None:
 def learner_of(setup: Setup, model: nn.Module) -> Learner:
     """As for a run on the setup's device, of a model that holds nothing."""
     optimizer = build_optimizer(model, **setup.config.optimizer.model_dump(exclude={"clip_norm"}))
-    for group in optimizer.param_groups:
-        group["fused"] = False  # there is no fused form for meta tensors
     learner = Learner(
         model,
         optimizer,
@@ -163,6 +161,8 @@ def learner_of(setup: Setup, model: nn.Module) -> Learner:
         precision=setup.precision,
         clip_norm=setup.config.optimizer.clip_norm,
     )
+    for group in optimizer.param_groups:
+        group["fused"] = False  # there is no fused form for meta tensors
     # Only fused forms skip by it.
     optimizer.found_inf = None  # type: ignore[attr-defined]
     return learner

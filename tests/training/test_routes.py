@@ -64,12 +64,15 @@ def test_projections_are_in_the_checkpoint() -> None:
     [
         (
             ["model.layer=conv", "model.storage=null", "learn.sleep.every=1"],
-            "learn.sleep: only for model.layer: spatial",
+            "learn.sleep.every: only for model.layer: spatial",
         ),
-        (["model.storage=dense", "learn.sleep.every=1"], "learn.sleep: only for model.storage"),
+        (
+            ["model.storage=dense", "learn.sleep.every=1"],
+            "learn.sleep.every: only for model.storage",
+        ),
         (
             ["learn.route=frozen", "learn.sleep.every=1"],
-            "learn.sleep: not with learn.route: frozen",
+            "learn.sleep.every: not with learn.route: frozen",
         ),
         (["learn.route=local"], "optimizer.clip_norm: not with learn.route: local"),
     ],

@@ -17,8 +17,11 @@ from sfl.nn.engine import batch_innermost
 from sfl.nn.feedback.drawing import Draw, Scale, existing
 from sfl.nn.feedback.products import input_gradient
 from sfl.nn.feedback.rules import Rule, rule_named
+from sfl.nn.norm import BATCH_NORMS, UnitBatchNormReLU
 from sfl.nn.spatial import SpatialFeatureLayer
-from sfl.nn.weighted import Weighted, weighted_layers
+from sfl.nn.weighted import Weighted, claim, expect_no_others, weighted_layers
+
+NORMS = (*BATCH_NORMS, UnitBatchNormReLU, nn.GroupNorm, nn.LayerNorm)
 
 
 class Feedback:
@@ -37,8 +40,15 @@ class Feedback:
             rule.before_step(step)
 
     def take_gradients(self) -> None:
-        """After a step's backward pass and clipping, before the optimizer's step."""
-        for rule in self.rules.values():
+        """After a step's backward pass and clipping, before the optimizer's step.
+
+        Raises ValueError, with its name, for a layer whose weights were used without calling it.
+        """
+        for name, rule in self.rules.items():
+            if rule.layer.weight.grad is not None and not rule.size:
+                raise ValueError(
+                    f"{name}: is used otherwise than by calling it, so follows no rule"
+                )
             rule.take_gradients()
 
     @torch.no_grad()
@@ -85,8 +95,10 @@ def attach(
     scale, options: of the rule.
 
     The model must be on its device already, with the weights that it begins with. Raises
-    ValueError for an unknown rule and as `check` does.
+    ValueError for an unknown rule or scale, options out of range, a model that has a rule or a
+    route already, and as `check` does.
     """
+    claim(weighted_layers(model), "")
     if rule == "backprop":
         return Feedback({})
     kind = rule_named(rule)
@@ -95,6 +107,7 @@ def attach(
         name: kind(layer, scale, draw, place, **options)
         for place, (name, layer) in enumerate(followers(model).items(), 1)
     }
+    claim(weighted_layers(model), f"the rule {rule}")
     for each in rules.values():
         _Joined(each)
     return Feedback(rules)
@@ -106,7 +119,9 @@ def followers(model: nn.Module) -> dict[str, Weighted]:
 
 
 def check(model: nn.Module) -> None:
-    """Raises ValueError, with its name, for a layer that can't follow a rule."""
+    """Raises ValueError, with its name, for a layer that can't follow a rule, and for weights of
+    other modules, through which a rule would not send the errors.
+    """
     if not followers(model):
         raise ValueError("one layer with weights sends no error back, so a rule would do nothing")
     owners: dict[int, str] = {}
@@ -121,6 +136,7 @@ def check(model: nn.Module) -> None:
         other = owners.setdefault(id(weight), name)
         if other != name:
             raise ValueError(f"{name} and {other} have one weight; give each its own")
+    expect_no_others(model, NORMS)
 
 
 @dataclass(frozen=True)
@@ -155,15 +171,17 @@ class _Joined:
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         self.x: Tensor | None = None
-        rule.layer.register_forward_pre_hook(self.part)
+        rule.layer.register_forward_pre_hook(self.part, with_kwargs=True)
         rule.layer.register_forward_hook(self.join)
 
-    def part(self, layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+    def part(
+        self, layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
+    ) -> tuple[tuple[Tensor], dict[str, Tensor]] | None:
         if not self.rule.active:
             return None
-        (self.x,) = inputs
+        (self.x,) = (*inputs, *named.values())
         self.rule.size = tuple(self.x.shape[1:])
-        return (self.x.detach(),)
+        return (self.x.detach(),), {}
 
     def join(self, layer: nn.Module, inputs: tuple[Tensor], y: Tensor) -> Tensor:
         x, self.x = self.x, None

@@ -6,7 +6,7 @@ outside the receptive fields in dense storage.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,11 @@ def spread(layer: Weighted, scale: Scale) -> Tensor:
     xavier: √(2 / (fan-in + fan-out)) (Glorot & Bengio 2010). kaiming: 1/√(3 fan-in).
     A number () for nn.Linear and nn.Conv2d; (OH, OW, 1, kh, kw, 1) for a SpatialFeatureLayer of
     either storage, by what each unit really sees and each input really feeds, 0 for padding.
+
+    Raises ValueError for another scale.
     """
+    if scale not in get_args(Scale):
+        raise ValueError(f"scale {scale!r} is none of {', '.join(get_args(Scale))}")
     fan_in, fan_out = fans(layer)
     squared = 2 / (fan_in + fan_out) if scale == "xavier" else 1 / (3 * fan_in)
     return torch.where(fan_out > 0, squared.sqrt(), 0).to(layer.weight.dtype)

@@ -76,6 +76,8 @@ class FeedbackAlignment(Rule):
 
     def __init__(self, *arguments: Any, alignment: float = 0.0) -> None:
         super().__init__(*arguments)
+        if not 0 <= alignment <= 1:
+            raise ValueError(f"alignment: a cosine from 0 to 1, not {alignment}")
         self.weights = drawn(self.layer, self.scale, self.draw("feedback", self.place))
         if alignment:
             own = self.layer.weight.detach()
@@ -92,9 +94,10 @@ class KolenPollack(FeedbackAlignment):
     """kp: the optimizer gives B the same gradient and the same decay as W (Kolen & Pollack 1994).
 
     dW = Σ dy xᵀ is at hand on both sides, so that nothing is transported (Akrout et al. 2019). With
-    a decay λ and a learning rate η, sgd and adamw let W − B shrink by the factor 1 − ηλ in a step.
-    Without decay it stays what it is, and the angle falls only as what both have learnt grows. In
-    dense storage all this is so inside the receptive fields.
+    a decay λ and a learning rate η, sgd and adamw let W − B shrink by the factor 1 − ηλ in a step;
+    sgd with momentum μ by about 1 − ηλ/(1 − μ), once the momentum has grown. Without decay it stays
+    what it is, and the angle falls only as what both have learnt grows. In dense storage all this
+    is so inside the receptive fields.
     """
 
     moves = True
@@ -129,6 +132,11 @@ class Mirror(FeedbackAlignment):
         self, *arguments: Any, every: int = 1, batches: int = 1, images: int = 64, rate: float = 0.1
     ) -> None:
         super().__init__(*arguments)
+        if min(every, batches, images) < 1 or not 0 < rate <= 1:
+            raise ValueError(
+                f"every {every}, batches {batches} and images {images} must be at least 1, and "
+                f"rate {rate} above 0 and at most 1"
+            )
         self.every, self.batches, self.images, self.rate = every, batches, images, rate
 
     def after_step(self, step: int) -> None:

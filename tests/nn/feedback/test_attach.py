@@ -22,6 +22,26 @@ def tied() -> nn.Module:
     return model
 
 
+class Named(nn.Module):
+    """Calls its second layer by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(input=self.first(x))
+        return y
+
+
+class Scaled(Named):
+    """Has weights of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+
+
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 @pytest.mark.parametrize(
     ("make", "said"),
@@ -40,6 +60,15 @@ def tied() -> nn.Module:
             lambda: nn.Sequential(nn.Linear(4, 4), parametrizations.weight_norm(nn.Linear(4, 4))),
             "1: its weight is computed from others; remove that first",
         ),
+        (Scaled, "the model: what a Scaled does with weights of its own is not known"),
+        (
+            lambda: nn.Sequential(nn.Linear(4, 4), nn.Conv1d(4, 4, 1), nn.Linear(4, 4)),
+            "1: what a Conv1d does with weights of its own is not known, as it is of Conv2d, Lin",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(4, 4), nn.MultiheadAttention(4, 1)),
+            "1: what a MultiheadAttention does with weights of its own",
+        ),
     ],
 )
 def test_what_cant_follow_a_rule_is_refused(make: Any, said: str) -> None:
@@ -57,6 +86,59 @@ def hooks(model: nn.Module) -> list[int]:
 def test_an_unknown_rule_is_refused() -> None:
     with pytest.raises(ValueError, match="rule 'bp' is none of backprop, fa, usf"):
         attach(build_model("SimpleModel"), "bp", DRAW)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "said"),
+    [
+        ("fa", {"scale": "xavie"}, "scale 'xavie' is none of xavier, kaiming"),
+        ("usf", {"scale": "xavie"}, "scale 'xavie' is none of xavier, kaiming"),
+        ("fa", {"alignment": -1}, "alignment: a cosine from 0 to 1, not -1"),
+        ("fa", {"alignment": 2}, "alignment: a cosine from 0 to 1, not 2"),
+        ("mirror", {"every": 0}, "every 0, batches 1 and images 64 must be at least 1"),
+        ("mirror", {"rate": 1.5}, "rate 1.5 above 0 and at most 1"),
+    ],
+)
+def test_options_out_of_range_are_refused(rule: str, options: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        attach(Named(), rule, DRAW, **options)
+
+
+@pytest.mark.parametrize("second", ["fa", "kp", "backprop"])
+def test_a_model_has_one_rule(second: str) -> None:
+    model = nn.Sequential(Named())
+    attach(model, "fa", DRAW)
+    before = hooks(model)
+    with pytest.raises(ValueError, match=r"0\.first: has the rule fa already; make the model anew"):
+        attach(model, second, DRAW)
+    assert hooks(model) == before
+
+
+def test_a_layer_may_be_called_by_keyword() -> None:
+    model = Named()
+    (weights,) = attach(model, "fa", DRAW).state().values()
+    model(torch.ones(2, 4)).sum().backward()
+    assert model.first.bias.grad is not None
+    torch.testing.assert_close(model.first.bias.grad, 2 * weights.sum(dim=0))
+
+
+class Uncalled(Named):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(self.first(x), self.second.weight)
+
+
+def test_weights_that_are_used_without_calling_their_layer_are_refused() -> None:
+    model = Uncalled()
+    feedback = attach(model, "fa", DRAW)
+    model(torch.ones(2, 4)).sum().backward()
+    with pytest.raises(ValueError, match="second: is used otherwise than by calling it"):
+        feedback.take_gradients()
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.LayerNorm(4), nn.GroupNorm(2, 4)])
+def test_a_normalisation_keeps_its_own_scales(norm: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), norm, nn.Linear(4, 3))
+    assert list(attach(model, "fa", DRAW).rules) == ["2"]
 
 
 def test_without_gradients_a_rule_does_nothing() -> None:
