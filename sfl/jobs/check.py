@@ -3,7 +3,8 @@
 Torch is imported when something is checked.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,13 +52,24 @@ def check_all(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> list[
     needs = []
     needed = kept = 0  # bytes: the most at any time; what the jobs so far leave on the disk
     for job in jobs:
-        setup = set_up(job.config, read_images(job.config))
+        with told_of(job):
+            setup = set_up(job.config, read_images(job.config))
         stays, most = disk_bytes(setup.summary, job.config.optimizer, job.config.train.keep)
         there = job.run.checkpoint_bytes if job.run else 0
         needed, kept = max(needed, kept + most - there), kept + stays - there
         needs.append(_need(setup))
     check_space(root, needed)
     return needs
+
+
+@contextlib.contextmanager
+def told_of(job: Job) -> Iterator[None]:
+    """A UserError inside begins with the job's name."""
+    try:
+        yield
+    except UserError as error:
+        error.message = f"{job.name}: {error.message}"
+        raise
 
 
 def most_at_once(needs: Sequence[Need]) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sfl.jobs.check import ReadImages
+from sfl.jobs.check import ReadImages, told_of
 from sfl.jobs.job import Job
 from sfl.jobs.speed import images_per_second
 
@@ -33,7 +33,7 @@ def estimate(jobs: Sequence[Job], read_images: ReadImages) -> Estimate:
     for job in jobs:
         config = job.config
         key = f"{config.model} {config.learn} {config.data} {config.optimizer.name}"
-        with threads(config.train.threads):
+        with threads(config.train.threads), told_of(job):
             setup = set_up(config, read_images(config))
             if key not in speeds:
                 speeds[key] = images_per_second(setup, SECONDS)
