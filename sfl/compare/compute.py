@@ -29,10 +29,12 @@ def compare(
     _refuse_other_images(compared)
     wanted = None if target is None else (target, _target_images(compared))
     models = [_describe(model, wanted) for model in compared]
-    differences = [
-        _difference(compared[0], model, models[0], described)
-        for model, described in zip(compared[1:], models[1:], strict=True)
-    ]
+    differences = _corrected(
+        [
+            _difference(compared[0], model, models[0], described)
+            for model, described in zip(compared[1:], models[1:], strict=True)
+        ]
+    )
     first = compared[0].results[0].result
     return Comparison(
         schema_version=schema.SCHEMA_VERSION,
@@ -158,6 +160,17 @@ def _difference(
         only_first=np.flatnonzero(a.all(axis=0) & ~b.any(axis=0)).tolist(),
         only_second=np.flatnonzero(b.all(axis=0) & ~a.any(axis=0)).tolist(),
     )
+
+
+def _corrected(differences: list[Difference]) -> list[Difference]:
+    """With the p-values corrected, of several. One without a test counts among them, too."""
+    if len(differences) < 2:
+        return differences
+    ps = stats.holm([1.0 if each.p is None else each.p for each in differences])
+    return [
+        each.model_copy(update={"p_corrected": None if each.p is None else p})
+        for each, p in zip(differences, ps, strict=True)
+    ]
 
 
 def _target_images(compared: Sequence[ComparedModel]) -> Images:
