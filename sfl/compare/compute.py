@@ -6,6 +6,7 @@ from typing import Any
 
 from sfl import stats
 from sfl.compare import schema
+from sfl.compare.methods import Variants, methods
 from sfl.compare.model import ComparedModel, RunResult
 from sfl.compare.schema import Comparison, Difference, Model, Target
 from sfl.compare.sentences import conclusion, remarks
@@ -16,12 +17,14 @@ from sfl.runs.listing import Images, judged_on
 
 
 def compare(
-    compared: Sequence[ComparedModel], target: float | None = None, data_name: str | None = None
-) -> Comparison:
+    compared: Sequence[ComparedModel], target: float | None = None, data_name: str | None = None,
+    variants: Variants = (),
+) -> Comparison:  # fmt: skip
     """Each model against the first one. The models have their results.
 
     target: an accuracy, a fraction; what it took to reach it is computed, too.
     data_name: what the images are called; None: a name for their source.
+    variants: of each model, by axis, where they are a study's cells.
 
     Raises UserError if the runs were not made with the same images (exit 3), or if they did not all
     log an accuracy on the same images that the target can be compared with (exit 4).
@@ -35,25 +38,31 @@ def compare(
             for model, described in zip(compared[1:], models[1:], strict=True)
         ]
     )
-    first = compared[0].results[0].result
+    data = _images(compared, data_name)
     return Comparison(
         schema_version=schema.SCHEMA_VERSION,
-        data=schema.Images(
-            name=data_name or name_of_images(first.data.source),
-            source=first.data.source,
-            train=first.data.train,
-            test=first.data.test,
-            train_images=[model.results[0].result.train_images for model in compared],
-            test_images=first.n,
-            majority_share=_majority_share(compared[0]),
-        ),
+        data=data,
         models=models,
         differences=differences,
-        remarks=remarks(compared, models, differences),
+        remarks=remarks(compared, models, differences, of_cells=bool(variants)),
         conclusion=[
             conclusion(models[0], model, difference)
             for model, difference in zip(models[1:], differences, strict=True)
         ],
+        methods=methods(compared, data, variants),
+    )
+
+
+def _images(compared: Sequence[ComparedModel], name: str | None) -> schema.Images:
+    first = compared[0].results[0].result
+    return schema.Images(
+        name=name or name_of_images(first.data.source),
+        source=first.data.source,
+        train=first.data.train,
+        test=first.data.test,
+        train_images=[model.results[0].result.train_images for model in compared],
+        test_images=first.n,
+        majority_share=_majority_share(compared[0]),
     )
 
 

@@ -105,10 +105,17 @@ def _page(
         "head": heads,
         "body": body,
         "remarks": "\n".join(f"<li>{_text(line)}</li>" for line in comparison.remarks),
+        "methods": _methods(comparison),
         "audits": "\n".join(map(_audit, compared)),
         "figures": "\n".join(map(_figure, shown)),
     }
     return Template(template).substitute(filled)
+
+
+def _methods(comparison: Comparison) -> str:
+    """Nothing in comparisons that earlier versions wrote."""
+    said = " ".join(comparison.methods)
+    return f"<h2>Methods</h2>\n<p>{_text(said)}</p>" if said else ""
 
 
 AUDITED: dict[str, Callable[[AuditedLayer], str]] = {

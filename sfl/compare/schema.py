@@ -221,4 +221,9 @@ class Comparison(_Values):
     differences: list[Difference] = Field(description="Each other model compared with the first.")
     remarks: list[str] = Field(description="What to know beside the numbers, a sentence each.")
     conclusion: list[str] = Field(description="Which model is ahead, for each difference.")
+    methods: list[str] = Field(
+        [],
+        description="What was done, made from configs and environments, a sentence each: first "
+        "what all models have in common, then in what they differ.",
+    )
     grid: Grid | None = Field(None, description="null but for `sfl grid`.")

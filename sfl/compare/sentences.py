@@ -22,12 +22,16 @@ TIMES_VARY = 1.1  # longest by shortest training time, from which on it is remar
 
 
 def remarks(
-    compared: Sequence[ComparedModel], models: Sequence[Model], differences: Sequence[Difference]
-) -> list[str]:
-    """What a reader must know beside the numbers, a sentence each."""
+    compared: Sequence[ComparedModel], models: Sequence[Model], differences: Sequence[Difference],
+    *, of_cells: bool = False,
+) -> list[str]:  # fmt: skip
+    """What a reader must know beside the numbers, a sentence each.
+
+    of_cells: of a study. In what its cells differ is its question, and is in `methods`.
+    """
     found = []
     first = compared[0]
-    for other in compared[1:]:
+    for other in () if of_cells else compared[1:]:
         pair = f"{first.name} and {other.name}: " if len(compared) > 2 else ""
         found += [pair + line for line in differing_settings(first.config, other.config)]
     found += _local_layers_in_float32(compared)

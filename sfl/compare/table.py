@@ -150,13 +150,16 @@ PRICE: dict[str, Callable[[Model], str]] = {
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """The table, the remarks and the conclusion."""
+    """The table, the remarks, the conclusion and the methods."""
     header = ["", *(model.name for model in comparison.models)]
     lines = [header, ["---", *["--:"] * len(comparison.models)]]
     lines += [[label.strip(), *cells] for label, cells in rows(comparison)]
     table = "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in lines)
     remarks = "\n".join(f"- {escaped(remark)}" for remark in comparison.remarks)
-    return "\n\n".join(filter(None, [table, remarks, *map(escaped, comparison.conclusion)])) + "\n"
+    parts = [table, remarks, *map(escaped, comparison.conclusion)]
+    if comparison.methods:
+        parts.append(f"**Methods.** {escaped(' '.join(comparison.methods))}")
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def escaped(text: str) -> str:
