@@ -4,7 +4,7 @@ Standard output is only for results. Knows nothing of what is being counted.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from rich.cells import cell_len
@@ -160,12 +160,17 @@ class TrainingDisplay:
 
     def epoch(self, line: dict[str, Any]) -> None:
         """Prints a line of metrics.jsonl as text."""
-        parts = [
-            f"epoch {line['epoch']}/{self.epochs}",
-            f"loss {line['train_loss']:.3f}",
-            f"accuracy {line['train_accuracy']:.1%}",
-        ]
-        looks = [key for key in ("validation_accuracy", "test_accuracy") if key in line]
-        parts += [f"{key.replace('_', ' ')} {line[key]:.1%}" for key in looks]
-        parts += [f"{line['images_per_second']:,.0f} images/s", f"{line['seconds']:.0f} s"]
-        say("  ".join(parts))
+        say(epoch_text(line, self.epochs))
+
+
+def epoch_text(line: Mapping[str, Any], epochs: int) -> str:
+    """A line of metrics.jsonl as text. epochs: of the whole run."""
+    parts = [
+        f"epoch {line['epoch']}/{epochs}",
+        f"loss {line['train_loss']:.3f}",
+        f"accuracy {line['train_accuracy']:.1%}",
+    ]
+    looks = [key for key in ("validation_accuracy", "test_accuracy") if key in line]
+    parts += [f"{key.replace('_', ' ')} {line[key]:.1%}" for key in looks]
+    parts += [f"{line['images_per_second']:,.0f} images/s", f"{line['seconds']:.0f} s"]
+    return "  ".join(parts)

@@ -37,7 +37,11 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def stand_in(config: Config) -> Any:
     """Stands for a Setup."""
-    return SimpleNamespace(config=config, summary=SimpleNamespace(bytes=4, feedback=None))
+    summary = SimpleNamespace(bytes=4, learning_bytes=4, activations=1, feedback=None)
+    return SimpleNamespace(
+        config=config, summary=summary, precision="float32", dataset=SimpleNamespace(splits={}),
+        device=SimpleNamespace(type="cpu", index=None),
+    )  # fmt: skip
 
 
 class Images:
@@ -84,6 +88,26 @@ def trained(monkeypatch: pytest.MonkeyPatch, images: Images) -> list[tuple[str, 
         name = f"sfl.training.{module}.set_up"
         monkeypatch.setattr(name, lambda config, *_, **__: stand_in(config))
     return done
+
+
+@pytest.fixture
+def fails(
+    monkeypatch: pytest.MonkeyPatch, trained: list[tuple[str, Config]]
+) -> Callable[[str, Exception], None]:
+    """`fails("one-s0", error)`: that run's training raises it."""
+    import sfl.training.start
+
+    def fail(name: str, error: Exception) -> None:
+        fit = vars(sfl.training.start)["fit"]
+
+        def failing(setup: Any, run: Run) -> dict[str, Any]:
+            if run.name == name:
+                raise error
+            return dict(fit(setup, run))
+
+        monkeypatch.setattr("sfl.training.start.fit", failing)
+
+    return fail
 
 
 def planted(path: Path, config: str, *overrides: str, finished: bool = True) -> Run:

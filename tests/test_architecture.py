@@ -26,13 +26,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "learning": {"errors", "nn"},
     "training": {*LEAVES, "config", "runs", "data", "nn", "learning"},
     "plots": {*LEAVES, "config", "runs", "data", "nn"},
-    "compare": {*LEAVES, "config", "runs", "plots", "training", "data"},
+    "jobs": {*LEAVES, "config", "runs", "training", "data", "cli.exits"},
+    "compare": {*LEAVES, "config", "runs", "plots", "training", "data", "jobs"},
 }
 EVERYTHING = {"bench", "cli", "__init__", "__main__"}
 # The modules of compare that train or test something.
-TRAINS = {
-    "compare/estimate.py", "compare/plan.py", "compare/train_missing.py", "compare/results.py",
-}  # fmt: skip
+TRAINS = {"compare/plan.py", "compare/results.py"}
 HEAVY = {"torch", "torchvision", "scipy", "matplotlib", "PIL", "safetensors", "tensorboard"}
 HEAVY_ROOMS = {"data", "nn", "learning", "training", "bench"}
 MAX_FUNCTION, MAX_FILE = 60, 300

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfl.cli import completion
-from sfl.cli.options import RUNS, DataName, Json, Runs, Set, at_home, check_one_format
+from sfl.cli.options import (
+    RUNS,
+    DataName,
+    Jobs,
+    JobsPerGpu,
+    Json,
+    Runs,
+    Set,
+    at_home,
+    refuse_two,
+    side_by_side,
+)
 from sfl.errors import Exit, UserError
 
 if TYPE_CHECKING:
@@ -63,6 +74,8 @@ def compare(
     target: Target = None,
     no_train: NoTrain = False,
     unfinished: Unfinished = False,
+    jobs: Jobs = "1",
+    jobs_per_gpu: JobsPerGpu = 1,
     out: Out = None,
     data_name: DataName = None,
     fail_if_worse: FailIfWorse = False,
@@ -79,20 +92,22 @@ def compare(
       sfl compare spatial-shared spatial --seeds 3 --out report
       sfl compare spatial-s0 my.yaml --no-train --json
     """
-    check_one_format(json=as_json, csv=as_csv, markdown=as_markdown)
+    refuse_two(json=as_json, csv=as_csv, markdown=as_markdown)
     from sfl.compare.compute import compare as compare_models
     from sfl.compare.plan import plan, refuse_target
     from sfl.compare.results import read_results
     from sfl.compare.train_missing import train_missing
     from sfl.files import check_folder
 
-    overrides = set_ or []
+    overrides, at_once = set_ or [], side_by_side(jobs)
     if out is not None:
         check_folder(out, "--out")  # before hours of training
     models = plan(names, overrides, seeds, runs, training=not no_train, unfinished=unfinished)
     if target is not None:
         refuse_target(models)
-    train_missing(models, runs, training=not no_train)
+    train_missing(
+        models, runs, training=not no_train, side_by_side=at_once, jobs_per_gpu=jobs_per_gpu
+    )
     read_results(models, overrides, unfinished=unfinished)
     comparison = compare_models(models, target, data_name)
     show_comparison(comparison, models, out, as_json, as_csv, as_markdown)

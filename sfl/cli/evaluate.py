@@ -5,8 +5,7 @@ from typing import Annotated
 import typer
 
 from sfl.cli import completion
-from sfl.cli.options import RUNS, Json, Runs, Set
-from sfl.errors import UserError
+from sfl.cli.options import RUNS, Json, Runs, Set, refuse_two
 
 
 def evaluate(
@@ -35,8 +34,7 @@ def evaluate(
     from sfl.progress import say
     from sfl.runs.store import find_weights
 
-    if as_json and as_csv:
-        raise UserError("--json and --csv: only one of them can be given")
+    refuse_two(json=as_json, csv=as_csv)
     path = find_weights(runs, run)  # before torch is imported, which takes a second
     from sfl.training.testing import test_weights
 

@@ -1,17 +1,28 @@
 """`sfl grid`: its options, what it prints, its exit code."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sfl.cli import completion
 from sfl.cli.compare import Csv, Markdown, Out, Unfinished, show_comparison
-from sfl.cli.options import RUNS, DataName, Json, Runs, Set, check_one_format
+from sfl.cli.options import (
+    RUNS,
+    DataName,
+    Jobs,
+    JobsPerGpu,
+    Json,
+    Runs,
+    Set,
+    refuse_two,
+    side_by_side,
+)
 
 if TYPE_CHECKING:
-    from sfl.compare.model import ComparedModel, Job
     from sfl.config.grid import Grid
+    from sfl.jobs.job import Job
 
 File = Annotated[
     str,
@@ -40,6 +51,8 @@ def grid(
     list_: List = False,
     no_train: NoTrain = False,
     unfinished: Unfinished = False,
+    jobs: Jobs = "1",
+    jobs_per_gpu: JobsPerGpu = 1,
     out: Out = None,
     data_name: DataName = None,
     as_csv: Csv = False,
@@ -55,19 +68,18 @@ def grid(
       sfl grid grids/small --jobs 2 --out report
       sfl grid study.yaml --no-train --json
     """
-    check_one_format(json=as_json, csv=as_csv, markdown=as_markdown)
+    refuse_two(json=as_json, csv=as_csv, markdown=as_markdown)
     from sfl.cli import layout
     from sfl.compare.grid import commands, missing, run_grid
     from sfl.config.grid import load_grid
     from sfl.files import check_folder
 
-    overrides = set_ or []
+    overrides, at_once = set_ or [], side_by_side(jobs)
     if out is not None:
         check_folder(out, "--out")  # before hours of training
     study = load_grid(file, overrides)
     if list_:
-        jobs = [job for _, job in missing(study, runs, known=True)]
-        layout.print_lines(commands(jobs, study.base, runs))
+        layout.print_lines(commands(missing(study, runs, known=True), study.base, runs))
         return
     if not no_train:
         _say_plan(study, missing(study, runs))
@@ -75,13 +87,14 @@ def grid(
         return
     comparison, models = run_grid(
         study, runs, training=not no_train, unfinished=unfinished, data_name=data_name,
-        overrides=overrides,
+        overrides=overrides, side_by_side=at_once, jobs_per_gpu=jobs_per_gpu,
     )  # fmt: skip
     show_comparison(comparison, models, out, as_json, as_csv, as_markdown)
 
 
-def _say_plan(grid: "Grid", lacking: "Sequence[tuple[ComparedModel, Job]]") -> None:
-    from sfl.compare.estimate import estimate
+def _say_plan(grid: "Grid", lacking: "Sequence[Job]") -> None:
+    from sfl.compare.plan import images_of
+    from sfl.jobs.estimate import estimate
     from sfl.progress import say
     from sfl.units import bytes_text, seconds_text
 
@@ -90,7 +103,7 @@ def _say_plan(grid: "Grid", lacking: "Sequence[tuple[ComparedModel, Job]]") -> N
     if not lacking:
         say("all runs are there")
         return
-    needed = estimate(lacking)
+    needed = estimate(lacking, partial(images_of, images_read={}))
     say(
         f"to be trained: {needed.runs} runs, about {seconds_text(needed.seconds)} one after the "
         f"other, {bytes_text(needed.bytes)} on the disk (which: --list)"

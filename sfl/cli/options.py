@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -45,7 +45,32 @@ Set = Annotated[
 DataName = Annotated[
     str | None, typer.Option(metavar="TEXT", help="Name of the images in titles: CIFAR-10.")
 ]
+Jobs = Annotated[
+    str,
+    typer.Option(
+        "--jobs", metavar="N|auto", help="Runs trained at once, each as a process of its own."
+    ),
+]
+JobsPerGpu = Annotated[
+    int, typer.Option("--jobs-per-gpu", min=1, metavar="N", help="Runs that share a GPU.")
+]
 RUNS = Path("checkpoints")
+
+
+def side_by_side(jobs: str) -> int | Literal["auto"]:
+    """What --jobs says. Raises UserError (exit 2)."""
+    if jobs == "auto":
+        return "auto"
+    if jobs.isascii() and jobs.isdecimal() and 0 < len(jobs) < 5 and int(jobs):
+        return int(jobs)
+    raise UserError(f"--jobs {jobs}: expected a number from 1, or auto")
+
+
+def refuse_two(**given: bool) -> None:
+    """Raises UserError (exit 2) where more than one of these flags is given."""
+    if sum(given.values()) > 1:
+        *others, last = (f"--{name}" for name in given)
+        raise UserError(f"{', '.join(others)} and {last}: only one of them can be given")
 
 
 class Command(TyperCommand):
@@ -73,11 +98,3 @@ def _refuse_repeated(command: Command | Group, ctx: Any, args: list[str]) -> Non
         several = option.multiple or getattr(option, "is_flag", False)
         if times > 1 and option.param_type_name == "option" and not several:
             raise UserError(f"{option.opts[0]} is given {times} times", "give it once")
-
-
-def check_one_format(**given: bool) -> None:
-    """Raises UserError (exit 2) if more than one form of output was asked for: csv=True, …"""
-    if sum(given.values()) > 1:
-        names = [f"--{name}" for name in given]
-        said = f"{', '.join(names[:-1])} and {names[-1]}: only one of them can be given"
-        raise UserError(said)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sfl.cli import completion
-from sfl.cli.options import RUNS, Json, Runs, Set
+from sfl.cli.options import RUNS, Json, Runs, Set, refuse_two
 from sfl.errors import Exit, UserError
 
 
@@ -36,8 +36,7 @@ def predict(
     from sfl.progress import say
     from sfl.runs.store import find_weights
 
-    if as_json and as_csv:
-        raise UserError("--json and --csv: only one of them can be given")
+    refuse_two(json=as_json, csv=as_csv)
     path = find_weights(runs, run)  # before torch is imported, which takes a second
     from sfl.training.predict import predict_files
 

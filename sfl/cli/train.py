@@ -43,7 +43,7 @@ def train(
     from sfl.cli import layout, tables
     from sfl.config.load import load
     from sfl.progress import say
-    from sfl.runs.store import data_root_option, find, run_name
+    from sfl.runs.store import check_name, data_root_option, find, run_name
     from sfl.shell import command
 
     overrides = [*(set_ or []), *([f"train.seed={seed}"] if seed is not None else [])]
@@ -60,6 +60,8 @@ def train(
         result = start.resume(run, settings)
     else:
         assert config is not None
+        if name is not None:
+            check_name(name)
         folder, settings = runs, load(config, overrides)
         if dry_run:
             _show(settings, as_json)

@@ -6,13 +6,14 @@ Two phases: the trials of all cells, then the runs of all cells with what was be
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sfl.compare import schema
 from sfl.compare.compute import compare
 from sfl.compare.methods import tuning
-from sfl.compare.model import ComparedModel, Job
+from sfl.compare.model import ComparedModel
 from sfl.compare.names import Named
 from sfl.compare.plan import plan_named, will_log
 from sfl.compare.results import read_results
@@ -21,6 +22,7 @@ from sfl.compare.train_missing import train_missing
 from sfl.config.grid import Cell, Grid, as_override
 from sfl.config.load import flat, load, override
 from sfl.errors import UserError
+from sfl.jobs.job import Job
 from sfl.runs.store import data_root_option
 from sfl.shell import command
 
@@ -43,18 +45,23 @@ class Trial:
 def run_grid(
     grid: Grid, root: Path, *,
     training: bool = True, unfinished: bool = False, data_name: str | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[str] = (), side_by_side: int | Literal["auto"] = 1, jobs_per_gpu: int = 1,
 ) -> tuple[Comparison, list[ComparedModel]]:  # fmt: skip
     """Trains what the study lacks, and compares its cells with the first one.
 
     training: whether missing runs may be trained. unfinished: whether unfinished runs count as they
-    are; overrides: where the images are, for those. Raises UserError as `plan_trials`,
-    `train_missing` and `read_results` do.
+    are; overrides: where the images are, for those. side_by_side, jobs_per_gpu: how many are
+    trained at once, see `run_all`. Raises UserError as `plan_trials`, `train_missing` and
+    `read_results` do.
     """
     trials = plan_trials(grid, root, training=training)
-    train_missing([trial.model for trial in trials], root, training=training)
+    train = partial(
+        train_missing, root=root, training=training, side_by_side=side_by_side,
+        jobs_per_gpu=jobs_per_gpu,
+    )  # fmt: skip
+    train([trial.model for trial in trials])
     models = plan_cells(grid, choose(trials), root, training=training, unfinished=unfinished)
-    train_missing(models, root, training=training)
+    train(models)
     read_results(models, overrides, unfinished=unfinished)
     comparison = compare(
         models, data_name=data_name, variants=[cell.variants for cell in grid.cells]
@@ -67,20 +74,20 @@ def run_grid(
     return comparison.model_copy(update=update), models
 
 
-def missing(grid: Grid, root: Path, *, known: bool = False) -> list[tuple[ComparedModel, Job]]:
+def missing(grid: Grid, root: Path, *, known: bool = False) -> list[Job]:
     """What the study lacks: trials, and runs of cells. Those of a cell with trials to come are the
     same whatever it will choose, but for the values chosen, of which they have the first.
 
     known: leave out what depends on trials to come.
     """
     trials = plan_trials(grid, root)
-    lacking = [(trial.model, job) for trial in trials for job in trial.model.missing]
+    lacking = [job for trial in trials for job in trial.model.missing]
     if lacking and known:
         return lacking
     done = [trial for trial in trials if not trial.model.missing]
     waiting = {trial.cell: trial.values for trial in reversed(trials) if trial.model.missing}
     models = plan_cells(grid, {**choose(done), **waiting}, root)
-    return lacking + [(model, job) for model in models for job in model.missing]
+    return lacking + [job for model in models for job in model.missing]
 
 
 def plan_trials(grid: Grid, root: Path, *, training: bool = True) -> list[Trial]:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from sfl.config.schema import Config
+from sfl.jobs.job import Job
 from sfl.runs.directory import Run
 from sfl.runs.records import Count, Positive, Result
 
@@ -46,15 +47,6 @@ class RunResult:
         """(N,), whether each image was classified correctly."""
         found: NDArray[np.bool_] = self.predictions == self.labels
         return found
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run that is to be trained: its name, its config, and the unfinished run to go on with."""
-
-    name: str
-    config: Config
-    run: Run | None = None
 
 
 @dataclass

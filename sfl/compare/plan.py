@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfl.compare.model import ComparedModel, Job
+from sfl.compare.model import ComparedModel
 from sfl.compare.names import Named, name_after_run, resolve
 from sfl.config.load import from_tree, override
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
+from sfl.jobs.job import Job
 from sfl.progress import say
 from sfl.runs import store
 from sfl.runs.directory import Run
@@ -82,12 +83,17 @@ def readable(root: Path) -> Iterator[Found]:
 
 def read_images(model: ComparedModel) -> "Dataset":
     """A model's images; a comparison reads each data set once."""
+    return images_of(model.config, model.images_read)
+
+
+def images_of(config: Config, images_read: "dict[str, Dataset]") -> "Dataset":
+    """A config's images, from those that have been read, or read now and put there."""
     from sfl.training.images import load_images
 
-    key = model.config.data.model_dump_json()
-    if key not in model.images_read:
-        model.images_read[key] = load_images(model.config)
-    return model.images_read[key]
+    key = config.data.model_dump_json()
+    if key not in images_read:
+        images_read[key] = load_images(config)
+    return images_read[key]
 
 
 def refuse_target(models: Sequence[ComparedModel]) -> None:

@@ -4,19 +4,18 @@ Knows no config, no images and no files. Its state is tensors by name.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
 from sfl.learning.divergence import Guard
+from sfl.learning.local_losses import Loss
 from sfl.learning.routes import Chain, Route
 from sfl.learning.sleep import Sleep
 from sfl.learning.world import ALONE, World
 from sfl.nn.feedback.attach import Feedback
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfl.nn.feedback.drawing import uniform
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # from logits (B, classes) and labels (B,) to ()
 Kind = Literal["pred", "sim", "predsim"]
 MOST_FEATURES = 2048  # of the readout of pred, as in the paper
 SHARE_OF_SIM = 0.99  # in predsim
@@ -29,7 +32,7 @@ class LocalLoss(nn.Module):
     predsim: 0.01 pred + 0.99 sim.
 
     layer: the block's layer with weights. shape: (C, H, W) or (F,), of h for one image.
-    loss: from logits (B, classes) and labels (B,) to (). generator: of g's first weights.
+    loss: of the readout's logits. generator: of g's first weights.
     """
 
     def __init__(
@@ -38,7 +41,7 @@ class LocalLoss(nn.Module):
         shape: tuple[int, ...],
         classes: int,
         kind: Kind,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Loss,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
@@ -58,8 +61,7 @@ class LocalLoss(nn.Module):
         shared = (isinstance(layer, nn.Conv2d) and len(shape) == 3) or isinstance(layer, nn.Linear)
         if share and shared:
             size = (shape[0], shape[0], 3, 3) if len(shape) == 3 else (shape[-1], shape[-1])
-            weight = torch.rand(size, generator=generator, dtype=like.dtype, device="cpu")
-            weight = weight.mul_(2).sub_(1).div_(math.sqrt(math.prod(size[1:])))
+            weight = uniform(size, like.dtype, generator).div_(math.sqrt(math.prod(size[1:])))
             self.mixing = nn.Parameter(weight)  # as nn.Conv2d and nn.Linear are drawn
         self.to(like.device)
 

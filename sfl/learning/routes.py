@@ -5,17 +5,16 @@ A route is joined to a model when it is made, before torch.compile. Blocks: sfl.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
 from sfl.learning.blocks import Cuts, find_blocks
-from sfl.learning.local_losses import Kind, LocalLoss
+from sfl.learning.local_losses import Kind, LocalLoss, Loss
+from sfl.nn.feedback.drawing import Draw, uniform
 
-Draw = Callable[..., torch.Generator]  # of a purpose and counters, as learning.seeding.generator
-Loss = Callable[[Tensor, Tensor], Tensor]
 Size = tuple[int, int, int]
 
 
@@ -106,14 +105,13 @@ class DirectFeedback(Route):
         weight = next(model.parameters())
         self._projections: dict[str, Tensor] = {}
         for place, block in enumerate(blocks):
-            generator = draw("projection", place)
             shape = (*last.shape, *block.shape)
             self._projections[block.layer] = weight.new_empty(shape, requires_grad=False)
             if weight.is_meta:
                 continue  # nothing is drawn for a summary
-            uniform = torch.rand(shape, generator=generator, dtype=weight.dtype, device="cpu")
-            bound = 1 / math.sqrt(math.prod(block.shape))
-            self._projections[block.layer].copy_(uniform.mul_(2).sub_(1).mul_(bound))
+            drawn = uniform(shape, weight.dtype, draw("projection", place))
+            drawn *= 1 / math.sqrt(math.prod(block.shape))
+            self._projections[block.layer].copy_(drawn)
 
     def backward(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         outputs = self._cuts.take()

@@ -59,23 +59,17 @@ class Sleep:
         if (step + 1) % self.every:
             return False
         for name, layer in self.layers.items():
-            rows, columns = layer.kernel_size if self.kernels == "k2" else (1, 1)
+            pools = layer.kernel_size if self.kernels == "k2" else (1, 1)
             exists = layer.field_mask().to(layer.weight.device)
             rule = self._rules.get(name)
             for weight in [layer.weight, *(rule.parameters() if rule else [])]:
                 for tensor in _with_moments(weight, optimizer):
-                    pull(tensor, exists, self.strength, (rows, columns))
+                    pull(tensor, exists, self.strength, pools)
             if layer.bias is not None and layer.bias.dim() == 3:
+                everywhere = exists.new_ones(*exists.shape[:2], 1, 1)
                 for tensor in _with_moments(layer.bias, optimizer):
-                    local = tensor.permute(1, 2, 0)[
-                        ..., None, None, None
-                    ]  # as weights of one input
-                    pull(
-                        local,
-                        exists.new_ones(*local.shape[:2], 1, 1),
-                        self.strength,
-                        (rows, columns),
-                    )
+                    local = tensor.movedim(0, -1)[..., None, None, None]  # weights of one input
+                    pull(local, everywhere, self.strength, pools)
         return True
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from sfl.nn.feedback.attach import followers
 from sfl.nn.feedback.drawing import existing
-from sfl.nn.feedback.rules import RULES
+from sfl.nn.feedback.rules import rule_named
 from sfl.nn.norm import UnitBatchNormReLU
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.summary import summarize
@@ -149,11 +149,8 @@ def audit(
                 found |= _sent(grade, _served(passed[name], grade), passed[name])
             if number := (heads or {}).get(name):
                 found |= _sent("transports", number, module)
-            if (
-                isinstance(module, (*BATCH_NORMS, UnitBatchNormReLU))
-                and behind
-                and route != "frozen"
-            ):
+            passed_by_errors = behind and route != "frozen"
+            if passed_by_errors and isinstance(module, (*BATCH_NORMS, UnitBatchNormReLU)):
                 found["own_scales"] = _count(module) // 2
             layers.append(LayerAudit(name, type(module).__name__, **found))
         behind |= name == first
@@ -184,19 +181,19 @@ def _sharing(
     """None for a module without weights. runs: the shapes of its outputs for an image."""
     if not runs and isinstance(module, (Weighted, UnitBatchNormReLU, *BATCH_NORMS)):
         raise ValueError(f"{name}: no call of it was seen, so what it shares is not known")
+    numbers = _count(module)
     if isinstance(module, SpatialFeatureLayer):
         return _of_local(module, len(runs), sleeps)
     if isinstance(module, UnitBatchNormReLU):
-        return {"statistics": _count(module)} | _common("soft", _count(module), len(runs))
-    if isinstance(module, BATCH_NORMS):
-        places = sum(math.prod(size[1:]) for size in runs)
-        return {"statistics": 2 * module.num_features} | _common("soft", _count(module), places)
-    if isinstance(module, nn.Conv2d):
-        places = sum(math.prod(size[1:]) for size in runs)
-        return _common("shared", _count(module), places)
+        return {"statistics": numbers} | _common("soft", numbers, len(runs))
     if isinstance(module, nn.Linear):
-        return _common("shared", _count(module), sum(math.prod(size[:-1]) for size in runs))
-    if _count(module):
+        return _common("shared", numbers, sum(math.prod(size[:-1]) for size in runs))
+    places = sum(math.prod(size[1:]) for size in runs)
+    if isinstance(module, nn.Conv2d):
+        return _common("shared", numbers, places)
+    if isinstance(module, BATCH_NORMS):
+        return {"statistics": 2 * module.num_features} | _common("soft", numbers, places)
+    if numbers:
         raise ValueError(f"{name}: what a {type(module).__name__} shares is not known")
     return None
 
@@ -227,9 +224,7 @@ def _grade(rule: str, alignment: float) -> str:
     """Of each layer that the rule serves."""
     if rule == "backprop":
         return "transports"
-    if rule not in RULES:
-        raise ValueError(f"rule {rule!r} is none of backprop, {', '.join(RULES)}")
-    return "at birth" if alignment else RULES[rule].transport
+    return "at birth" if alignment else rule_named(rule).transport
 
 
 def _sent(grade: str, numbers: int, like: nn.Module) -> Fields:

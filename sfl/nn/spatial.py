@@ -140,16 +140,16 @@ class SpatialFeatureLayer(Whole):
 
     def field_mask(self) -> Tensor:
         """Which inputs of each unit's receptive field exist: (OH, OW, kh, kw) bool."""
-        _, height, width = self.in_dimensions
         _, positions_h, positions_w = self.out_dimensions
-        return field_mask((height, width), self.window, (positions_h, positions_w))
+        return field_mask(self.in_dimensions[1:], self.window, (positions_h, positions_w))
 
     def weight_count(self) -> int:
         """The weights that exist: those of missing (padding) inputs are not counted; no bias."""
-        if self.storage == "dense":
-            return self.weight.numel()
-        fields = int(self.field_mask().sum())
-        return fields * self.in_dimensions[0] // self.groups * self.out_dimensions[0]
+        return self.weight.numel() if self.storage == "dense" else self.weights_inside()
+
+    def weights_inside(self) -> int:
+        """The weights inside the receptive fields, of either storage."""
+        return int(self.field_mask().sum()) * self.in_channels // self.groups * self.out_channels
 
     def dense_count(self) -> int:
         """The weights that the dense storage of this layer holds, without bias."""
@@ -223,12 +223,12 @@ class SpatialFeatureLayer(Whole):
         A bias a position becomes its mean, too. Raises ValueError for dense storage, and for
         padding that is not alike at both ends.
         """
-        channels, out_channels = self.in_dimensions[0], self.out_dimensions[0]
         if any(isinstance(ends, tuple) for ends in self.padding):
             raise ValueError(f"padding is {self.padding}, a Conv2d's is alike at both ends")
         sizes = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
-        like = {"device": self.weight.device, "dtype": self.weight.dtype}
-        conv = nn.Conv2d(channels, out_channels, *sizes, bias=self.bias is not None, **like)  # type: ignore[arg-type]
+        like: Any = {"device": self.weight.device, "dtype": self.weight.dtype}
+        like["bias"] = self.bias is not None
+        conv = nn.Conv2d(self.in_channels, self.out_channels, *sizes, **like)  # type: ignore[arg-type]
         distance = self.sharing_distance()
         with torch.no_grad():
             exists = self.field_mask().to(self.weight.device)

@@ -5,6 +5,7 @@ Knows nothing of training.
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,7 @@ def create(root: Path, name: str, *, exact: bool = False) -> Run:
 
     exact: if True, takes an existing one that is blank, see `check_new`; else UserError (exit 4).
     """
-    for attempt in range(1, 1_000_000):
-        path = root / (name if attempt == 1 else f"{name}-{attempt}")
+    for path in places(root, name):
         try:
             root.mkdir(parents=True, exist_ok=True)
             path.mkdir()
@@ -40,26 +40,38 @@ def create(root: Path, name: str, *, exact: bool = False) -> Run:
     raise AssertionError("a million runs of one name")
 
 
-def check_new(root: Path, name: str) -> None:
-    """Raises UserError for a name that is taken (exit 4) or not allowed (exit 2).
+def places(root: Path, name: str) -> Iterator[Path]:
+    """Where a run of that name may be, the first choice first: name, name-2, name-3…"""
+    yield root / name
+    yield from (root / f"{name}-{number}" for number in range(2, 1_000_000))
 
-    A folder of that name is not in the way if it is empty, or holds only what a process left that
-    was killed before it wrote config.yaml.
-    """
+
+def check_name(name: str) -> None:
+    """Raises UserError (exit 2) for a name that is not allowed."""
     odd = not name.isprintable() or name.startswith((".", "-")) or len(os.fsencode(name)) > 200
     if not name or odd or Path(name).name != name:
         raise UserError(f"--name {name[:80]!r}: expected a name, not a path; up to 200 letters")
-    if os.path.lexists(path := root / name) and not _is_blank(path):
-        raise _taken(path)
 
 
-def _is_blank(path: Path) -> bool:
+def check_new(root: Path, name: str) -> None:
+    """Raises UserError (exit 4) for a name that is taken.
+
+    A folder of that name is not in the way if it is blank, see `is_blank`.
+    """
+    if os.path.lexists(path := root / name) and not is_blank(path):
+        raise taken(path)
+
+
+def is_blank(path: Path) -> bool:
+    """Whether a folder is empty, or holds only what a process left that was killed before it wrote
+    config.yaml; False while a process trains there."""
     if not path.is_dir() or Run(path).is_locked():
         return False
     return all(there.name == LOCK or there.name.endswith(TEMPORARY) for there in path.iterdir())
 
 
-def _taken(path: Path) -> UserError:
+def taken(path: Path) -> UserError:
+    """The error for a name that exists."""
     said, hint, then = "a run of this name exists", "choose another name", ""
     if Run(path).is_locked():
         said = "a run of this name is being trained"

@@ -116,34 +116,27 @@ def _said(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Puts the weights into the model. Raises UserError as `check_weights` does."""
-    check_weights(checkpoint, model)
+    """Puts the weights into the model. Raises UserError as `check_tensors` does."""
+    check_tensors(checkpoint, model=model.state_dict())
     model.load_state_dict(_tensors(checkpoint, "model"))
 
 
-def check_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Raises UserError (exit 4) where the checkpoint's weights are another model's."""
-    _check(checkpoint, "model", model.state_dict())
-
-
-def check_beside(checkpoint: Checkpoint, **owners: Mapping[str, Tensor]) -> None:
-    """The same for tensors beside the model, of those owners: feedback, route."""
+def check_tensors(checkpoint: Checkpoint, **owners: Mapping[str, Tensor]) -> None:
+    """Raises UserError (exit 4) where tensors of those owners (model, feedback, route) differ from
+    these in names or shapes.
+    """
     for owner, expected in owners.items():
-        _check(checkpoint, owner, expected)
-
-
-def _check(checkpoint: Checkpoint, owner: str, expected: Mapping[str, Tensor]) -> None:
-    there, here = (
-        {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        for tensors in (_tensors(checkpoint, owner), expected)
-    )
-    for name in sorted(there.keys() | here.keys()):
-        found, own = there.get(name, "none"), here.get(name, "none")
-        if found != own:
-            raise _unusable(
-                f"{checkpoint.path}: a checkpoint of another {owner}: {name} is {found} there, "
-                f"the config's {owner} has {own}"
-            )
+        there, here = (
+            {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            for tensors in (_tensors(checkpoint, owner), expected)
+        )
+        for name in sorted(there.keys() | here.keys()):
+            found, own = there.get(name, "none"), here.get(name, "none")
+            if found != own:
+                raise _unusable(
+                    f"{checkpoint.path}: a checkpoint of another {owner}: {name} is {found} there, "
+                    f"the config's {owner} has {own}"
+                )
 
 
 def _tensors(checkpoint: Checkpoint, owner: str) -> dict[str, Tensor]:

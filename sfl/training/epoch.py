@@ -88,7 +88,7 @@ def train_epoch(
     learner.model.train()
     start = time.perf_counter() - so_far.seconds
     next_look = 0.0
-    for step, (images, labels) in enumerate(batches(setup, so_far), so_far.steps):
+    for step, (images, labels) in enumerate(_batches(setup, so_far), so_far.steps):
         overall = (epoch - 1) * setup.steps_per_epoch + step
         so_far.lr = _rate(setup, overall)
         # Any step can be repeated alone; each rank drops other units.
@@ -124,7 +124,7 @@ def _rate(setup: Setup, step: int) -> float:
     )  # fmt: skip
 
 
-def batches(setup: Setup, so_far: EpochSoFar) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(setup: Setup, so_far: EpochSoFar) -> Iterator[tuple[Tensor, Tensor]]:
     """This rank's part of the epoch's remaining batches."""
     data, seed, epoch = setup.config.data, setup.config.train.seed, so_far.number
     return train_batches(

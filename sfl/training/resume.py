@@ -11,7 +11,7 @@ from sfl.learning.learner import Learner
 from sfl.progress import say
 from sfl.runs.directory import BEST, CONFIG, LAST, Run
 from sfl.shell import command
-from sfl.training.checkpoint import Checkpoint, check_beside, check_weights, read_checkpoint
+from sfl.training.checkpoint import Checkpoint, check_tensors, read_checkpoint
 from sfl.training.epoch import EpochSoFar, Metrics
 from sfl.training.images import refuse_lost_root
 from sfl.training.setup import Setup
@@ -75,8 +75,8 @@ def restore(
     if checkpoint is None:
         return [], None
     assert checkpoint.metrics is not None
-    check_weights(checkpoint, learner.model)
-    check_beside(checkpoint, feedback=learner.feedback.state(), route=learner.route.state())
+    feedback, route = learner.feedback.state(), learner.route.state()
+    check_tensors(checkpoint, model=learner.model.state_dict(), feedback=feedback, route=route)
     learner.load_state(checkpoint.tensors)
     so_far, where = None, f"after epoch {len(checkpoint.metrics)}"
     if checkpoint.so_far is not None:

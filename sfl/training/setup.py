@@ -15,7 +15,8 @@ from sfl.config.schema import Config
 from sfl.data.batches import batch_count, last_batch
 from sfl.data.dataset import Dataset, Split
 from sfl.errors import Exit, UserError
-from sfl.learning.learner import Learner, Loss
+from sfl.learning.learner import Learner
+from sfl.learning.local_losses import Loss
 from sfl.learning.optimizers import build_optimizer
 from sfl.learning.routes import Chain, DirectFeedback, Frozen, LocalLosses, Route
 from sfl.learning.seeding import generator, seed_global

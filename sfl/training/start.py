@@ -27,6 +27,7 @@ def train(
     """Trains a run in a new directory in `root`; returns its result.
 
     exact: if the name exists, raise UserError instead of taking another (see runs.store.create).
+        Of several processes that train one name at once, one does; the others raise.
     dataset: the config's images, if they have been read already.
     If training fails before the first epoch is done, the directory is removed.
     """
@@ -38,6 +39,7 @@ def train(
         run = Run(Path(world.from_first(lambda: str(store.create(root, name, exact=exact).path))))
         try:
             with _locked(run, world):
+                world.from_first(lambda: _check_not_begun(run))
                 return _fit(setup, run)
         except BaseException as error:
             # Kept: a stopped run that has its config, a failed one that has finished an epoch.
@@ -66,6 +68,13 @@ def _check_place(root: Path, name: str, *, exact: bool) -> str:
     if exact:
         store.check_new(root, name)
     return name
+
+
+def _check_not_begun(run: Run) -> str:
+    """By another process, between the making of the directory and its lock."""
+    if (run.path / CONFIG).exists():
+        raise store.taken(run.path)
+    return run.name
 
 
 @contextlib.contextmanager

@@ -164,6 +164,8 @@ BAD = [
     Bad("compare one twice", "compare conv conv", 2, "conv is named twice"),
     Bad("compare an unknown one", "compare conv sptial", 2, "sptial: no such config: did you mea"),
     Bad("compare no seeds", "compare conv spatial --seeds 0", 2, "Invalid value for '--seeds': "),
+    Bad("compare by no jobs", "compare conv spatial --jobs 0", 2, "--jobs 0: expected a number fr"),
+    Bad("compare by some", "compare conv spatial --jobs x", 2, "--jobs x: expected a number fr"),
     Bad("compare what is not there", "compare conv spatial --no-train", 4, "conv-s0, spatial-s0"),
     Bad("show nothing", "show none", 2, "none: no such config"),
     Bad("resume an unknown run", "train --resume none", 4, "none: no such run in checkpoints"),

@@ -85,7 +85,7 @@ def test_gaps_are_to_the_first_variant_of_each_axis(study: Grid, runs_dir: Path)
 def test_the_commands_train_the_same(
     study: Grid, trained: list[tuple[str, Config]], runs_dir: Path
 ) -> None:
-    jobs = [job for _, job in missing(study, runs_dir, known=True)]
+    jobs = missing(study, runs_dir, known=True)
     for line, job in zip(commands(jobs, study.base, runs_dir), jobs, strict=True):
         _, train, *words = shlex.split(line)
         options = dict(zip(words[::2], words[1::2], strict=True))

@@ -16,9 +16,9 @@ from sfl.compare.train_missing import train_missing
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.runs import store
-from sfl.runs.directory import Run, lock
+from sfl.runs.directory import Run
 from tests.conftest import ENVIRONMENT
-from tests.stand_ins import Images, configs, images, planted, trained
+from tests.stand_ins import Images, configs, fails, images, planted, trained
 
 
 def finished_names(found: list[ComparedModel]) -> list[list[str]]:
@@ -190,16 +190,16 @@ def test_an_interrupted_run_is_gone_on_with_on_this_machines_terms(
     assert finished_names(found)[0] == ["begun"]
 
 
-def test_a_run_that_is_being_trained_is_refused_before_anything_is_trained(
-    configs: Path, runs_dir: Path, trained: list[tuple[str, Config]]
+def test_one_that_fails_is_told_after_the_others_are_trained(
+    configs: Path, runs_dir: Path, trained: list[tuple[str, Config]], fails: Callable[..., None]
 ) -> None:
-    run = planted(runs_dir / "busy", "two", finished=False)
-    found = plan(["one", "two"], [], None, runs_dir)
-    with lock(run), pytest.raises(UserError) as caught:
+    fails("one-s0", UserError("diverged", "", Exit.DIVERGED))
+    found = plan(["one", "two"], [], 2, runs_dir)
+    with pytest.raises(UserError, match=r"^1 of 4 runs failed: one-s0") as caught:
         train_missing(found, runs_dir)
-    assert str(caught.value) == f"{run.path}: is being trained now (wait for it)"
-    assert caught.value.exit_code is Exit.RUN
-    assert trained == []
+    assert caught.value.exit_code is Exit.DIVERGED
+    assert finished_names(found) == [["one-s1"], ["two-s0", "two-s1"]]
+    assert missing_seeds(found) == [[0], []]
 
 
 @pytest.mark.parametrize(

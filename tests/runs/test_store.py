@@ -102,9 +102,9 @@ def test_a_folder_of_other_things_is_not_called_a_run(runs_dir: Path, name: str)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/abs", "-x", "a\nb", "n" * 201])
-def test_a_name_is_no_path(runs_dir: Path, name: str) -> None:
+def test_a_name_is_no_path(name: str) -> None:
     with pytest.raises(UserError, match=r"^--name .*: expected a name, not a path") as caught:
-        store.check_new(runs_dir, name)
+        store.check_name(name)
     assert caught.value.exit_code is Exit.USAGE
 
 

@@ -7,7 +7,7 @@ for several workers.
 choose, report  which engine computes on a device, and why; the reason alone, in a line.
 Whole  a module that tracers keep whole.
 reference_engine  plain PyTorch for a while, to compare with it.
-batch_innermost  a tensor in the order in memory that local layers are fastest with;
+batch_innermost  a tensor in the order in memory that local layers are fastest with.
 
 Inside: `choice` chooses an engine; `reference` is the one for every device, `cpu.kernel` the
 compiled one; `operators` and `fused` give them to autograd; `memory_order` says what lies how in

@@ -31,11 +31,7 @@ def is_batch_innermost(x: Tensor) -> bool:
 
 
 def batch_innermost(x: Tensor) -> Tensor:
-    """x (B, C, H, W), the same numbers, with its batch innermost in memory.
-
-    No copy where it lies so already. A network of SpatialFeatureLayers is fastest when its input
-    is given in this order; its outputs then have it, too.
-    """
+    """As sfl.nn.engine.batch_innermost, of PyTorch's own operations alone."""
     return positions_outermost(x).permute(3, 2, 0, 1)
 
 

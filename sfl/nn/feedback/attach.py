@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sfl.nn.engine import batch_innermost
-from sfl.nn.feedback.drawing import Scale, existing
+from sfl.nn.feedback.drawing import Draw, Scale, existing
 from sfl.nn.feedback.products import input_gradient
-from sfl.nn.feedback.rules import RULES, Draw, Rule
+from sfl.nn.feedback.rules import Rule, rule_named
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.weighted import Weighted, weighted_layers
 
@@ -80,7 +80,7 @@ def attach(
 ) -> Feedback:
     """Gives all layers with weights but the first, which sends nothing back, a rule of that name.
 
-    rule: one of RULES, or "backprop", with which the model stays as it is.
+    rule: one of rules.RULES, or "backprop", with which the model stays as it is.
     draw: gives generators, as partial(sfl.learning.seeding.generator, seed) does.
     scale, options: of the rule.
 
@@ -89,11 +89,10 @@ def attach(
     """
     if rule == "backprop":
         return Feedback({})
-    if rule not in RULES:
-        raise ValueError(f"rule {rule!r} is none of backprop, {', '.join(RULES)}")
+    kind = rule_named(rule)
     check(model)
     rules = {
-        name: RULES[rule](layer, scale, draw, place, **options)
+        name: kind(layer, scale, draw, place, **options)
         for place, (name, layer) in enumerate(followers(model).items(), 1)
     }
     for each in rules.values():
@@ -144,7 +143,7 @@ def summarize_feedback(model: nn.Module, rule: str) -> FeedbackSummary | None:
     """What `attach` would make, without making it; None with backprop."""
     if rule == "backprop":
         return None
-    kind, layers = RULES[rule], followers(model).values()
+    kind, layers = rule_named(rule), followers(model).values()
     size = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
     exist = sum(map(existing, layers))
     return FeedbackSummary(exist * kind.keeps, size * kind.keeps, bool(kind.holds), kind.moves)

@@ -5,6 +5,7 @@ outside the receptive fields in dense storage.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from sfl.nn.weighted import Weighted
 from sfl.nn.window import field_uses
 
 Scale = Literal["xavier", "kaiming"]
+Draw = Callable[..., torch.Generator]  # of a purpose and counters, as learning.seeding.generator
 
 
 def spread(layer: Weighted, scale: Scale) -> Tensor:
@@ -55,32 +57,38 @@ def _numbers(fan_in: float, fan_out: float) -> tuple[Tensor, Tensor]:
 
 def drawn(layer: Weighted, scale: Scale, generator: torch.Generator) -> Tensor:
     """Feedback weights from U(±√3 · `spread`), drawn on the CPU, as the layer's own lie."""
-    shape = tuple(layer.weight.shape)
-    if isinstance(layer, SpatialFeatureLayer):
-        _, *positions = layer.out_dimensions
-        channels = layer.in_channels // layer.groups
-        shape = (*positions, layer.out_channels, *layer.kernel_size, channels)
-    uniform = torch.rand(shape, generator=generator, dtype=layer.weight.dtype, device="cpu")
-    return stored(layer, uniform.mul_(2).sub_(1).mul_(math.sqrt(3) * spread(layer, scale)))
+    weights = uniform(_local_shape(layer), layer.weight.dtype, generator)
+    return stored(layer, weights.mul_(math.sqrt(3) * spread(layer, scale)))
+
+
+def uniform(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Numbers from U(±1), drawn on the CPU."""
+    drawn = torch.empty(shape, dtype=dtype, device="cpu")
+    return drawn.uniform_(-1, 1, generator=generator)
 
 
 def existing(layer: Weighted) -> int:
     """How many feedback weights there are: one for each weight inside a field."""
-    if not isinstance(layer, SpatialFeatureLayer):
-        return layer.weight.numel()
-    fields = int(layer.field_mask().sum())
-    return fields * layer.in_channels // layer.groups * layer.out_channels
+    if isinstance(layer, SpatialFeatureLayer):
+        return layer.weights_inside()
+    return layer.weight.numel()
 
 
 def stored(layer: Weighted, weights: Tensor) -> Tensor:
     """Weights in local form as the layer stores its own: in its storage, device and memory order.
 
-    Of nn.Linear and nn.Conv2d they are in that form. What broadcasts to it may be given.
+    What broadcasts to local form may be given.
     """
     if isinstance(layer, SpatialFeatureLayer) and layer.storage == "dense":
-        _, *positions = layer.out_dimensions
-        channels = layer.in_channels // layer.groups
-        local = (*positions, layer.out_channels, *layer.kernel_size, channels)
-        weights = weights.expand(local)
+        weights = weights.expand(_local_shape(layer))
         weights = local_to_dense(weights, layer.in_dimensions, layer.window, layer.groups)
     return torch.empty_like(layer.weight, requires_grad=False).copy_(weights)
+
+
+def _local_shape(layer: Weighted) -> tuple[int, ...]:
+    """Of its weights in local form, in which those of nn.Linear and nn.Conv2d always are."""
+    if not isinstance(layer, SpatialFeatureLayer):
+        return tuple(layer.weight.shape)
+    _, *positions = layer.out_dimensions
+    channels = layer.in_channels // layer.groups
+    return (*positions, layer.out_channels, *layer.kernel_size, channels)

@@ -8,19 +8,17 @@ To add a rule: a class here, its name in RULES and among those of learn.rule.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from sfl.nn.feedback.drawing import Scale, drawn, spread, stored
+from sfl.nn.feedback.drawing import Draw, Scale, drawn, spread, stored
 from sfl.nn.feedback.products import response
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.weighted import Weighted
 from sfl.nn.window import field_mask, window_of
-
-Draw = Callable[..., torch.Generator]  # of a purpose and counters, as learning.seeding.generator
 
 
 class Rule:
@@ -215,3 +213,10 @@ RULES: dict[str, type[Rule]] = {
     "kp": KolenPollack,
     "mirror": Mirror,
 }
+
+
+def rule_named(name: str) -> type[Rule]:
+    """Raises ValueError for a name that is none of RULES."""
+    if name not in RULES:
+        raise ValueError(f"rule {name!r} is none of backprop, {', '.join(RULES)}")
+    return RULES[name]

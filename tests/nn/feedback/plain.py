@@ -5,7 +5,7 @@ Nothing of sfl computes here. A layer is a matrix (units, inputs), filled by loo
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,14 @@ class PlainLayer:
 
     @classmethod
     def of(cls, layer: nn.Module, size: Size) -> "PlainLayer":
+        """The loops run once for all layers of the same sizes."""
+        key = (repr(layer), tuple(size))
+        if key not in MADE:
+            MADE[key] = cls._made(layer, size)
+        return replace(MADE[key])
+
+    @classmethod
+    def _made(cls, layer: nn.Module, size: Size) -> "PlainLayer":
         if isinstance(layer, nn.Linear):
             out, inputs = layer.weight.shape
             return cls(torch.arange(out * inputs).view(out, inputs), torch.arange(out), size)
@@ -53,6 +61,9 @@ class PlainLayer:
         rows = inside.sum(1, keepdim=True).expand_as(inside).to(weight)
         columns = inside.sum(0, keepdim=True).expand_as(inside).to(weight)
         return self.gathered(rows, weight), self.gathered(columns, weight)
+
+
+MADE: dict[tuple[str, tuple[int, ...]], PlainLayer] = {}
 
 
 def _fields(layer: nn.Conv2d | SpatialFeatureLayer, size: Size) -> tuple[Size, Tensor]:

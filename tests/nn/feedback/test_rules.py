@@ -1,6 +1,5 @@
 """Each rule against plain matrix products, in float64: every gradient, for every kind of layer."""
 
-import dataclasses
 import math
 from functools import partial
 from typing import Any
@@ -43,17 +42,6 @@ def middle(kind: str, steps: str) -> nn.Module:
 KINDS = [("linear", "plain"), *((k, s) for k in ("conv", "local", "dense") for s in STEPS)]
 
 
-def plain_layer(layer: nn.Module, size: tuple[int, ...]) -> PlainLayer:
-    """As PlainLayer.of; the loops run once for all layers of the same sizes."""
-    key = (repr(layer), size)
-    if key not in MADE:
-        MADE[key] = PlainLayer.of(layer, size)
-    return dataclasses.replace(MADE[key])
-
-
-MADE: dict[tuple[str, tuple[int, ...]], PlainLayer] = {}
-
-
 class Case:
     """A net of three layers with the kind in the middle, and a batch."""
 
@@ -71,7 +59,7 @@ class Case:
         kinds = (nn.Conv2d, nn.Linear, SpatialFeatureLayer)
         self.layers = [m for m in self.model.modules() if isinstance(m, kinds)]
         sizes = [(2, *SIZE[1:]), SIZE, (y[0].numel(),)]
-        self.plain = [plain_layer(m, s) for m, s in zip(self.layers, sizes, strict=True)]
+        self.plain = [PlainLayer.of(m, s) for m, s in zip(self.layers, sizes, strict=True)]
         if kind == "dense":  # whose forward pass has all weights, and its field only some
             full = self.layers[1].weight.shape
             number = torch.arange(self.layers[1].weight.numel()).view(full)

@@ -1,0 +1,100 @@
+"""What is refused before the first of several runs is trained: runs that can't be, and too many.
+
+Torch is imported when something is checked.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sfl.config.schema import Config
+from sfl.errors import Exit, UserError
+from sfl.files import check_space
+from sfl.jobs.job import Job
+from sfl.runs import store
+from sfl.units import bytes_text
+
+if TYPE_CHECKING:
+    from sfl.data.dataset import Dataset
+    from sfl.training.setup import Setup
+
+ReadImages = Callable[[Config], "Dataset"]
+
+# Bytes of a process beside its images and what `training_bytes` counts: on a CPU PyTorch and its
+# compiler (410 MB measured on Linux, without pages that processes share), on a GPU its context.
+PROCESS = 500_000_000
+
+
+@dataclass(frozen=True)
+class Need:
+    """The memory of a run in a process of its own, and how much its device has free; in bytes.
+
+    gpu: whether it may be given any GPU of this machine. free: None if unknown.
+    """
+
+    gpu: bool
+    bytes: int
+    free: int | None
+
+
+def check_all(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> list[Need]:
+    """The need of each job. Raises what would stop one of them now, not after hours of the others.
+
+    UserError: a model that doesn't fit its images (exit 2), images that can't be read (exit 3), a
+    folder that can't be written to (exit 4), a model or a disk too large or too small (exit 6).
+    """
+    from sfl.training.memory import disk_bytes
+    from sfl.training.setup import set_up
+
+    store.check_root(root)
+    needs = []
+    needed = kept = 0  # bytes: the most at any time; what the jobs so far leave on the disk
+    for job in jobs:
+        setup = set_up(job.config, read_images(job.config))
+        stays, most = disk_bytes(setup.summary, job.config.optimizer, job.config.train.keep)
+        there = job.run.checkpoint_bytes if job.run else 0
+        needed, kept = max(needed, kept + most - there), kept + stays - there
+        needs.append(_need(setup))
+    check_space(root, needed)
+    return needs
+
+
+def most_at_once(needs: Sequence[Need]) -> int:
+    """How many of the jobs fit one device's memory at once, if they are the largest; at least 1."""
+    free = min((need.free for need in needs if need.free is not None), default=None)
+    if free is None:
+        return len(needs)
+    fit = taken = 0
+    for size in sorted((need.bytes for need in needs), reverse=True):
+        taken += size
+        if taken > free:
+            break
+        fit += 1
+    return max(1, fit)
+
+
+def refuse_too_many(needs: Sequence[Need], at_once: int, fit: int) -> None:
+    """Raises UserError (exit 6) if that many jobs at once need more memory than there is."""
+    if min(at_once, len(needs)) <= fit:
+        return
+    largest = max(needs, key=lambda need: need.bytes)
+    raise UserError(
+        f"--jobs {at_once}: a run takes about {bytes_text(largest.bytes)} of memory with its "
+        f"process, {bytes_text(largest.free or 0)} are free",
+        f"at most --jobs {fit}",
+        Exit.RESOURCES,
+    )
+
+
+def _need(setup: "Setup") -> Need:
+    from sfl.training.memory import available_bytes, training_bytes
+
+    config, splits = setup.config, setup.dataset.splits
+    images = sum(split.images.nbytes for split in splits.values())
+    training = training_bytes(
+        setup.summary, config.data.batch_size, config.optimizer, setup.precision,
+        measured=config.train.measure_every > 0,
+    )  # fmt: skip
+    any_gpu = setup.device.type == "cuda" and setup.device.index is None
+    return Need(any_gpu, training + images + PROCESS, available_bytes(setup.device))

@@ -1,0 +1,43 @@
+"""How long many runs take, from a few steps of each, and how large they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sfl.jobs.check import ReadImages
+from sfl.jobs.job import Job
+from sfl.jobs.speed import images_per_second
+
+SECONDS = 0.5  # of steps that are counted, for each network
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a number of runs, one after the other: seconds of training, bytes that stay on disk."""
+
+    runs: int
+    seconds: float
+    bytes: int
+
+
+def estimate(jobs: Sequence[Job], read_images: ReadImages) -> Estimate:
+    """Measures each network once: how long a step takes depends on neither seed nor rate.
+
+    Raises UserError for a run that can't be trained here.
+    """
+    from sfl.training.device import threads
+    from sfl.training.memory import disk_bytes
+    from sfl.training.setup import set_up
+
+    speeds: dict[str, float] = {}
+    seconds, kept = 0.0, 0
+    for job in jobs:
+        config = job.config
+        key = f"{config.model} {config.learn} {config.data} {config.optimizer.name}"
+        with threads(config.train.threads):
+            setup = set_up(config, read_images(config))
+            if key not in speeds:
+                speeds[key] = images_per_second(setup, SECONDS)
+        epochs = config.train.epochs - (len(job.run.metrics) if job.run else 0)
+        seconds += epochs * len(setup.train) / speeds[key]
+        kept += disk_bytes(setup.summary, config.optimizer, config.train.keep)[0]
+    return Estimate(len(jobs), seconds, kept)

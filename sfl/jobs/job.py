@@ -1,0 +1,81 @@
+"""A run that is to be trained, and how that ended; where it is, and who trains it.
+
+Knows no processes, and not how a run is trained.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sfl.config.load import from_tree
+from sfl.config.schema import Config
+from sfl.errors import UserError
+from sfl.progress import say
+from sfl.runs import store
+from sfl.runs.directory import CONFIG, Run
+from sfl.runs.records import Provenance
+
+# new: nobody has begun it; taken: a process trains it, or has just made its directory.
+State = Literal["new", "taken", "interrupted", "finished"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is to be trained: its name, its config, and the unfinished run to go on with."""
+
+    name: str
+    config: Config
+    run: Run | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that has not become a finished run: the run's name, and why."""
+
+    name: str
+    error: UserError
+
+
+Outcome = Run | Failure
+
+
+def raise_failures(outcomes: Sequence[Outcome]) -> None:
+    """Says which jobs failed and why, and raises UserError with the exit code of the first."""
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    if not failures:
+        return
+    for failure in failures:
+        say(f"{failure.name}: failed (exit code {failure.error.exit_code:d}): {failure.error}")
+    said = f"{len(failures)} of {len(outcomes)} runs failed: {', '.join(f.name for f in failures)}"
+    raise UserError(said, "the same command tries them again", failures[0].error.exit_code)
+
+
+def locate(job: Job, root: Path, images: Provenance | None = None) -> Path:
+    """The run directory of a job, whether it exists or not: that of the same experiment and seed.
+
+    images: those of the job, where they make another experiment of the same settings: a folder's.
+    """
+    if job.run is not None:
+        return job.run.path
+    return next(path for path in store.places(root, job.name) if _may_be(path, job, images))
+
+
+def state(path: Path) -> State:
+    """What there is to do for the run at a path that `locate` gave."""
+    if (status := Run(path).status) in ("running", "finished"):
+        return "taken" if status == "running" else "finished"
+    return "interrupted" if (path / CONFIG).exists() else "new"
+
+
+def _may_be(path: Path, job: Job, images: Provenance | None) -> bool:
+    if not (path / CONFIG).exists():  # locked: a process has just begun, and will say what it is
+        return not path.exists() or store.is_blank(path) or Run(path).is_locked()
+    run = Run(path)
+    try:
+        config, there = from_tree(run.config_tree), run.provenance
+    except UserError:  # of another version, or damaged
+        return False
+    same = config.identity() == job.config.identity()
+    same = same and config.train.seed == job.config.train.seed
+    return same and (images is None or there in (None, images))

@@ -1,0 +1,51 @@
+"""How many runs are trained at once, and what each of them gets of the machine.
+
+Torch is imported when it is asked for GPUs.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+from sfl.errors import UserError
+from sfl.jobs import speed
+from sfl.jobs.check import Need, most_at_once, refuse_too_many
+from sfl.jobs.job import Job
+
+
+def slots(
+    jobs: Sequence[Job], needs: Sequence[Need], at_once: int | Literal["auto"], jobs_per_gpu: int
+) -> list[dict[str, str]]:
+    """The environment of each of the processes that train at once: the GPU that it may use.
+
+    Raises UserError for more at once than the GPUs (exit 2) or the memory (exit 6) have room for.
+    """
+    gpus = _gpus() if any(need.gpu for need in needs) else []
+    fit, room = most_at_once(needs), len(jobs)
+    if gpus:
+        room = len(gpus) * jobs_per_gpu
+        fit = len(gpus) * min(fit, jobs_per_gpu)
+    elif jobs_per_gpu > 1:
+        raise UserError(
+            f"--jobs-per-gpu {jobs_per_gpu}: no run is trained on a GPU", "leave it out"
+        )
+    if at_once == "auto":
+        most = min(fit, room, len(jobs))
+        at_once = most if gpus else speed.fastest(jobs[0].config, min(most, speed.cores()))
+    elif gpus and at_once > room:
+        raise UserError(
+            f"--jobs {at_once}: this machine has {len(gpus)} GPUs, for {jobs_per_gpu} at once each",
+            "--jobs-per-gpu lets several share one",
+        )
+    refuse_too_many(needs, at_once, fit)
+    places = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}]
+    return [places[number % len(places)] for number in range(at_once)]
+
+
+def _gpus() -> list[str]:
+    """The GPUs, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given.split(",")[:count] if given else [str(number) for number in range(count)]

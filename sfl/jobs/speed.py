@@ -1,0 +1,89 @@
+"""How many runs side by side are fastest on this machine's processor: measured by a few steps."""
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from sfl.config.schema import Config
+from sfl.progress import say
+
+if TYPE_CHECKING:
+    from sfl.training.setup import Setup
+
+SECONDS = 2.0  # of steps that are counted
+
+
+def cores() -> int:
+    """How many of the machine's cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def thread_share(config: Config, at_once: int) -> dict[str, str]:
+    """The environment by which one of so many runs at once has its share of the cores.
+
+    {} where the config says with how many threads it is trained, or the environment does.
+    """
+    if config.train.threads is not None or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, cores() // at_once))}
+
+
+def fastest(config: Config, most: int) -> int:
+    """With how many processes of the config, up to `most`, the machine trains the most images a
+    second. Tries 1, 2, 4… until it is slower again; says what it found.
+    """
+    speeds = dict[int, float]()
+    at_once = 1
+    say("measuring how many runs side by side are fastest ...")
+    while at_once <= most:
+        speeds[at_once] = _together(config, at_once)
+        if speeds[at_once] < max(speeds.values()):
+            break
+        at_once *= 2
+    best = max(speeds, key=lambda one: speeds[one])
+    found = ", ".join(f"{one}: {speed:,.0f} images/s" for one, speed in speeds.items())
+    say(f"runs side by side: {best} ({found})")
+    return best
+
+
+def images_per_second(
+    setup: "Setup", seconds: float, ready: Callable[[], object] = lambda: None
+) -> float:
+    """Training steps on the first batch. ready: called before the first step that counts."""
+    from sfl.data.batches import test_batches
+    from sfl.training.setup import build_learner
+
+    learner, size = build_learner(setup), setup.config.data.batch_size
+    first = setup.train[:size]
+    batches = test_batches(first, batch_size=size, mean=setup.mean, std=setup.std)
+    images, labels = next(iter(batches))
+    learner.model.train()
+    learner.step(images, labels, lr=setup.config.optimizer.lr)  # loads what is loaded once
+    ready()
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() < start + seconds:
+        loss, _ = learner.step(images, labels, lr=setup.config.optimizer.lr)
+        float(loss)  # waits for the device
+        done += len(images)
+    return done / (time.perf_counter() - start)
+
+
+def _together(config: Config, at_once: int) -> float:
+    """The images a second of so many processes, in sum; 0 if one of them fails."""
+    from sfl.jobs.child import Child, asked
+
+    with ExitStack() as closed:
+        children = []
+        for _ in range(at_once):
+            child = Child(asked(config), thread_share(config, at_once))
+            closed.callback(child.close)
+            children.append(child)
+        if not all(child.hear() for child in children):
+            return 0.0
+        for child in children:
+            child.tell("go")
+        return sum(float(child.hear() or 0) for child in children)

@@ -1,0 +1,145 @@
+"""Real runs in processes of their own: their results, their failures, and how they are stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sfl.config.load import from_text, override
+from sfl.errors import Exit
+from sfl.jobs.job import Failure, Job
+from sfl.jobs.pool import run_all
+from sfl.runs.directory import BEST, LAST, PREDICTIONS, Run
+from sfl.runs.store import list_runs
+from tests.training.tiny import SPATIAL, metrics, result, same, tensors
+
+BASE = SPATIAL.replace("device: cpu", "device: cpu, threads: 1")
+CONFIG = from_text(BASE, "tiny")
+
+
+def job(name: str, *overrides: str) -> Job:
+    return Job(name, override(CONFIG, overrides))
+
+
+def train(jobs: list[Job], root: Path, at_once: int) -> list[Run | Failure]:
+    from sfl.training.images import load_images
+
+    return run_all(jobs, root, load_images, side_by_side=at_once)
+
+
+def test_side_by_side_is_bit_for_bit_one_after_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And one that diverges stops none of the others."""
+    jobs = [job("a"), job("bad", "optimizer.lr=1e30"), job("b", "train.seed=1")]
+    first, failed, second = train(jobs, tmp_path / "beside", 2)
+    said = capsys.readouterr().err
+    for epoch in (1, 2, 3):
+        assert f"a  epoch {epoch}/3  loss " in said and f"b  epoch {epoch}/3  loss " in said
+    assert isinstance(failed, Failure) and failed.error.exit_code is Exit.DIVERGED
+    assert failed.name == "bad" and "loss" in failed.error.message
+    assert "bad: failed; the others go on" in said
+
+    alone = train([jobs[0], jobs[2]], tmp_path / "alone", 1)
+    for one, other in zip((first, second), alone, strict=True):
+        assert isinstance(one, Run) and isinstance(other, Run)
+        assert metrics(one) == metrics(other) and result(one) == result(other)
+        assert same(tensors(one), tensors(other))  # weights and the optimizer's moments
+        for name in (BEST, PREDICTIONS):
+            assert (one.path / name).read_bytes() == (other.path / name).read_bytes()
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def compare(tmp_path: Path) -> Iterator[Start]:
+    """Starts `sfl compare` of two networks by two jobs, with overrides."""
+    started: list[subprocess.Popen[str]] = []
+    for name, layer in (("one", "spatial"), ("two", "conv")):
+        text = BASE.replace("SpatialDenseNet", f"SpatialDenseNet\n  layer: {layer}")
+        (tmp_path / f"{name}.yaml").write_text(text)
+
+    def begin(*overrides: str) -> "subprocess.Popen[str]":
+        given = [word for one in overrides for word in ("--set", one)]
+        names = ("one.yaml", "two.yaml", "--jobs", "2", "--runs", "runs")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sfl", "compare", *names, *given],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_until(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        (signal.SIGKILL, -signal.SIGKILL),
+    ],
+)
+def test_a_signal_stops_all_and_they_are_saved(
+    number: signal.Signals, code: int, compare: Start, tmp_path: Path
+) -> None:
+    """A killed parent, too, leaves no process that trains."""
+    from sfl.training.checkpoint import read_checkpoint
+    from sfl.training.resume import check_resumable
+
+    process = compare("train.epochs=100000")
+    runs = [Run(tmp_path / "runs" / f"{name}-s0") for name in ("one", "two")]
+    wait_until(lambda: all((run.path / LAST).exists() for run in runs) or process.poll())
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code and "Traceback" not in err, err
+    if number == signal.SIGKILL:
+        wait_until(lambda: not any(run.is_locked() for run in runs))
+    else:
+        assert "stopped; the same command goes on with them" in err
+    for run in runs:
+        assert run.status == "interrupted"
+        checkpoint = read_checkpoint(run.path / LAST)
+        assert checkpoint.metrics == Run(run.path).metrics  # saved when it stopped
+        check_resumable(run, from_text(run.config_text, "run"))
+
+
+@pytest.mark.slow
+def test_two_comparisons_at_once_train_each_run_once(compare: Start, tmp_path: Path) -> None:
+    both = [compare("train.epochs=20"), compare("train.epochs=20")]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted(run.name for run in list_runs(tmp_path / "runs")) == ["one-s0", "two-s0"]
+    for name in ("one-s0", "two-s0"):
+        # Both may show how it gets on; trained twice, its epochs would have two speeds.
+        shown = [line for _, err in said for line in err.splitlines()]
+        assert len({line for line in shown if line.startswith(f"{name}  epoch ")}) == 20
+    assert said[0][0] == said[1][0]  # the same table
+
+
+@pytest.mark.slow
+def test_auto_measures_real_processes(tmp_path: Path) -> None:
+    from sfl.jobs.speed import fastest
+
+    assert fastest(CONFIG, 1) == 1
+    assert fastest(CONFIG, 2) in (1, 2)
