@@ -74,9 +74,8 @@ def test_of_a_study_the_variants_are_named_and_what_was_tuned(study: Grid, runs_
     local, conv = "locally connected layers, with filters of its own at each position", "convolutio"
     assert any(f"are {local} (sharing: local); {conv}" in line for line in found)
     assert any(line.endswith("feedback weights of xavier size (learning: fa).") for line in found)
-    assert (
-        "The learning rate is 0.2 (local-backprop); 0.3 (local-fa); 0.1 (sharing: conv)." in found
-    )
+    rates = "The learning rate is 0.2 (local-backprop); 0.3 (learning: fa); 0.1 (sharing: conv)."
+    assert rates in found
     assert found[-1] == (
         "Chosen for each cell by itself: optimizer.lr of 0.1, 0.2 and 0.3, by validation accuracy "
         "after 1 epoch with seed 0; the test images chose nothing."
