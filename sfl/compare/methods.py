@@ -17,7 +17,7 @@ Variants = Sequence[Mapping[str, str]]  # of each cell of a study, by axis
 NAMES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
 LAYERS = {
     None: "convolutions, whose filters all positions share",
-    "local": "locally connected layers, with filters of its own at each position",
+    "local": "locally connected layers, with other filters at each position",
     "dense": "spatial layers in dense storage, each unit with a weight for every input",
 }
 NORMS = {
@@ -105,12 +105,18 @@ def _network(model: ComparedModel) -> str:
     parts = [
         f"{settings.name}, with layers of {_each(settings.channels)} channels",
         f"kernels of {_each(kernels)}",
-        f"hidden linear layers of {_each(hidden)} units" if hidden else "no hidden linear layer",
+        f"{_hidden(hidden)} units" if hidden else "no hidden linear layer",
         NORMS[settings.norm or "none"],
     ]
     rates = {"dropout": settings.dropout, "dropout of feature maps": settings.dropout2d}
     parts += [f"{name} {rate:g}" for name, rate in rates.items() if rate]
     return ", ".join(parts)
+
+
+def _hidden(sizes: Sequence[int]) -> str:
+    return (
+        f"{'hidden linear layers' if len(sizes) > 1 else 'a hidden linear layer'} of {_each(sizes)}"
+    )
 
 
 def _each(values: Sequence[Any] | None) -> str:

@@ -95,7 +95,7 @@ OF_DIFFERENCES: dict[str, Callable[[Difference], str]] = {
     "  95 %, seeds (Welch)": _welch,
     "  95 %, images (bootstrap)": lambda d: _span(d.bootstrap.interval, points_text),
     "  McNemar, exact": lambda d: NONE if d.mcnemar is None else p_text(d.mcnemar.p),
-    "  corrected (Holm)": lambda d: NONE if d.p_corrected is None else p_text(d.p_corrected),
+    "  p, corrected (Holm)": lambda d: NONE if d.p_corrected is None else p_text(d.p_corrected),
     "images that only this model gets right": lambda d: f"{d.only_second_count:,.0f}",
     "  in all its runs": lambda d: NONE if d.mcnemar else f"{len(d.only_second):,}",
     "images that only the first gets right": lambda d: f"{d.only_first_count:,.0f}",

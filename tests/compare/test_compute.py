@@ -182,7 +182,11 @@ def test_of_several_models_the_tests_are_corrected_for_their_number(tmp_path: Pa
     assert [each.is_worse for each in found.differences] == [False, True, False]
     assert "p = 0.0312, corrected p = 0.0625 (McNemar); of other" in found.conclusion[0]
     assert "which may be the chance of these test images" in found.conclusion[0]
-    assert dict(rows(found))["  corrected (Holm)"][1:] == ["p = 0.0625", "p = 0.0059", "p = 0.0625"]
+    assert dict(rows(found))["  p, corrected (Holm)"][1:] == [
+        "p = 0.0625",
+        "p = 0.0059",
+        "p = 0.0625",
+    ]
 
 
 def test_what_no_test_covers_counts_among_the_comparisons_and_is_said(tmp_path: Path) -> None:

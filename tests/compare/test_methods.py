@@ -71,7 +71,7 @@ def test_what_is_common_is_said_once_and_what_differs_by_model(tmp_path: Path) -
 
 def test_of_a_study_the_variants_are_named_and_what_was_tuned(study: Grid, runs_dir: Path) -> None:
     found = run_grid(study, runs_dir)[0].methods
-    local, conv = "locally connected layers, with filters of its own at each position", "convolutio"
+    local, conv = "locally connected layers, with other filters at each position", "convolutio"
     assert any(f"are {local} (sharing: local); {conv}" in line for line in found)
     assert any(line.endswith("feedback weights of xavier size (learning: fa).") for line in found)
     rates = "The learning rate is 0.2 (local-backprop); 0.3 (learning: fa); 0.1 (sharing: conv)."

@@ -142,7 +142,7 @@ def test_what_each_model_shares_and_transports(tmp_path: Path) -> None:
     text = dict(rows(comparison))
     assert text["sharing"] == ["shared", "–"] and text["weight transport"] == ["signs", "–"]
     page = (tmp_path / "out" / "report.html").read_text()
-    ((heading, section),) = re.findall(r"<h2>(.*?)</h2>(.*?)</ul>", page, re.DOTALL)
+    ((heading, section),) = re.findall(r"<h2>(\w+:.*?)</h2>(.*?)</ul>", page, re.DOTALL)
     assert heading.startswith("new:")
     cells = re.findall(r"<td>(.*?)</td>", section)
     assert cells[:6] == ["features.3", "shared", "1,234 × 25", "signs", "5,000", "5.0 k"]
