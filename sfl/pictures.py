@@ -255,6 +255,12 @@ def add_title(figure: "FigureBase", title: str) -> None:
     figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
 
 
+def ink_on(colour: Sequence[float]) -> str:
+    """Black or white, whichever can be read on a colour; red, green and blue come first, 0 to 1."""
+    red, green, blue = colour[:3]
+    return "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
+
+
 def hide_axes(axes: "Axes") -> None:
     """Removes ticks and frame, from axes that show an image."""
     axes.set_xticks([])

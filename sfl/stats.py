@@ -85,6 +85,20 @@ def mcnemar(first: "NDArray[np.bool_]", second: "NDArray[np.bool_]") -> float:
     return min(1.0, 2 * float(bdtr(rarer, both, 0.5)))
 
 
+def holm(ps: Sequence[float]) -> list[float]:
+    """The p-values of several tests, corrected for their number (Holm 1979, Scand. J. Stat. 6).
+
+    Rejecting those below α rejects a true hypothesis at all with a probability of at most α,
+    however the tests depend on each other. The k-th smallest of n is multiplied by n − k + 1; none
+    becomes less than a smaller one, or more than 1.
+    """
+    corrected, largest = [1.0] * len(ps), 0.0
+    for rank, place in enumerate(sorted(range(len(ps)), key=lambda place: ps[place])):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[place]))
+        corrected[place] = largest
+    return corrected
+
+
 def paired_bootstrap(
     first: "NDArray[np.bool_]", second: "NDArray[np.bool_]"
 ) -> tuple[float, float]:

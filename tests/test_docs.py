@@ -149,8 +149,9 @@ def test_the_speed_table_comes_from_docs_speed() -> None:
     "folder", sorted((ROOT / "docs" / "twins").glob("*Net/")), ids=lambda p: p.name
 )
 def test_the_twins_reports_are_of_their_numbers_and_quoted_as_they_are(folder: Path) -> None:
+    from sfl.compare.markdown import to_markdown
     from sfl.compare.schema import Comparison
-    from sfl.compare.table import to_csv, to_markdown
+    from sfl.compare.table import to_csv
 
     text = (folder / "comparison.json").read_text(encoding="utf-8")
     comparison = Comparison.model_validate_json(text)

@@ -1,12 +1,16 @@
 """Intervals and tests: values by hand, and scipy's own where it has the same."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from sfl.stats import (
+    holm,
     majority_share,
     mcnemar,
     paired_bootstrap,
@@ -113,3 +117,24 @@ def test_images_that_all_differ_alike_leave_open_what_so_few_may_hide() -> None:
 
 def test_majority_share() -> None:
     assert majority_share([40, 2]) == 40 / 42 and majority_share([5, 0, 5]) == 0.5
+
+
+def test_holm_by_hand() -> None:
+    """Sorted 0.005, 0.01, 0.03, 0.04: times 4, 3, 2, 1; the last is raised to the one before."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert (holm([0.3]), holm([])) == ([0.3], [])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_is_the_closure_of_bonferronis_test(ps: list[float]) -> None:
+    """The corrected p is the largest, over all sets of tests with this one, of size times least p
+    (Marcus, Peritz, Gabriel 1976)."""
+    for place, corrected in enumerate(holm(ps)):
+        sets = [
+            [p, *others]
+            for p in [ps[place]]
+            for size in range(len(ps))
+            for others in itertools.combinations(ps[:place] + ps[place + 1 :], size)
+        ]
+        assert corrected == pytest.approx(max(min(1, len(each) * min(each)) for each in sets))

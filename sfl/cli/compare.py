@@ -66,6 +66,7 @@ FailIfWorse = Annotated[
 ]
 Csv = Annotated[bool, typer.Option("--csv", help="As CSV, one row for each model.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="As a table in Markdown.")]
+Latex = Annotated[bool, typer.Option("--latex", help="As a table in LaTeX, for booktabs.")]
 
 
 def compare(
@@ -83,6 +84,7 @@ def compare(
     fail_if_worse: FailIfWorse = False,
     as_csv: Csv = False,
     as_markdown: Markdown = False,
+    as_latex: Latex = False,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
@@ -94,7 +96,7 @@ def compare(
       sfl compare spatial-shared spatial --seeds 3 --out report
       sfl compare spatial-s0 my.yaml --no-train --json
     """
-    refuse_two(json=as_json, csv=as_csv, markdown=as_markdown)
+    refuse_two(json=as_json, csv=as_csv, markdown=as_markdown, latex=as_latex)
     from sfl.compare.compute import compare as compare_models
     from sfl.compare.plan import plan, refuse_target
     from sfl.compare.results import read_results
@@ -110,7 +112,7 @@ def compare(
     train_missing(models, runs, training=not no_train, at_once=at_once)
     read_results(models, overrides, unfinished=unfinished)
     comparison = compare_models(models, target, data_name)
-    show_comparison(comparison, models, out, as_json, as_csv, as_markdown)
+    show_comparison(comparison, models, out, as_json, as_csv, as_markdown, as_latex)
     worse = [d.second for d in comparison.differences if d.is_worse]
     if fail_if_worse and worse:
         said = f"{', '.join(worse)}: worse than {comparison.models[0].name}, beyond chance"
@@ -124,11 +126,15 @@ def show_comparison(
     as_json: bool,
     as_csv: bool,
     as_markdown: bool,
+    as_latex: bool,
 ) -> None:
     """Prints a comparison, and writes its report into `out`."""
     from sfl.progress import say
 
-    _print(comparison, as_json, as_csv, as_markdown)
+    if as_json or as_csv or as_markdown or as_latex:
+        _print_as(comparison, as_json, as_csv, as_markdown)
+    else:
+        _print(comparison)
     if out is not None:  # after the numbers, in case the pictures fail
         from sfl.compare import report
 
@@ -136,17 +142,30 @@ def show_comparison(
         say(f"report: {out / 'report.html'}")
 
 
-def _print(comparison: "Comparison", as_json: bool, as_csv: bool, as_markdown: bool) -> None:
-    from sfl.cli import layout, tables
-    from sfl.compare import table
+def _print_as(comparison: "Comparison", as_json: bool, as_csv: bool, as_markdown: bool) -> None:
+    from sfl.cli import layout
+    from sfl.compare import latex, markdown, table
 
     if as_json:
         layout.print_json(comparison.model_dump())
     elif as_csv:
         layout.print_utf8(table.to_csv(comparison))
     elif as_markdown:
-        layout.print_utf8(table.to_markdown(comparison))
+        layout.print_utf8(markdown.to_markdown(comparison))
     else:
-        names = [model.name for model in comparison.models]
-        layout.print_table(tables.comparison_table(names, table.rows(comparison)))
-        layout.print_lines([*comparison.remarks, "", *comparison.conclusion])
+        layout.print_utf8(latex.to_latex(comparison))
+
+
+def _print(comparison: "Comparison") -> None:
+    """As text: of a study with two axes its cells, else a column for each model."""
+    from sfl.cli import layout, tables
+    from sfl.compare.cells import by_axes
+    from sfl.compare.table import rows
+
+    names = [model.name for model in comparison.models]
+    if sheet := by_axes(comparison):
+        layout.print_table(tables.sheet_table(sheet))
+        layout.print_lines(["(all numbers of each cell: --out DIR, --csv, --json)"])
+    else:
+        layout.print_table(tables.comparison_table(names, rows(comparison)))
+    layout.print_lines([*comparison.remarks, "", *comparison.conclusion])

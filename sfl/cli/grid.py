@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfl.cli import completion
-from sfl.cli.compare import Csv, Markdown, Out, Unfinished, show_comparison
+from sfl.cli.compare import Csv, Latex, Markdown, Out, Unfinished, show_comparison
 from sfl.cli.options import (
     RUNS,
     DataName,
@@ -59,6 +59,7 @@ def grid(
     data_name: DataName = None,
     as_csv: Csv = False,
     as_markdown: Markdown = False,
+    as_latex: Latex = False,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
@@ -70,7 +71,7 @@ def grid(
       sfl grid grids/small --jobs 2 --out report
       sfl grid study.yaml --no-train --json
     """
-    refuse_two(json=as_json, csv=as_csv, markdown=as_markdown)
+    refuse_two(json=as_json, csv=as_csv, markdown=as_markdown, latex=as_latex)
     from sfl.cli import layout
     from sfl.compare.grid import commands, missing, run_grid
     from sfl.config.grid import load_grid
@@ -91,7 +92,7 @@ def grid(
         study, runs, training=not no_train, unfinished=unfinished, data_name=data_name,
         overrides=overrides, at_once=at_once,
     )  # fmt: skip
-    show_comparison(comparison, models, out, as_json, as_csv, as_markdown)
+    show_comparison(comparison, models, out, as_json, as_csv, as_markdown, as_latex)
 
 
 def _say_plan(grid: "Grid", lacking: "Sequence[Job]") -> None:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from sfl.cli.layout import Table
+from sfl.cli.layout import Cell, Table
 from sfl.stats import majority_share
 from sfl.units import age_text, bytes_text, count_text, one_line
 
 if TYPE_CHECKING:
+    from sfl.compare.cells import Sheet
     from sfl.nn.audit import Audit
     from sfl.nn.summary import ModelSummary
 
@@ -120,6 +121,28 @@ def comparison_table(names: Sequence[str], rows: Sequence[tuple[str, Sequence[st
     made = Table(["", *names])
     for label, cells in rows:
         made.add_row(label, *cells)
+    return made
+
+
+# Five steps of cividis, which the colour-blind can tell apart; each with ink that can be read.
+SHADES = (
+    "#ffffff on #00224e", "#ffffff on #404d6b", "#ffffff on #6b6b6d", "#000000 on #a59c74",
+    "#000000 on #fee838",
+)  # fmt: skip
+
+
+def sheet_table(sheet: "Sheet") -> Table:
+    """A table whose cells are the brighter, the higher their value, where there is colour."""
+    low, high = min(sheet.values.values()), max(sheet.values.values())
+    made = Table(sheet.head, sheet.title)
+    for row, (label, cells) in enumerate(sheet.rows):
+        shown: list[Cell] = []
+        for column, text in enumerate(cells):
+            value = sheet.values.get((row, column))
+            place = 0.0 if value is None or high == low else (value - low) / (high - low)
+            style = SHADES[min(int(place * len(SHADES)), len(SHADES) - 1)]
+            shown.append(text if value is None else Text(text, style=style))
+        made.add_row(label, *shown)
     return made
 
 

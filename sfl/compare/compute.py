@@ -6,6 +6,7 @@ from typing import Any
 
 from sfl import stats
 from sfl.compare import schema
+from sfl.compare.methods import Variants, methods
 from sfl.compare.model import ComparedModel, RunResult
 from sfl.compare.schema import Comparison, Difference, Model, Target
 from sfl.compare.sentences import conclusion, remarks
@@ -16,12 +17,14 @@ from sfl.runs.listing import Images, judged_on
 
 
 def compare(
-    compared: Sequence[ComparedModel], target: float | None = None, data_name: str | None = None
-) -> Comparison:
+    compared: Sequence[ComparedModel], target: float | None = None, data_name: str | None = None,
+    variants: Variants = (),
+) -> Comparison:  # fmt: skip
     """Each model against the first one. The models have their results.
 
     target: an accuracy, a fraction; what it took to reach it is computed, too.
     data_name: what the images are called; None: a name for their source.
+    variants: of each model, by axis, where they are a study's cells.
 
     Raises UserError if the runs were not made with the same images (exit 3), or if they did not all
     log an accuracy on the same images that the target can be compared with (exit 4).
@@ -29,29 +32,37 @@ def compare(
     _refuse_other_images(compared)
     wanted = None if target is None else (target, _target_images(compared))
     models = [_describe(model, wanted) for model in compared]
-    differences = [
-        _difference(compared[0], model, models[0], described)
-        for model, described in zip(compared[1:], models[1:], strict=True)
-    ]
-    first = compared[0].results[0].result
+    differences = _corrected(
+        [
+            _difference(compared[0], model, models[0], described)
+            for model, described in zip(compared[1:], models[1:], strict=True)
+        ]
+    )
+    data = _images(compared, data_name)
     return Comparison(
         schema_version=schema.SCHEMA_VERSION,
-        data=schema.Images(
-            name=data_name or name_of_images(first.data.source),
-            source=first.data.source,
-            train=first.data.train,
-            test=first.data.test,
-            train_images=[model.results[0].result.train_images for model in compared],
-            test_images=first.n,
-            majority_share=_majority_share(compared[0]),
-        ),
+        data=data,
         models=models,
         differences=differences,
-        remarks=remarks(compared, models, differences),
+        remarks=remarks(compared, models, differences, of_cells=bool(variants)),
         conclusion=[
             conclusion(models[0], model, difference)
             for model, difference in zip(models[1:], differences, strict=True)
         ],
+        methods=methods(compared, data, variants),
+    )
+
+
+def _images(compared: Sequence[ComparedModel], name: str | None) -> schema.Images:
+    first = compared[0].results[0].result
+    return schema.Images(
+        name=name or name_of_images(first.data.source),
+        source=first.data.source,
+        train=first.data.train,
+        test=first.data.test,
+        train_images=[model.results[0].result.train_images for model in compared],
+        test_images=first.n,
+        majority_share=_majority_share(compared[0]),
     )
 
 
@@ -158,6 +169,17 @@ def _difference(
         only_first=np.flatnonzero(a.all(axis=0) & ~b.any(axis=0)).tolist(),
         only_second=np.flatnonzero(b.all(axis=0) & ~a.any(axis=0)).tolist(),
     )
+
+
+def _corrected(differences: list[Difference]) -> list[Difference]:
+    """With the p-values corrected, of several. One without a test counts among them, too."""
+    if len(differences) < 2:
+        return differences
+    ps = stats.holm([1.0 if each.p is None else each.p for each in differences])
+    return [
+        each.model_copy(update={"p_corrected": None if each.p is None else p})
+        for each, p in zip(differences, ps, strict=True)
+    ]
 
 
 def _target_images(compared: Sequence[ComparedModel]) -> Images:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfl.compare.model import ComparedModel
 from sfl.compare.schema import Comparison
-from sfl.pictures import DIVERGING, SEQUENTIAL, Picture, add_title, hide_axes, shorten
+from sfl.pictures import DIVERGING, SEQUENTIAL, Picture, add_title, hide_axes, ink_on, shorten
 from sfl.plots.test_images import TestImages
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ def _matrix(
     for row, line in enumerate(values) if len(classes) <= MOST_NUMBERS else ():
         for column, value in enumerate(line):
             if not np.isnan(value):
-                red, green, blue, _ = colour((value - low) / (most - low))
-                ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
+                ink = ink_on(colour((value - low) / (most - low)))
                 text = "0" if round(value) == 0 else f"{value:{'+' if differing else ''}.0f}"
                 text = text.replace("-", "−")
                 axes.text(column, row, text, ha="center", va="center", fontsize=7, color=ink)

@@ -12,6 +12,7 @@ from typing import Any
 
 from sfl.compare import schema
 from sfl.compare.compute import compare
+from sfl.compare.methods import tuning
 from sfl.compare.model import ComparedModel
 from sfl.compare.names import Named
 from sfl.compare.plan import plan_named, will_log
@@ -58,8 +59,15 @@ def run_grid(
     models = plan_cells(grid, choose(trials), root, training=training, unfinished=unfinished)
     train(models)
     read_results(models, overrides, unfinished=unfinished)
-    comparison = compare(models, data_name=data_name)
-    return comparison.model_copy(update={"grid": describe(grid, comparison.models, trials)}), models
+    comparison = compare(
+        models, data_name=data_name, variants=[cell.variants for cell in grid.cells]
+    )
+    tune, seed = grid.settings.tune, grid.cells[0].config.train.seed
+    update = {
+        "grid": describe(grid, comparison.models, trials),
+        "methods": [*comparison.methods, *([tuning(tune, seed)] if tune else [])],
+    }
+    return comparison.model_copy(update=update), models
 
 
 def missing(grid: Grid, root: Path, *, known: bool = False) -> list[Job]:

@@ -15,10 +15,12 @@ from pathlib import Path
 from string import Template
 
 from sfl import pictures
+from sfl.compare.cells import sheets
 from sfl.compare.figures import pictures as pictures_of
+from sfl.compare.markdown import escaped, to_markdown
 from sfl.compare.model import ComparedModel
 from sfl.compare.schema import Comparison
-from sfl.compare.table import escaped, rows, to_csv, to_markdown
+from sfl.compare.table import rows, to_csv
 from sfl.errors import UserError
 from sfl.files import write_text
 from sfl.locks import one_at_a_time
@@ -68,7 +70,8 @@ def _drawable(comparison: Comparison, compared: Sequence[ComparedModel]) -> list
 
 
 def _title(comparison: Comparison) -> str:
-    return " and ".join(model.name for model in comparison.models)
+    names = " and ".join(model.name for model in comparison.models)
+    return comparison.grid.name if comparison.grid else names
 
 
 def _images_line(comparison: Comparison) -> str:
@@ -90,25 +93,43 @@ def _page(
     comparison: Comparison, compared: Sequence[ComparedModel], shown: Sequence[Picture]
 ) -> str:
     """The report as HTML. It holds its pictures, each for a light and for a dark page."""
-    heads = "".join(f"<th scope=col>{_text(model.name)}</th>" for model in comparison.models)
-    body = "\n".join(
-        f"<tr><th scope=row{' class=sub' * label.startswith(' ')}>{_text(label.strip())}</th>"
-        + "".join(f"<td>{_text(cell)}</td>" for cell in cells)
-        + "</tr>"
-        for label, cells in rows(comparison)
-    )
+    tables = [_table(sheet.head, sheet.rows, sheet.title) for sheet in sheets(comparison)]
+    tables.append(_table(["", *(m.name for m in comparison.models)], rows(comparison)))
     template = resources.files("sfl.compare").joinpath("report.html").read_text(encoding="utf-8")
     filled = {
         "title": _text(_title(comparison)),
         "images": _text(_images_line(comparison)),
         "conclusion": "\n".join(f"<p>{_text(line)}</p>" for line in comparison.conclusion),
-        "head": heads,
-        "body": body,
+        "tables": "\n".join(tables),
         "remarks": "\n".join(f"<li>{_text(line)}</li>" for line in comparison.remarks),
+        "methods": _methods(comparison),
         "audits": "\n".join(map(_audit, compared)),
         "figures": "\n".join(map(_figure, shown)),
     }
     return Template(template).substitute(filled)
+
+
+def _table(
+    head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], caption: str = ""
+) -> str:
+    heads = "".join(f"<th scope=col>{_text(name)}</th>" for name in head[1:])
+    body = "\n".join(
+        f"<tr><th scope=row{' class=sub' * label.startswith(' ')}>{_text(label.strip())}</th>"
+        + "".join(f"<td>{_text(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for label, cells in rows
+    )
+    return (
+        (f"<p>{_text(caption[0].upper() + caption[1:])}.</p>\n" if caption else "")
+        + f'<div class="table"><table>\n<thead><tr><td>{_text(head[0])}</td>{heads}</tr></thead>\n'
+        + f"<tbody>\n{body}\n</tbody>\n</table></div>"
+    )
+
+
+def _methods(comparison: Comparison) -> str:
+    """Nothing in comparisons that earlier versions wrote."""
+    said = " ".join(comparison.methods)
+    return f"<h2>Methods</h2>\n<p>{_text(said)}</p>" if said else ""
 
 
 AUDITED: dict[str, Callable[[AuditedLayer], str]] = {

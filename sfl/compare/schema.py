@@ -119,6 +119,11 @@ class Difference(_Values):
     welch: Welch | None = Field(description="null if a model has one run, or no accuracies differ.")
     bootstrap: Bootstrap = Field(description="On the same test images.")
     mcnemar: McNemar | None = Field(description="null unless both models have one run.")
+    p_corrected: float | None = Field(
+        None,
+        description="With more than two models: p of Welch's test, else of McNemar's, corrected "
+        "for the number of differences (Holm 1979). null: neither test, or two models.",
+    )
     only_first_count: float = Field(
         description="Test images that a run of the first model alone gets right; mean over pairs."
     )
@@ -139,15 +144,20 @@ class Difference(_Values):
         return self.welch.interval if self.welch else self.bootstrap.interval
 
     @property
-    def is_beyond_chance(self) -> bool:
-        """At 5 %: by Welch's test if there is one, else McNemar's exact test, else the bootstrap.
+    def p(self) -> float | None:
+        """Of Welch's test if there is one, else McNemar's exact test; not corrected.
 
         McNemar's before the bootstrap, whose interval is too narrow if few images differ.
         """
-        if self.welch or not self.mcnemar:
-            low, high = self.interval
-            return low > 0 or high < 0
-        return self.mcnemar.p < 0.05
+        test = self.welch or self.mcnemar
+        return test.p if test else None
+
+    @property
+    def is_beyond_chance(self) -> bool:
+        """At 5 %: by `p`, corrected where there are several differences; else by the bootstrap."""
+        p = self.p if self.p_corrected is None else self.p_corrected
+        low, high = self.interval
+        return low > 0 or high < 0 if p is None else p < 0.05
 
     @property
     def is_worse(self) -> bool:
@@ -211,4 +221,9 @@ class Comparison(_Values):
     differences: list[Difference] = Field(description="Each other model compared with the first.")
     remarks: list[str] = Field(description="What to know beside the numbers, a sentence each.")
     conclusion: list[str] = Field(description="Which model is ahead, for each difference.")
+    methods: list[str] = Field(
+        [],
+        description="What was done, made from configs and environments, a sentence each: first "
+        "what all models have in common, then in what they differ.",
+    )
     grid: Grid | None = Field(None, description="null but for `sfl grid`.")

@@ -17,18 +17,21 @@ ONE_SEED = f"{ONE_RUN}: other seeds may differ by more"
 BOOTSTRAP = "the bootstrap's interval covers the draw of the test images"
 WELCH = f"{BOOTSTRAP}; Welch's interval covers the seeds"
 NO_SPREAD = "all runs of a model have the same accuracy: that says nothing about other seeds"
-SEVERAL = "p-values are not corrected for multiple comparisons"
 MOST_NAMES = 4  # runs that a remark names
 TIMES_VARY = 1.1  # longest by shortest training time, from which on it is remarked
 
 
 def remarks(
-    compared: Sequence[ComparedModel], models: Sequence[Model], differences: Sequence[Difference]
-) -> list[str]:
-    """What a reader must know beside the numbers, a sentence each."""
+    compared: Sequence[ComparedModel], models: Sequence[Model], differences: Sequence[Difference],
+    *, of_cells: bool = False,
+) -> list[str]:  # fmt: skip
+    """What a reader must know beside the numbers, a sentence each.
+
+    of_cells: of a study. In what its cells differ is its question, and is in `methods`.
+    """
     found = []
     first = compared[0]
-    for other in compared[1:]:
+    for other in () if of_cells else compared[1:]:
         pair = f"{first.name} and {other.name}: " if len(compared) > 2 else ""
         found += [pair + line for line in differing_settings(first.config, other.config)]
     found += _local_layers_in_float32(compared)
@@ -43,12 +46,26 @@ def remarks(
         found.append(NO_SPREAD)
     if any(difference.welch for difference in differences):
         found.append(WELCH)
-    if len(models) > 2:
-        found.append(SEVERAL)
+    if len(differences) > 1:
+        found.append(_corrected(differences))
     if any(_times_vary(model) for model in models):
         percent = f"{100 * (TIMES_VARY - 1):.0f} %"
         found.append(f"training times of one model's runs differ by more than {percent}")
     return [*found, *_differing_machines(compared)]
+
+
+def _corrected(differences: Sequence[Difference]) -> str:
+    """Which numbers of several comparisons are corrected for their number, and which are not."""
+    tests = ["Welch's"] * any(d.welch for d in differences)
+    tests += ["McNemar's"] * any(d.mcnemar for d in differences)
+    untested = [d.second for d in differences if d.p is None]
+    said = [
+        f"by p-values of {' and '.join(tests)} test, corrected for {len(differences)} comparisons "
+        "(Holm 1979)"
+    ] * bool(tests)
+    if untested:
+        said.append(f"by the bootstrap's interval for {_few(untested)}, which no test covers")
+    return f"what is more than chance is said {'; '.join(said)}; intervals are not corrected"
 
 
 def _local_layers_in_float32(compared: Sequence[ComparedModel]) -> list[str]:
@@ -170,9 +187,12 @@ def _certainty(first: Model, second: Model, difference: Difference) -> str:
         unseen = f"a lead of up to {100 * high:.2f} points can't be excluded (95 %)"
         interval = f"right on the same images, but {unseen}"
     each = "one seed each" if first.n == second.n == 1 else f"{first.n} and {second.n} seeds"
+    p = "" if difference.p is None else f", {p_text(difference.p)}"
+    if difference.p_corrected is not None:
+        p += f", corrected {p_text(difference.p_corrected)}"
     if difference.welch:
-        return f"{interval}, {p_text(difference.welch.p)} (Welch, {each})"
-    p = f", {p_text(difference.mcnemar.p)} (McNemar)" if difference.mcnemar else ""
+        return f"{interval}{p} (Welch, {each})"
+    p += " (McNemar)" if difference.mcnemar else ""
     return f"{interval}{p}; of other seeds this says nothing ({each})"
 
 

@@ -1,11 +1,10 @@
 """A comparison's numbers as text: the one place where they are rounded and get their units.
 
-The terminal, Markdown and HTML show these rows; JSON and CSV hold the exact numbers.
+The terminal, Markdown and HTML show them; JSON and CSV hold the exact numbers.
 """
 
 import csv
 import io
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +15,6 @@ from sfl.config.load import flat
 from sfl.units import (
     bytes_text,
     count_text,
-    one_line,
     percent_text,
     points_text,
     seconds_text,
@@ -97,6 +95,7 @@ OF_DIFFERENCES: dict[str, Callable[[Difference], str]] = {
     "  95 %, seeds (Welch)": _welch,
     "  95 %, images (bootstrap)": lambda d: _span(d.bootstrap.interval, points_text),
     "  McNemar, exact": lambda d: NONE if d.mcnemar is None else p_text(d.mcnemar.p),
+    "  p, corrected (Holm)": lambda d: NONE if d.p_corrected is None else p_text(d.p_corrected),
     "images that only this model gets right": lambda d: f"{d.only_second_count:,.0f}",
     "  in all its runs": lambda d: NONE if d.mcnemar else f"{len(d.only_second):,}",
     "images that only the first gets right": lambda d: f"{d.only_first_count:,.0f}",
@@ -148,21 +147,29 @@ PRICE: dict[str, Callable[[Model], str]] = {
 }
 
 
-def to_markdown(comparison: Comparison) -> str:
-    """The table, the remarks and the conclusion."""
-    header = ["", *(model.name for model in comparison.models)]
-    lines = [header, ["---", *["--:"] * len(comparison.models)]]
-    lines += [[label.strip(), *cells] for label, cells in rows(comparison)]
-    table = "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in lines)
-    remarks = "\n".join(f"- {escaped(remark)}" for remark in comparison.remarks)
-    return "\n\n".join(filter(None, [table, remarks, *map(escaped, comparison.conclusion)])) + "\n"
+def mean_text(model: Model) -> str:
+    """Accuracy in percent with half of its interval, "57.88 ± 1.20"; the mean alone without one.
+
+    Of an interval that is longer on one side, this side.
+    """
+    mean = f"{100 * model.accuracy:.2f}"
+    if model.accuracy_interval is None:
+        return mean
+    low, high = model.accuracy_interval
+    return f"{mean} ± {100 * max(model.accuracy - low, high - model.accuracy):.2f}"
 
 
-def escaped(text: str) -> str:
-    """Text on one line in which no sign has a meaning in Markdown, nor in GitHub's."""
-    inner = re.sub(r"([\\`*_\[\]<|&$~])", r"\\\1", one_line(text))
-    # What makes a heading, a quotation or a list of a line that begins with it.
-    return re.sub(r"^(\d*)(>|#+(?=\s)|[+-](?=\s)|(?<=\d)[.)](?=\s))", r"\1\\\2", inner)
+def mean_explained(comparison: Comparison) -> str:
+    """What `mean_text` shows, of which images, over how many runs if all models have as many."""
+    covered = dict.fromkeys(model.interval_covers for model in comparison.models)
+    over = " or ".join(COVERED[each] for each in covered)
+    runs = {model.n for model in comparison.models}
+    count = f", n = {runs.pop()}" if len(runs) == 1 else ""
+    data = comparison.data
+    return (
+        f"test accuracy in %, mean ± half of the 95 % interval over {over}; {data.name}, "
+        f"{data.test_images:,} test images{count}"
+    )
 
 
 def to_csv(comparison: Comparison) -> str:

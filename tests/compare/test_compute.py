@@ -162,7 +162,44 @@ def test_of_several_models_it_says_which_are_no_twins(tmp_path: Path) -> None:
     remarks = compare([group("a", run), group("b", run, twin), group("c", run, other)]).remarks
     assert remarks[0] == "a and c: not twins: their graphs differ"
     assert [r for r in remarks if "twins" in r] == remarks[:1]
-    assert "p-values are not corrected for multiple comparisons" in remarks
+    assert (
+        "what is more than chance is said by p-values of McNemar's test, corrected for 2 "
+        "comparisons (Holm 1979); intervals are not corrected"
+    ) in remarks
+
+
+def test_of_several_models_the_tests_are_corrected_for_their_number(tmp_path: Path) -> None:
+    """Only a gets 6 of b's, 10 of c's: 2 / 2^6, 2 / 2^10. One alone would be beyond chance."""
+    a, b, c, d = (
+        group(name, [make_run(tmp_path / name, right=[place >= wrong for place in range(50)])])
+        for name, wrong in (("a", 0), ("b", 6), ("c", 10), ("d", 6))
+    )
+    assert compare([a, b]).differences[0].p_corrected is None
+    assert compare([a, b]).differences[0].is_worse
+    found = compare([a, b, c, d])
+    corrected = [each.p_corrected for each in found.differences]
+    assert corrected == pytest.approx([2 * 2 / 64, 3 * 2 / 1024, 2 * 2 / 64])
+    assert [each.is_worse for each in found.differences] == [False, True, False]
+    assert "p = 0.0312, corrected p = 0.0625 (McNemar); of other" in found.conclusion[0]
+    assert "which may be the chance of these test images" in found.conclusion[0]
+    assert dict(rows(found))["  p, corrected (Holm)"][1:] == [
+        "p = 0.0625",
+        "p = 0.0059",
+        "p = 0.0625",
+    ]
+
+
+def test_what_no_test_covers_counts_among_the_comparisons_and_is_said(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / str(a), accuracy=a) for a in (0.5, 0.51, 0.8, 0.81)]
+    found = compare([group("a", runs[:2]), group("b", runs[2:]), group("c", runs[2:3])])
+    welch, none = found.differences
+    assert welch.p is not None and welch.p_corrected == pytest.approx(2 * welch.p)
+    assert (none.p, none.p_corrected, none.is_beyond_chance) == (None, None, True)
+    assert (
+        "what is more than chance is said by p-values of Welch's test, corrected for 2 comparisons "
+        "(Holm 1979); by the bootstrap's interval for c, which no test covers; intervals are not "
+        "corrected"
+    ) in found.remarks
 
 
 def test_times_that_vary_are_remarked(tmp_path: Path) -> None:
@@ -288,7 +325,8 @@ def test_several_seeds_sure_and_not_sure(tmp_path: Path) -> None:
     sure, unsure = conclusions(tmp_path, [0.5, 0.51], [0.8, 0.81], [0.49, 0.56])
     assert sure.startswith(
         "b is ahead of a by 30.00 points (80.50 % against 50.50 %), more than chance: 95 % "
-        "interval of the lead +26.96 to +33.04, p = 0.0006 (Welch, 2 and 2 seeds). "
+        "interval of the lead +26.96 to +33.04, p = 0.0006, corrected p = 0.0011 (Welch, 2 and 2 "
+        "seeds). "
     )
     assert unsure.startswith("c is ahead of a by 2.00 points (52.50 % against 50.50 %), which may ")
 

@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from sfl.compare.markdown import escaped
 from sfl.compare.schema import Comparison
-from sfl.compare.table import escaped, rows
+from sfl.compare.table import rows
 from tests.conftest import call_sfl as sfl
 from tests.conftest import make_run
 
@@ -141,7 +142,7 @@ def test_what_each_model_shares_and_transports(tmp_path: Path) -> None:
     text = dict(rows(comparison))
     assert text["sharing"] == ["shared", "–"] and text["weight transport"] == ["signs", "–"]
     page = (tmp_path / "out" / "report.html").read_text()
-    ((heading, section),) = re.findall(r"<h2>(.*?)</h2>(.*?)</ul>", page, re.DOTALL)
+    ((heading, section),) = re.findall(r"<h2>(\w+:.*?)</h2>(.*?)</ul>", page, re.DOTALL)
     assert heading.startswith("new:")
     cells = re.findall(r"<td>(.*?)</td>", section)
     assert cells[:6] == ["features.3", "shared", "1,234 × 25", "signs", "5,000", "5.0 k"]
@@ -265,7 +266,7 @@ def the_error(done: "CompletedProcess[str]") -> str:
 @pytest.mark.parametrize(
     ("more", "code", "words"),
     [
-        (["--json", "--csv"], 2, "--json, --csv and --markdown: only one of them"),
+        (["--json", "--csv"], 2, "--json, --csv, --markdown and --latex: only one of them"),
         (["--target", "0.5"], 2, "--target: not all models log accuracy on the same images; conv"),
         (["--target", "2"], 2, "Invalid value for '--target'"),
         (["--out", "file"], 4, "file: not a folder (choose another with --out)"),

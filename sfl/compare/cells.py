@@ -1,0 +1,84 @@
+"""A study's cells as tables: accuracy by its two axes, and what each cell tried and chose."""
+
+from dataclasses import dataclass
+
+from sfl.compare.schema import Cell, Comparison, Grid, Model
+from sfl.compare.table import NONE, mean_explained, mean_text
+from sfl.units import percent_text, points_text
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table: each row has a label, and a text for each column but the first.
+
+    values: what a cell is coloured by, by (row, column); most have none.
+    """
+
+    title: str
+    head: list[str]
+    rows: list[tuple[str, list[str]]]
+    values: dict[tuple[int, int], float]
+
+
+def sheets(comparison: Comparison) -> list[Sheet]:
+    """Of a study with two axes its cells, of one that has tuned its trials; else nothing."""
+    found = [by_axes(comparison), _trials(comparison)]
+    return [sheet for sheet in found if sheet is not None]
+
+
+def by_place(comparison: Comparison, grid: Grid) -> dict[tuple[str, str], tuple[Model, Cell]]:
+    """The cells of a study with two axes by their variants of the first and of the second."""
+    pairs = zip(comparison.models, grid.cells, strict=True)
+    return {tuple(cell.variants[axis] for axis in grid.axes): (m, cell) for m, cell in pairs}  # type: ignore[misc]
+
+
+def by_axes(comparison: Comparison) -> Sheet | None:
+    """Accuracy by two axes, with the gaps to the first variants; None without two axes."""
+    grid = comparison.grid
+    if grid is None or len(grid.axes) < 2:
+        return None
+    (down, rows), (across, columns) = grid.axes.items()
+    places = by_place(comparison, grid)
+    counted = len({model.n for model in comparison.models}) > 1
+    made, values = list[tuple[str, list[str]]](), dict[tuple[int, int], float]()
+    for row in rows:
+        found = [places.get((row, column)) for column in columns]
+        for number, one in enumerate(found):
+            if one:
+                values[len(made), number] = one[0].accuracy
+        made.append((row, [_mean(one[0], counted) if one else NONE for one in found]))
+        cells = [one and one[1] for one in found]
+        for axis, first, own in ((down, rows[0], row), (across, columns[0], None)):
+            gaps = [_gap(cell, axis, first) for cell in cells]
+            if own != first and any(gap != NONE for gap in gaps):
+                made.append((f"  gap to {first}, points", gaps))
+    return Sheet(mean_explained(comparison), [f"{down} × {across}", *columns], made, values)
+
+
+def _mean(model: Model, counted: bool) -> str:
+    return f"{mean_text(model)} (n = {model.n})" if counted else mean_text(model)
+
+
+def _gap(cell: Cell | None, axis: str, first: str) -> str:
+    if cell is None or cell.variants[axis] == first:
+        return NONE
+    gap = cell.gaps[axis]
+    return NONE if gap is None else points_text(gap)
+
+
+def _trials(comparison: Comparison) -> Sheet | None:
+    cells = comparison.grid.cells if comparison.grid else []
+    tried = {_values(trial.values): None for cell in cells for trial in cell.trials}
+    if not tried:
+        return None
+    rows = []
+    for cell in cells:
+        accuracy = {_values(trial.values): trial.accuracy for trial in cell.trials}
+        texts = [percent_text(accuracy[each]) if each in accuracy else NONE for each in tried]
+        rows.append((cell.model, [*texts, _values(cell.chosen)]))
+    title = "validation accuracy of what each cell tried, with one seed, and what it chose"
+    return Sheet(title, ["cell", *tried, "chosen"], rows, {})
+
+
+def _values(values: dict[str, object]) -> str:
+    return ", ".join(f"{key.rpartition('.')[2]} = {value}" for key, value in values.items())

@@ -1,0 +1,261 @@
+"""What was done, in sentences ready for a paper, made from configs and environments.
+
+What all models have in common is said once; then, in what they differ, and which has what.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sfl.compare.model import ComparedModel
+from sfl.compare.schema import Images
+from sfl.config.grid import TuneSettings
+from sfl.config.schema import Config
+from sfl.runs.records import Machine
+
+Variants = Sequence[Mapping[str, str]]  # of each cell of a study, by axis
+
+NAMES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
+LAYERS = {
+    None: "convolutions, whose filters all positions share",
+    "local": "locally connected layers, with other filters at each position",
+    "dense": "spatial layers in dense storage, each unit with a weight for every input",
+}
+NORMS = {
+    "channel": "batch normalisation of each channel",
+    "position": "batch normalisation of each unit by itself",
+    "none": "no normalisation",
+}
+INITS = {
+    "receptive_field": "drawn from U(±√(6 / fan-in)), fan-in counting a unit's inputs, with zero "
+    "biases",
+    "notebook": "drawn as in the notebook that sfl was made from",
+}
+RULES = {
+    "backprop": "backpropagation",
+    "fa": "feedback alignment (fixed random feedback weights)",
+    "usf": "uniform sign feedback (the signs of the forward weights, one magnitude)",
+    "brsf": "batchwise random sign feedback (the signs of the forward weights, magnitudes drawn "
+    "in each step)",
+    "frsf": "fixed random magnitude sign feedback (the signs of the forward weights, fixed "
+    "magnitudes)",
+    "kp": "Kolen-Pollack feedback (feedback weights that learn with the forward weights)",
+    "mirror": "the weight mirror (feedback weights learnt from noise)",
+}
+ROUTES = {
+    "dfa": "direct feedback alignment (errors sent from the output to each layer)",
+    "local": "a local loss for each layer ({loss})",
+    "frozen": "the last layer alone; all others stay as they were drawn",
+}
+
+
+def methods(
+    compared: Sequence[ComparedModel], images: Images, variants: Variants = ()
+) -> list[str]:
+    """Architecture, learning, recipe, seeds, data, hardware and versions, a sentence each.
+
+    The models have their results. variants: of each model, where they are a study's cells.
+    """
+    common, differing = [_data(images)], list[str]()
+    for stem, phrase in ASPECTS.items():
+        owners: dict[str, list[int]] = {}
+        for place, model in enumerate(compared):
+            owners.setdefault(phrase(model), []).append(place)
+        if len(owners) == 1:
+            (only,) = owners
+            common += [f"{stem} {only}."] if only else []
+            continue
+        each = "; ".join(
+            f"{text or 'none'} ({_called(places, compared, variants)})"
+            for text, places in owners.items()
+        )
+        differing.append(f"{stem} {each}.")
+    return [*common, *differing]
+
+
+def _called(places: Sequence[int], compared: Sequence[ComparedModel], variants: Variants) -> str:
+    """Names for some models: an axis' variants where these are all models that have them."""
+    for axis in variants[0] if variants else ():
+        having = dict.fromkeys(variants[place][axis] for place in places)
+        if [n for n, each in enumerate(variants) if each[axis] in having] == list(places):
+            return f"{axis}: {', '.join(having)}"
+    return ", ".join(compared[place].name for place in places)
+
+
+def tuning(tune: TuneSettings, seed: int) -> str:
+    """What each cell of a study chose for itself, and by what."""
+    tried = "; ".join(f"{key} of {_listed(values)}" for key, values in tune.values.items())
+    return (
+        f"Chosen for each cell by itself: {tried}, by validation accuracy after {tune.epochs} "
+        f"epoch{'s' * (tune.epochs > 1)} with seed {seed}; the test images chose nothing."
+    )
+
+
+def _data(images: Images) -> str:
+    train = " or ".join(dict.fromkeys(f"{count:,}" for count in images.train_images))
+    return (
+        f"The images are {images.name}: {train} to train on and {images.test_images:,} to test on."
+    )
+
+
+def _network(model: ComparedModel) -> str:
+    settings = model.config.model
+    kernels = ["×".join(map(str, k if isinstance(k, list) else [k, k]))
+               for k in settings.kernel_sizes or ()]  # fmt: skip
+    hidden = settings.hidden_sizes
+    parts = [
+        f"{settings.name}, with layers of {_each(settings.channels)} channels",
+        f"kernels of {_each(kernels)}",
+        f"{_hidden(hidden)} units" if hidden else "no hidden linear layer",
+        NORMS[settings.norm or "none"],
+    ]
+    rates = {"dropout": settings.dropout, "dropout of feature maps": settings.dropout2d}
+    parts += [f"{name} {rate:g}" for name, rate in rates.items() if rate]
+    return ", ".join(parts)
+
+
+def _hidden(sizes: Sequence[int]) -> str:
+    return (
+        f"{'hidden linear layers' if len(sizes) > 1 else 'a hidden linear layer'} of {_each(sizes)}"
+    )
+
+
+def _each(values: Sequence[Any] | None) -> str:
+    """Of each layer; [3, 3, 3] → "3"."""
+    several = values or []
+    return _listed(several if len(set(several)) > 1 else several[:1])
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """[10, 20, 32] → "10, 20 and 32"."""
+    *others, last = map(str, values)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _layers(model: ComparedModel) -> str:
+    settings, sleep = model.config.model, model.config.learn.sleep
+    layers = LAYERS[settings.storage if settings.layer == "spatial" else None]
+    if not sleep.every:
+        return layers
+    means = {"one": "one mean", "k2": "k² means"}[sleep.kernels]
+    return (
+        f"{layers}, pulled towards {means} over the positions every {sleep.every} steps "
+        f"(strength {sleep.strength:g})"
+    )
+
+
+def _learning(model: ComparedModel) -> str:
+    learn = model.config.learn
+    if learn.route != "chain":
+        return ROUTES[learn.route].format(loss=learn.loss)
+    parts = [RULES[learn.rule]]
+    if learn.rule != "backprop":
+        parts.append(f"feedback weights of {learn.scale} size")
+    if learn.alignment:
+        parts.append(f"drawn with cosine {learn.alignment:g} to the forward weights")
+    if learn.rule == "mirror":
+        mirror = learn.mirror
+        parts.append(
+            f"{mirror.batches} batches of {mirror.images} noise images every {mirror.every} steps, "
+            f"rate {mirror.rate:g}"
+        )
+    return ", ".join(parts)
+
+
+def _optimizer(config: Config) -> str:
+    optimizer = config.optimizer
+    parts = [NAMES[optimizer.name]]
+    if optimizer.name == "sgd":
+        parts.append(f"momentum {optimizer.momentum:g}")
+    else:
+        parts.append("β = " + ", ".join(f"{beta:g}" for beta in optimizer.betas))
+    parts.append(f"weight decay {optimizer.weight_decay:g}")
+    if optimizer.clip_norm is not None:
+        parts.append(f"gradients clipped to a norm of {optimizer.clip_norm:g}")
+    return ", ".join(parts)
+
+
+def _schedule(config: Config) -> str:
+    train = config.train
+    rise = f", after {train.warmup:g} epochs of warm-up" if train.warmup else ""
+    return {"constant": "constant", "cosine": "a cosine", "onecycle": "one cycle"}[
+        train.schedule
+    ] + rise
+
+
+def _length(config: Config) -> str:
+    epochs = config.train.epochs
+    smooth = config.train.label_smoothing
+    return (
+        f"{epochs} epoch{'s' * (epochs > 1)} with batches of {config.data.batch_size} images and "
+        f"cross entropy{f' with label smoothing {smooth:g}' if smooth else ''}"
+    )
+
+
+def _augmentation(config: Config) -> str:
+    augment = config.data.augment
+    crop = f"random crops after padding by {augment.crop_padding} pixels"
+    parts = [crop] * bool(augment.crop_padding) + ["random flips left to right"] * augment.flip
+    return " and ".join(parts) or "none"
+
+
+def _pixels(config: Config) -> str:
+    mean, std = (
+        ", ".join(f"{value:g}" for value in values)
+        for values in (config.data.normalize.mean, config.data.normalize.std)
+    )
+    size = config.data.resize
+    resized = f"resized to {size}×{size}, " if size else ""
+    return f"{resized}scaled to [0, 1] and normalised by channel (mean {mean}; deviation {std})"
+
+
+def _tested(model: ComparedModel) -> str:
+    held_out = model.config.data.validation
+    if held_out:
+        return f"epoch best on {held_out:,} images held out of training for validation"
+    validated = any("validation_accuracy" in one.run.logged for one in model.results)
+    return "epoch best on the validation images" if validated else "last epoch"
+
+
+def _machines(read: Callable[[Machine], str]) -> Callable[[ComparedModel], str]:
+    """What the runs of a model were trained with; of a resumed one, with all of them."""
+
+    def of(model: ComparedModel) -> str:
+        found = dict[str, None]()
+        for one in model.results:
+            environment = one.run.environment
+            machines = [environment, *environment.resumed] if environment else []
+            found |= dict.fromkeys(map(read, machines) if machines else ["unknown machines"])
+        return " and ".join(found)
+
+    return of
+
+
+def _hardware(machine: Machine) -> str:
+    workers = f"{machine.workers} processes of " if machine.workers > 1 else ""
+    threads = f"{machine.threads} thread{'s' * (machine.threads > 1)}"
+    return f"{machine.device} with {workers}{threads} in {machine.precision}"
+
+
+def _versions(machine: Machine) -> str:
+    torch = machine.packages.get("torch", "of unknown version")
+    return f"sfl {machine.sfl}, PyTorch {torch} and Python {machine.python}"
+
+
+# How each sentence begins, and what completes it for a model; nothing: no such sentence.
+ASPECTS: dict[str, Callable[[ComparedModel], str]] = {
+    "The network is": _network,
+    "The layers before the classifier are": _layers,
+    "The number of weights is": lambda m: f"{m.results[-1].result.weights:,}",
+    "Weights are": lambda m: INITS[m.config.model.init],
+    "Learning is by": _learning,
+    "The optimizer is": lambda m: _optimizer(m.config),
+    "The learning rate is": lambda m: f"{m.config.optimizer.lr:g}",
+    "The schedule of the learning rate is": lambda m: _schedule(m.config),
+    "Training takes": lambda m: _length(m.config),
+    "Augmentation:": lambda m: _augmentation(m.config),
+    "Pixels are": lambda m: _pixels(m.config),
+    "Tested are the weights of the": _tested,
+    "Seeds:": lambda m: _listed([one.seed for one in m.results]),
+    "Trained on": _machines(_hardware),
+    "Software:": _machines(_versions),
+}

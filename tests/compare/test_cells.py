@@ -1,0 +1,77 @@
+"""A study's cells as tables: what stands where, which gaps, what was chosen; colours of cells."""
+
+from pathlib import Path
+
+from rich.text import Text
+
+from sfl.cli.tables import SHADES, sheet_table
+from sfl.compare.cells import by_axes, sheets
+from sfl.compare.grid import run_grid
+from sfl.compare.markdown import to_markdown
+from sfl.compare.schema import Cell, Comparison
+from sfl.config.grid import Grid
+from tests.compare.test_grid import study
+from tests.stand_ins import configs, images, trained
+
+__all__ = ["configs", "images", "study", "trained"]
+
+ACCURACY = {"local-backprop": 0.6, "local-fa": 0.25, "conv-backprop": 0.7}
+
+
+def known(comparison: Comparison) -> Comparison:
+    """The study's comparison with accuracies of our own, and the gaps that follow from them."""
+    assert comparison.grid is not None
+    models = []
+    for model in comparison.models:
+        accuracy = ACCURACY[model.name]
+        interval = [accuracy - 0.05, accuracy + 0.02]
+        models.append(
+            model.model_copy(update={"accuracy": accuracy, "accuracy_interval": interval})
+        )
+    gaps: list[dict[str, float | None]]
+    gaps = [{"sharing": 0, "learning": 0}, {"sharing": 0, "learning": -0.35},
+            {"sharing": 0.1, "learning": 0}]  # fmt: skip
+    cells: list[Cell] = [
+        cell.model_copy(update={"gaps": gap})
+        for cell, gap in zip(comparison.grid.cells, gaps, strict=True)
+    ]
+    grid = comparison.grid.model_copy(update={"cells": cells})
+    return comparison.model_copy(update={"models": models, "grid": grid})
+
+
+def test_cells_by_both_axes_with_their_gaps(study: Grid, runs_dir: Path) -> None:
+    comparison = known(run_grid(study, runs_dir)[0])
+    table, trials = sheets(comparison)
+    assert table.head == ["sharing × learning", "backprop", "fa"]
+    assert table.rows == [
+        ("local", ["60.00 ± 5.00", "25.00 ± 5.00"]),
+        ("  gap to backprop, points", ["–", "−35.00"]),
+        ("conv", ["70.00 ± 5.00", "–"]),
+        ("  gap to local, points", ["+10.00", "–"]),
+    ]
+    assert table.title.endswith("shapes, 100 test images, n = 2")
+    assert trials.head == ["cell", "lr = 0.1", "lr = 0.2", "lr = 0.3", "chosen"]
+    assert trials.rows[1] == ("local-fa", ["80.00 %", "90.00 %", "100.00 %", "lr = 0.3"])
+    text = to_markdown(comparison)
+    for label, cells in [*table.rows, *trials.rows]:
+        assert f"| {' | '.join([label.strip(), *cells])} |" in text
+
+
+def test_cells_with_other_numbers_of_runs_say_so(study: Grid, runs_dir: Path) -> None:
+    comparison = known(run_grid(study, runs_dir)[0])
+    models = [comparison.models[0].model_copy(update={"n": 1}), *comparison.models[1:]]
+    table = by_axes(comparison.model_copy(update={"models": models}))
+    assert table is not None and table.rows[0][1][0] == "60.00 ± 5.00 (n = 1)"
+    assert "n =" not in table.title
+
+
+def test_a_comparison_has_no_cells(study: Grid, runs_dir: Path) -> None:
+    comparison = run_grid(study, runs_dir)[0].model_copy(update={"grid": None})
+    assert sheets(comparison) == []
+
+
+def test_the_higher_the_brighter(study: Grid, runs_dir: Path) -> None:
+    table = by_axes(known(run_grid(study, runs_dir)[0]))
+    assert table is not None
+    cells = [cell for row in sheet_table(table).rows for cell in row if isinstance(cell, Text)]
+    assert [str(cell.style) for cell in cells] == [SHADES[3], SHADES[0], SHADES[4]]
