@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sfl.config.load import load as load_config
+    from sfl.errors import UserError
     from sfl.library import compare, evaluate, grid, train
     from sfl.nn.conversion import still_shared, without_sharing
     from sfl.nn.engine import batch_innermost
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SpatialFeatureLayer",
+    "UserError",
     "batch_innermost",
     "build_model",
     "compare",
@@ -31,6 +33,7 @@ __all__ = [
 
 _HOMES = {
     "SpatialFeatureLayer": ("sfl.nn.spatial", "SpatialFeatureLayer"),
+    "UserError": ("sfl.errors", "UserError"),
     "batch_innermost": ("sfl.nn.engine", "batch_innermost"),
     "build_model": ("sfl.nn.models.networks", "build_model"),
     "compare": ("sfl.library", "compare"),

@@ -47,7 +47,7 @@ def train(
     """
     resumed = None if resume is None else os.fspath(resume)
     given = None if config is None else os.fspath(config)
-    _, start = prepare(given, _overrides(settings), _runs(runs), seed, name, resumed)
+    _, start = prepare(given, as_overrides(settings), _runs(runs), seed, name, resumed)
     return start()
 
 
@@ -112,7 +112,9 @@ def evaluate(run: Place | None = None, *, runs: Place | None = None, **settings:
     Raises UserError for weights that can't be read (exit 4) and for other images than those of the
     training (exit 3).
     """
-    return evaluate_run(None if run is None else os.fspath(run), _overrides(settings), _runs(runs))
+    return evaluate_run(
+        None if run is None else os.fspath(run), as_overrides(settings), _runs(runs)
+    )
 
 
 def evaluate_run(run: str | None, overrides: Sequence[str], root: Path) -> Evaluated:
@@ -160,7 +162,7 @@ def compare(
     names = [os.fspath(model) for model in models]
     found = run_comparison(
         names,
-        _overrides(settings),
+        as_overrides(settings),
         seeds,
         _runs(runs),
         target=target,
@@ -190,7 +192,7 @@ def grid(
     from sfl.compare.grid import missing, run_grid
     from sfl.config.grid import load_grid
 
-    overrides, root = _overrides(settings), _runs(runs)
+    overrides, root = as_overrides(settings), _runs(runs)
     asked = _asked(no_train, unfinished, jobs, jobs_per_gpu, out, data_name)
     study = load_grid(os.fspath(file), overrides)
     if not no_train:
@@ -226,7 +228,7 @@ def _compared(comparison: Comparison, models: Any, out: Place | None) -> Compare
     return Compared(**dict(comparison))
 
 
-def _overrides(settings: Mapping[str, Any]) -> list[str]:
+def as_overrides(settings: Mapping[str, Any]) -> list[str]:
     """Settings, nested or dotted, as `a.b=v`."""
     return [as_override(key, _plain(value)) for key, value in flat(settings).items()]
 
