@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sfl.config.load import load as load_config
+    from sfl.errors import UserError
+    from sfl.library import compare, evaluate, grid, train
     from sfl.nn.conversion import still_shared, without_sharing
     from sfl.nn.engine import batch_innermost
     from sfl.nn.models.networks import build_model
@@ -16,21 +18,31 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SpatialFeatureLayer",
+    "UserError",
     "batch_innermost",
     "build_model",
+    "compare",
+    "evaluate",
+    "grid",
     "load_config",
     "load_run",
     "still_shared",
+    "train",
     "without_sharing",
 ]
 
 _HOMES = {
     "SpatialFeatureLayer": ("sfl.nn.spatial", "SpatialFeatureLayer"),
+    "UserError": ("sfl.errors", "UserError"),
     "batch_innermost": ("sfl.nn.engine", "batch_innermost"),
     "build_model": ("sfl.nn.models.networks", "build_model"),
+    "compare": ("sfl.library", "compare"),
+    "evaluate": ("sfl.library", "evaluate"),
+    "grid": ("sfl.library", "grid"),
     "load_config": ("sfl.config.load", "load"),
     "load_run": ("sfl.training.load", "load_run"),
     "still_shared": ("sfl.nn.conversion", "still_shared"),
+    "train": ("sfl.library", "train"),
     "without_sharing": ("sfl.nn.conversion", "without_sharing"),
 }
 

@@ -23,7 +23,7 @@ def command(*words: str | Path) -> str:
     )
 
 
-def home(path: str | Path) -> Path:
+def home(path: str | os.PathLike[str]) -> Path:
     """The path with `~` expanded: sh does so in `--runs ~/x`, not in --runs=~/x or data.root=~/x.
 
     The `~` of an unknown user stays.

@@ -27,9 +27,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {*LEAVES, "config", "runs", "data", "nn", "learning"},
     "plots": {*LEAVES, "config", "runs", "data", "nn"},
     "jobs": {*LEAVES, "config", "runs", "training", "data", "cli.exits"},
-    "compare": {*LEAVES, "config", "runs", "plots", "training", "data", "jobs"},
+    # library: because the package can be called as `sfl.compare`
+    "compare": {*LEAVES, "config", "runs", "plots", "training", "data", "jobs", "library"},
 }
-EVERYTHING = {"bench", "cli", "__init__", "__main__"}
+EVERYTHING = {"bench", "cli", "library", "returned", "__init__", "__main__"}
 # The modules of compare that train or test something.
 TRAINS = {"compare/plan.py", "compare/results.py"}
 HEAVY = {"torch", "torchvision", "scipy", "matplotlib", "PIL", "safetensors", "tensorboard"}

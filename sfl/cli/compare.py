@@ -97,21 +97,16 @@ def compare(
       sfl compare spatial-s0 my.yaml --no-train --json
     """
     refuse_two(json=as_json, csv=as_csv, markdown=as_markdown, latex=as_latex)
-    from sfl.compare.compute import compare as compare_models
-    from sfl.compare.plan import plan, refuse_target
-    from sfl.compare.results import read_results
-    from sfl.compare.train_missing import train_missing
+    from sfl.compare.run import run_comparison
     from sfl.files import check_folder
 
     overrides, at_once = set_ or [], check_at_once(jobs, jobs_per_gpu, engine)
     if out is not None:
         check_folder(out, "--out")  # before hours of training
-    models = plan(names, overrides, seeds, runs, training=not no_train, unfinished=unfinished)
-    if target is not None:
-        refuse_target(models)
-    train_missing(models, runs, training=not no_train, at_once=at_once)
-    read_results(models, overrides, unfinished=unfinished)
-    comparison = compare_models(models, target, data_name)
+    comparison, models = run_comparison(
+        names, overrides, seeds, runs, target=target, training=not no_train,
+        unfinished=unfinished, data_name=data_name, at_once=at_once,
+    )  # fmt: skip
     show_comparison(comparison, models, out, as_json, as_csv, as_markdown, as_latex)
     worse = [d.second for d in comparison.differences if d.is_worse]
     if fail_if_worse and worse:

@@ -31,19 +31,15 @@ def evaluate(
       sfl evaluate spatial-s0 --csv > images.csv
     """
     from sfl.cli import layout, tables
-    from sfl.progress import say
-    from sfl.runs.store import find_weights
+    from sfl.library import evaluate_run
 
     refuse_two(json=as_json, csv=as_csv)
-    path = find_weights(runs, run)  # before torch is imported, which takes a second
-    from sfl.training.testing import test_weights
-
-    say(f"evaluating {path}")
-    tested = test_weights(path, set_ or [], need_train=False)
-    result = {"file": str(path), **tested.values}
+    evaluated = evaluate_run(run, set_ or [], runs)
     if as_csv:
-        layout.print_csv(("file", "class", "prediction", "confidence", "correct"), tested.rows())
+        columns = ("file", "class", "prediction", "confidence", "correct")
+        layout.print_csv(columns, evaluated.answers)
         return
+    result = evaluated.to_dict()
     if as_json:
         layout.print_json(result)
         return

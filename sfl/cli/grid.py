@@ -85,7 +85,7 @@ def grid(
         layout.print_lines(commands(missing(study, runs, known=True), study.base, runs))
         return
     if not no_train:
-        _say_plan(study, missing(study, runs))
+        say_plan(study, missing(study, runs))
     if dry_run:
         return
     comparison, models = run_grid(
@@ -95,7 +95,8 @@ def grid(
     show_comparison(comparison, models, out, as_json, as_csv, as_markdown, as_latex)
 
 
-def _say_plan(grid: "Grid", lacking: "Sequence[Job]") -> None:
+def say_plan(grid: "Grid", lacking: "Sequence[Job]") -> None:
+    """Says what a study lacks, and what training it takes."""
     from sfl.compare.plan import images_of
     from sfl.jobs.estimate import estimate
     from sfl.progress import say

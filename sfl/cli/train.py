@@ -41,42 +41,24 @@ def train(
       sfl train --resume spatial-s0
     """
     from sfl.cli import layout, tables
-    from sfl.config.load import load
+    from sfl.library import prepare
     from sfl.progress import say
-    from sfl.runs.store import check_name, data_root_option, find, run_name
+    from sfl.runs.store import data_root_option
     from sfl.shell import command
 
-    overrides = [*(set_ or []), *([f"train.seed={seed}"] if seed is not None else [])]
-    if (config is None) == (resume is None):
-        raise UserError("train needs --config FILE or --resume RUN, one of the two", "see --help")
-    if resume is not None:
-        if seed is not None or name is not None or dry_run:
-            raise UserError("--resume can be used with --set only", "the rest is the run's own")
-        run = find(runs, resume)
-        from sfl.training import start
-        from sfl.training.resume import config_to_resume
-
-        folder, settings = run.path.parent, config_to_resume(run, overrides)
-        result = start.resume(run, settings)
-    else:
-        assert config is not None
-        if name is not None:
-            check_name(name)
-        folder, settings = runs, load(config, overrides)
-        if dry_run:
-            _show(settings, as_json)
-            return
-        from sfl.training import start
-
-        named = run_name(config, settings) if name is None else name
-        result = start.train(settings, runs, named, exact=name is not None)
-    if as_json:
-        layout.print_json(result)
+    if resume is not None and dry_run:
+        raise UserError("--resume can't be used with --dry-run", "leave one of them out")
+    settings, start = prepare(config, set_ or [], runs, seed, name, resume)
+    if dry_run:
+        _show(settings, as_json)
         return
-    layout.print_lines(tables.result_lines(result))
-    saved = folder / result["run"]
-    say(f"saved in {saved}")
-    say("next:", command("evaluate", saved, *data_root_option(settings)))
+    trained = start()
+    if as_json:
+        layout.print_json(trained.to_dict())
+        return
+    layout.print_lines(tables.result_lines(trained.to_dict()))
+    say(f"saved in {trained.path}")
+    say("next:", command("evaluate", trained.path, *data_root_option(settings)))
 
 
 def _show(settings: "Settings", as_json: bool) -> None:

@@ -127,10 +127,9 @@ class Audit(Record):
     )
 
 
-class Result(Record):
-    """result.json: what a run ended with."""
+class Scores(Record):
+    """The fields of result.json that a test gives."""
 
-    run: str = Field(description="Name of the run.")
     model: str = Field(description="Name of the network.")
     accuracy: Fraction = Field(description="Test accuracy, a fraction.")
     accuracy_interval: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field(
@@ -153,6 +152,15 @@ class Result(Record):
     training_flops_per_image: Count | None = Field(
         None, description="Forward pass and gradients of weights and inputs. Not in the first runs."
     )
+    audit: Audit | None = Field(
+        None, description="What it shares and transports. Not in the first runs."
+    )
+
+
+class Result(Scores):
+    """result.json: what a run ended with."""
+
+    run: str = Field(description="Name of the run.")
     train_images: Positive | None = Field(
         None, description="Number of images trained on. Not in the first runs."
     )
@@ -161,9 +169,6 @@ class Result(Record):
     seconds_per_epoch: Seconds = Field(description="Mean over the epochs.")
     peak_memory_bytes: Count | None = Field(
         None, description="The highest of its epochs; null: unknown. Not in the first runs."
-    )
-    audit: Audit | None = Field(
-        None, description="What it shares and transports. Not in the first runs."
     )
 
 

@@ -1,5 +1,6 @@
 """Loads a run's trained model."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,11 @@ class LoadedRun:
     in_dimensions: tuple[int, int, int]
 
 
-def load_run(path: str | Path) -> LoadedRun:
-    """Loads a run directory. Raises UserError (exit 4) if it has no usable checkpoint."""
+def load_run(path: str | os.PathLike[str]) -> LoadedRun:
+    """Loads a run directory, or what `sfl.train` returned.
+
+    Raises UserError (exit 4) if it has no usable checkpoint.
+    """
     run = Run(Path(path))
     checkpoint = read_checkpoint(run.path / BEST)
     config = from_text(checkpoint.config, str(run.path / BEST))

@@ -65,5 +65,5 @@ def test_what_is_wrong_is_named(kind: type[Epoch | Environment], wrong: dict[str
 def test_an_empty_object_lacks_what_all_versions_wrote() -> None:
     with pytest.raises(UserError) as caught:
         Result.check({}, "file")
-    assert "missing or wrong: run, model, accuracy" in str(caught.value)
+    assert "missing or wrong: model, accuracy" in str(caught.value)
     assert "peak_memory_bytes" not in str(caught.value)

@@ -1,0 +1,91 @@
+"""What the functions of sfl/library.py return: records, shown as tables in a notebook."""
+
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from sfl.compare.schema import Comparison
+from sfl.config.schema import Config
+from sfl.runs.records import Result, Scores
+
+
+class TrainedRun(Result):
+    """A finished run: what its result.json holds; `path`: its directory; `config`: its settings."""
+
+    path: Path = Field(exclude=True)
+    config: Config = Field(exclude=True)
+
+    def __fspath__(self) -> str:
+        """So that it can be given where a run's directory is asked for."""
+        return str(self.path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `sfl train --json` prints it."""
+        return self.to_json()
+
+    def _repr_html_(self) -> str:
+        epochs = f"{self.run}: {self.epochs} epoch{'s' * (self.epochs > 1)}"
+        return _scores_html(self, f"{epochs} in {self.seconds:.0f} s; saved in {self.path}")
+
+
+class Evaluated(Scores):
+    """What a test gave. answers: for each test image its `file` or number, `class`, `prediction`,
+    `confidence` and whether that is `correct`."""
+
+    file: str = Field(description="The weights that were tested.")
+    answers: list[dict[str, Any]] = Field(exclude=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `sfl evaluate --json` prints it."""
+        return self.to_json()
+
+    def _repr_html_(self) -> str:
+        return _scores_html(self, self.file)
+
+
+class Compared(Comparison):
+    """A comparison, or a study."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `--json` prints it: docs/compare.schema.json."""
+        return self.model_dump()
+
+    def _repr_html_(self) -> str:
+        from sfl.compare.table import rows
+
+        table = _table(
+            ["", *(model.name for model in self.models)],
+            ([label, *cells] for label, cells in rows(self)),
+        )
+        return table + _paragraphs([*self.conclusion, *self.remarks])
+
+
+def _scores_html(scores: Scores, line: str) -> str:
+    from sfl.cli.tables import result_lines
+    from sfl.units import percent_text
+
+    table = _table(
+        ["true class", "images", "accuracy"],
+        (
+            [name, f"{sum(row):,}", "" if accuracy is None else percent_text(accuracy)]
+            for (name, accuracy), row in zip(
+                scores.per_class.items(), scores.confusion, strict=True
+            )
+        ),
+    )
+    return _paragraphs([*result_lines(scores.to_json()), line]) + table
+
+
+def _paragraphs(lines: Iterable[str]) -> str:
+    return "".join(f"<p>{escape(line)}</p>" for line in lines)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
