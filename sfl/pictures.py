@@ -219,7 +219,11 @@ Style = dict[str, Any]
 def line_styles(count: int) -> list[Style]:
     """So many kinds of line. They differ in markers and dashes, for readers who see no colours."""
     return [
-        {"marker": MARKERS[place % len(MARKERS)], "linestyle": LINES[place // len(MARKERS) % 4]}
+        {
+            # When the colours begin again, each gets another marker.
+            "marker": MARKERS[(place + place // len(MARKERS)) % len(MARKERS)],
+            "linestyle": LINES[place // len(MARKERS) % 4],
+        }
         for place in range(count)
     ]
 

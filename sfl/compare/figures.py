@@ -41,8 +41,10 @@ COSTS = (
     ("flops", "training_flops", "FLOPs of training"),
     ("time", "seconds", "seconds of training"),
 )
+HATCHES = (None, "//", "..", "xx")  # of bars whose colours begin again
 MOST_CLASSES = 40  # with more, bars can't be read
 BESIDE: dict[str, Any] = {"xytext": (7, 5), "textcoords": "offset points", "va": "bottom"}
+MOST_INSIDE = 7  # curves named within their axes; of more, the legend is below and hides none
 MOST_NAMES = 4  # written beside their points; with more, there is a legend
 
 
@@ -61,12 +63,13 @@ def pictures(
         shown = label.partition(",")[0].capitalize()
         caption = f"{shown} over the epochs; mean, and smallest to largest of the runs."
         read = partial(_read, key, scale)
-        found.append(Picture(name, caption, partial(_curves, compared, title, read, label)))
+        draw = partial(_curves, compared, title, read, label)
+        found.append(Picture(name, caption, draw, _size(compared)))
     found += _learning(compared, title)
     for name, field, label in COSTS:
         caption = f"Test accuracy against {label}; bars: 95 % intervals."
         draw = partial(_by_cost, comparison, field, label)
-        found.append(Picture(f"accuracy-by-{name}", caption, draw))
+        found.append(Picture(f"accuracy-by-{name}", caption, draw, _size(compared)))
     classes = list(comparison.models[0].per_class)
     chosen, of_classes = _chosen_classes(compared)
     caption = f"Test accuracy of {of_classes}: mean, and smallest to largest of the runs."
@@ -77,6 +80,13 @@ def pictures(
     if images is not None:
         found += confusion.disagreements(comparison, compared, images)
     return _with_unique_names(found)
+
+
+def _size(compared: Sequence[ComparedModel]) -> tuple[float, float]:
+    """Of a picture with a legend of the models, which is below it if they are many."""
+    width, height = drawing.WIDE
+    rows = -(-len(compared) // 2)
+    return width, height + (0.2 * rows if len(compared) > MOST_INSIDE else 0)
 
 
 def _heat_map(comparison: Comparison) -> list[Picture]:
@@ -150,7 +160,8 @@ def _learning(compared: Sequence[ComparedModel], title: str) -> list[Picture]:
                 f"{label.partition(',')[0].capitalize()}{over}, over the epochs; mean, and "
                 "smallest to largest of the runs."
             )
-            found.append(Picture(name, caption, partial(_curves, having, title, read, label)))
+            draw = partial(_curves, having, title, read, label)
+            found.append(Picture(name, caption, draw, _size(having)))
     return found
 
 
@@ -177,7 +188,10 @@ def _curves(
         colour = plot_curve(axes, epochs, list(map(fmean, each)), style, shorten(model.name))
         low, high = list(map(min, each)), list(map(max, each))
         axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
-    label_epochs(axes, label)
+    below = len(compared) > MOST_INSIDE
+    label_epochs(axes, label, legend=not below)
+    if below:
+        add_legend(figure, axes.lines, loc="outside lower left", ncols=2, fontsize=7)
     add_title(figure, title)
 
 
@@ -248,7 +262,7 @@ def _classes(
         bars_of_model = axes.barh(
             [row + shift for row in range(len(order))], means, 0.8 / count,
             label=shorten(model.name), xerr=bars if len(model.results) > 1 else None, ecolor="gray",
-            hatch="//" if place >= 7 else None,
+            hatch=HATCHES[place // 7 % 4], edgecolor="gray", linewidth=0,
         )  # fmt: skip
         models.append(bars_of_model)
     axes.set_yticks(range(len(order)), [shorten(name, 20) for name in order])

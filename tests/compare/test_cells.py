@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
+from matplotlib.figure import Figure
 from rich.text import Text
 
 from sfl.cli.tables import SHADES, sheet_table
 from sfl.compare.cells import by_axes, sheets
+from sfl.compare.figures import pictures
 from sfl.compare.grid import run_grid
 from sfl.compare.markdown import to_markdown
 from sfl.compare.schema import Cell, Comparison
@@ -75,3 +78,21 @@ def test_the_higher_the_brighter(study: Grid, runs_dir: Path) -> None:
     assert table is not None
     cells = [cell for row in sheet_table(table).rows for cell in row if isinstance(cell, Text)]
     assert [str(cell.style) for cell in cells] == [SHADES[3], SHADES[0], SHADES[4]]
+
+
+def test_a_heat_map_has_the_numbers_in_ink_that_can_be_read(study: Grid, runs_dir: Path) -> None:
+    comparison, compared = run_grid(study, runs_dir)
+    picture = pictures(known(comparison), compared, None)[0]
+    figure = Figure(figsize=picture.size)
+    picture.draw(figure)
+    axes = figure.axes[0]
+    assert picture.name == "heat-map"
+    assert {text.get_text(): text.get_color() for text in axes.texts} == {
+        "60.00\n± 5.00": "black", "25.00\n± 5.00": "white", "70.00\n± 5.00": "black",
+    }  # fmt: skip
+    array = axes.images[0].get_array()
+    assert array is not None
+    values = np.asarray(array)
+    assert values[0].tolist() == [60, 25] and values[1, 0] == 70
+    assert np.ma.getmaskarray(array).tolist() == [[False] * 2, [False, True]]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["local", "conv"]

@@ -16,7 +16,7 @@ from sfl.compare.figures import pictures
 from sfl.compare.model import ComparedModel
 from sfl.compare.results import read_result
 from sfl.config.load import from_text
-from sfl.pictures import Picture
+from sfl.pictures import ON_LIGHT, Picture
 from sfl.plots.test_images import TestImages
 from sfl.runs.directory import Run
 from tests.conftest import make_run
@@ -106,6 +106,16 @@ def test_names_that_begin_with_an_underscore_have_their_line_in_legends(tmp_path
         (legend,) = [axes.get_legend()] if name == "loss" else found[name][1].legends
         assert legend is not None
         assert [text.get_text() for text in legend.get_texts()] == list(names)
+
+
+def test_of_many_models_each_has_its_look_and_no_legend_hides_a_curve(tmp_path: Path) -> None:
+    names = [f"m{place}" for place in range(12)]
+    found = drawn(tmp_path, names, ["x", "y"], *[[True, False]] * 12)
+    (axes,) = found["loss"][1].axes
+    colours = len(ON_LIGHT)
+    looks = {(n % colours, str(line.get_marker())) for n, line in enumerate(axes.lines)}
+    assert len(looks) == 12 and axes.get_legend() is None
+    assert [text.get_text() for text in found["loss"][1].legends[0].get_texts()] == names
 
 
 def test_letters_of_three_bytes_leave_a_file_its_name(tmp_path: Path) -> None:
