@@ -348,10 +348,11 @@ def test_scripts_test_runs_every_step_and_ends_with_pytest(repository: Repositor
         code, output, _ = repository.call(script, "--slow", "-k", "a b", cwd=Path("/"))
         assert code == 1
         ran = [line for line in output.splitlines() if line.startswith("ran")]
-        expected = ["ruff check", "ruff format --check", "mypy", "pytest --slow -k a b"]
+        last = "pytest --numprocesses auto --dist worksteal --slow -k a b"
+        expected = ["ruff check", "ruff format --check", "mypy", last]
         assert ran == [f"ran -m {step}" for step in expected]
         assert "== failed: mypy" in output
-        assert output.splitlines()[-1] == "ran -m pytest --slow -k a b"
+        assert output.splitlines()[-1] == f"ran -m {last}"
     write_program(python, "exit 0")
     assert repository.call(".ci/run")[0] == 0
 
