@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfl.cli import completion
-from sfl.cli.compare import Csv, Latex, Markdown, Out, Unfinished, show_comparison
+from sfl.cli.compare import Csv, Latex, Markdown, NoTrain, Out, Unfinished, show_comparison
 from sfl.cli.options import (
     RUNS,
     DataName,
@@ -32,9 +32,6 @@ File = Annotated[
         help="A study: a YAML file, or a name: grids/small.",
         autocompletion=completion.grids,
     ),
-]
-NoTrain = Annotated[
-    bool, typer.Option("--no-train", help="Train nothing: show the runs that there are.")
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what would be trained, how long, how large.")

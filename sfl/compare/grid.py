@@ -188,13 +188,14 @@ def commands(jobs: Sequence[Job], base: str, root: Path) -> list[str]:
 
     Its settings: those in which it differs from the base.
     """
-    return [_command(job, base, root) for job in jobs]
+    under = flat(load(base).model_dump())
+    return [_command(job, base, under, root) for job in jobs]
 
 
-def _command(job: Job, base: str, root: Path) -> str:
+def _command(job: Job, base: str, under: Mapping[str, Any], root: Path) -> str:
     if job.run is not None:
         return command("train", "--resume", job.run.path, *data_root_option(job.config))
-    own, under = (flat(config.model_dump()) for config in (job.config, load(base)))
+    own = flat(job.config.model_dump())
     differing = [key for key, value in own.items() if value != under[key]]
     settings = [word for key in differing for word in ("--set", as_override(key, own[key]))]
     return command("train", "--config", base, *settings, "--name", job.name, "--runs", root)
