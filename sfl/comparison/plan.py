@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfl.compare.model import ComparedModel
-from sfl.compare.names import Named, name_after_run, resolve
+from sfl.comparison.model import ComparedModel
+from sfl.comparison.names import Named, name_after_run, resolve
 from sfl.config.load import from_tree, override
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError

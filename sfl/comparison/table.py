@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sfl.compare.schema import Comparison, Difference, Model, Target
+from sfl.comparison.schema import Comparison, Difference, Model, Target
 from sfl.config.load import flat
 from sfl.units import (
     bytes_text,

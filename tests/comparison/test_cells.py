@@ -7,13 +7,13 @@ from matplotlib.figure import Figure
 from rich.text import Text
 
 from sfl.cli.tables import SHADES, sheet_table
-from sfl.compare.cells import by_axes, sheets
-from sfl.compare.figures import pictures
-from sfl.compare.grid import run_grid
-from sfl.compare.markdown import to_markdown
-from sfl.compare.schema import Cell, Comparison
+from sfl.comparison.cells import by_axes, sheets
+from sfl.comparison.figures import pictures
+from sfl.comparison.grid import run_grid
+from sfl.comparison.markdown import to_markdown
+from sfl.comparison.schema import Cell, Comparison
 from sfl.config.grid import Grid
-from tests.compare.test_grid import study
+from tests.comparison.test_grid import study
 from tests.stand_ins import configs, images, trained
 
 __all__ = ["configs", "images", "study", "trained"]

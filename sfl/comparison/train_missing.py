@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from sfl.compare.model import ComparedModel
-from sfl.compare.names import differing
-from sfl.compare.plan import images_of, readable
+from sfl.comparison.model import ComparedModel
+from sfl.comparison.names import differing
+from sfl.comparison.plan import images_of, readable
 from sfl.errors import Exit, UserError
 from sfl.jobs.job import ONE, AtOnce, raise_failures
 from sfl.jobs.pool import run_all
