@@ -126,7 +126,7 @@ class Views:
         rows, columns = (
             self._within(first[:, i, None], length) for i, length in enumerate(images.shape[2:])
         )
-        return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0)
+        return images.mul_(~(rows[:, :, None] & columns[:, None, :])[:, None])
 
     def _within(self, first: Tensor, length: int) -> Tensor:
         places = torch.arange(length, device=first.device)

@@ -17,7 +17,9 @@ from torch import Tensor
 from sfl.data.augmentation import Augmentation, Draw, Views
 from sfl.data.dataset import Split
 
-CHUNK = 2**24  # values that a GPU augments at once: batches share the time that launches take
+# Values that are augmented at once. Small batches share the time that calls take; on the CPU, a
+# chunk should fit into the cache.
+CHUNK = {"cpu": 2**20, "cuda": 2**24, "mps": 2**24}
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ def train_batches(
     ]
     if not places:
         return
-    together = 1 if device.type == "cpu" else max(1, CHUNK // split.images[:batch_size].numel())
+    together = max(1, CHUNK[device.type] // split.images[:batch_size].numel())
     chunks = [places[i : i + together] for i in range(0, len(places), together)]
     sizes = [sum(map(len, chunk)) for chunk in chunks]
     mine = torch.cat(places)
@@ -81,14 +83,13 @@ def train_batches(
         here = chosen[start : start + sizes[number]]
         # Of bytes, index_select is many times as fast as indexing.
         images = views.apply(split.images.index_select(0, here), number, start)
+        images = views.erase(normalize(images, mean, std), start)
+        start += len(images)
         lengths = [len(batch) for batch in chunk]
-        for pixels, labels in zip(
-            images.split(lengths), split.labels[here].split(lengths), strict=True
-        ):
-            batch = views.erase(normalize(pixels, mean, std), start)
+        parts = images.split(lengths), split.labels[here].split(lengths)
+        for batch, labels in zip(*parts, strict=True):
             mix = next(mixes)
             yield (batch, labels) if mix is None else mix.apply(batch, labels, classes)
-            start += len(labels)
 
 
 def test_batches(

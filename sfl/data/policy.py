@@ -119,7 +119,9 @@ class Pass:
         first = starts[chunks]
         return cls(
             (order - first).to(device),
-            (order.argsort() - first).to(device),
+            (torch.empty_like(order).index_copy_(0, order, torch.arange(len(rows))) - first).to(
+                device
+            ),
             of[rows[order]].to(device),
             counts.view(len(sizes), len(FUNCTIONS)).tolist(),
         )

@@ -200,24 +200,3 @@ def test_batches_on_a_gpu_stay_there_and_never_wait_for_it(only_cuda: Callable[[
         ):
             assert [images.shape[0] for images, _ in found] == [4, 4, 2]
             assert {t.device.type for batch in found for t in batch} == {"cuda"}
-
-
-@pytest.fixture
-def only_cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Makes what FakeTensorMode lets pass raise: reading a value, indexing with a CPU tensor."""
-    index = Tensor.__getitem__
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("waits for the device")
-
-    def checked(tensor: Tensor, key: Any) -> Tensor:
-        if isinstance(key, Tensor):
-            assert key.device == tensor.device, "copies the index to the device for each batch"
-        return index(tensor, key)
-
-    def install() -> None:
-        for name in ("item", "tolist", "__bool__", "numpy", "nonzero"):
-            monkeypatch.setattr(Tensor, name, refuse)
-        monkeypatch.setattr(Tensor, "__getitem__", checked)
-
-    return install
