@@ -51,9 +51,11 @@ class AugmentSettings(Settings):
         0.5, description="Only with cutmix. Share of the batches that get it."
     )
 
-    @field_validator("flip")
+    @field_validator("flip", mode="before")
     @classmethod
     def _one_word(cls, flip: Any) -> Any:
+        if isinstance(flip, int | float) and not isinstance(flip, bool):  # 1 equals True
+            raise ValueError("expected true, false, random or alternate")
         return True if flip == "random" else flip  # so that both are one experiment
 
     @model_validator(mode="after")
