@@ -117,7 +117,7 @@ def _values(annotation: Any, *bounds: Any) -> str:
     if origin is typing.Annotated:
         return _values(*arguments)
     if origin is typing.Literal:
-        return ", ".join(f"`{value}`" for value in arguments)
+        return ", ".join(f"`{json.dumps(value).strip(chr(34))}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_values(kind) for kind in arguments if kind is not type(None))
     if origin is list:

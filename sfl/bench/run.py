@@ -8,6 +8,7 @@ import torch
 
 from sfl.bench import layers, steps
 from sfl.bench.timing import interleaved, timed
+from sfl.data.augmentation import Augmentation
 from sfl.data.batches import train_batches
 from sfl.data.dataset import Split
 from sfl.learning.seeding import generator
@@ -69,8 +70,8 @@ def data_share(measured: list[dict[str, Any]]) -> dict[str, float]:
     mean = std = torch.full((3,), 0.5)
     start = time.perf_counter()
     for _ in train_batches(
-        split, batch_size=steps.BATCH, crop_padding=4, flip=True, mean=mean, std=std,
-        order=generator(0, "order", 1), crops=generator(0, "augmentation", 1),
+        split, batch_size=steps.BATCH, classes=10, mean=mean, std=std, epoch=1,
+        augment=Augmentation(crop_padding=4, flip=True), draw=partial(generator, 0),
     ):  # fmt: skip
         pass
     seconds = time.perf_counter() - start

@@ -193,9 +193,23 @@ def _length(config: Config) -> str:
 
 def _augmentation(config: Config) -> str:
     augment = config.data.augment
-    crop = f"random crops after padding by {augment.crop_padding} pixels"
-    parts = [crop] * bool(augment.crop_padding) + ["random flips left to right"] * augment.flip
-    return " and ".join(parts) or "none"
+    padding = "mirrored " * (augment.crop_fill == "reflect") + "pixels"
+    rand = f"RandAugment ({augment.operations} operations, magnitude {augment.magnitude})"
+    parts = [
+        f"random crops after padding by {augment.crop_padding} {padding}"
+        * bool(augment.crop_padding),
+        {
+            True: "random flips left to right",
+            "alternate": "flips left to right in every second epoch",
+        }.get(augment.flip, ""),
+        {"trivial": "TrivialAugmentWide", "rand": rand}.get(augment.policy, ""),
+        f"cutout of {augment.cutout} pixels" * bool(augment.cutout),
+        f"mixup (alpha {augment.mixup:g})" * bool(augment.mixup),
+        f"CutMix (alpha {augment.cutmix:g}, probability {augment.cutmix_probability:g})"
+        * bool(augment.cutmix),
+    ]
+    *others, last = [part for part in parts if part] or ["none"]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _pixels(config: Config) -> str:

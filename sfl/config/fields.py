@@ -45,7 +45,8 @@ def choice(field: FieldInfo) -> list[str]:
     if field.annotation is bool:
         return ["true", "false"]
     literals = [kind for kind in _kinds(field) if get_origin(kind) is Literal]
-    return [str(word) for literal in literals for word in get_args(literal)]
+    words = [word for literal in literals for word in get_args(literal)]
+    return [str(word).lower() if isinstance(word, bool) else str(word) for word in words]
 
 
 def is_text(field: FieldInfo) -> bool:

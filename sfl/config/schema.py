@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from sfl.config.augment import AugmentSettings
 from sfl.config.learn import LearnSettings
 from sfl.config.model import ModelSettings
 from sfl.config.settings import Count, Fraction, Positive, Settings
@@ -20,16 +21,6 @@ MAY_CHANGE = (
     "data.root", "data.mirror", "data.skip_broken", "train.device", "train.keep",
     "train.checkpoint_every", "train.tensorboard", "train.threads",
 )  # fmt: skip
-
-
-class AugmentSettings(Settings):
-    """Augmentation of the training images; the notebook's by default."""
-
-    crop_padding: Annotated[int, Field(ge=0, le=1024)] = Field(
-        4,
-        description="Black pixels added on each side; then a random crop of the original size.",
-    )
-    flip: bool = Field(True, description="Mirror each image left to right with probability 1/2.")
 
 
 class NormalizeSettings(Settings):
@@ -81,7 +72,9 @@ class DataSettings(Settings):
         NormalizeSettings(), description="Mean and standard deviation of each channel."
     )
     batch_size: Count = Field(64, description="Images per optimizer step.")
-    augment: AugmentSettings = Field(AugmentSettings(), description="Random crops and flips.")
+    augment: AugmentSettings = Field(
+        AugmentSettings(), description="What is done to training images."
+    )
     validation: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Number of training images held out for validation: of each class its share, "
@@ -204,6 +197,12 @@ class Config(Settings):
             raise ValueError(
                 "optimizer.clip_norm: not with learn.route: local; one norm over all gradients "
                 "would let blocks act on each other"
+            )
+        mixed = next((n for n in ("mixup", "cutmix") if getattr(self.data.augment, n)), None)
+        if route == "local" and mixed:
+            raise ValueError(
+                f"data.augment.{mixed}: not with learn.route: local, whose losses need one label "
+                "an image"
             )
         if rule == "kp" and self.optimizer.name == "adam" and self.optimizer.weight_decay:
             raise ValueError(

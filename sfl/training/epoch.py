@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfl.data.augmentation import Augmentation
 from sfl.data.batches import test_batches, train_batches
 from sfl.data.dataset import Split
 from sfl.learning import measures
@@ -130,12 +131,12 @@ def _batches(setup: Setup, so_far: EpochSoFar) -> Iterator[tuple[Tensor, Tensor]
     return train_batches(
         setup.train,
         batch_size=data.batch_size,
-        crop_padding=data.augment.crop_padding,
-        flip=data.augment.flip,
+        classes=len(setup.dataset.classes),
+        augment=Augmentation(**data.augment.model_dump()),
         mean=setup.mean,
         std=setup.std,
-        order=generator(seed, "order", epoch),
-        crops=generator(seed, "augmentation", epoch),
+        draw=partial(generator, seed),
+        epoch=epoch,
         first=so_far.steps,
         share=setup.world.mine(),
     )

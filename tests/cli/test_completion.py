@@ -79,7 +79,7 @@ def test_settings_are_offered_with_their_sentence(offered: Offer) -> None:
         ("train.schedule=", ["constant", "cosine", "onecycle"]),
         ("train.schedule=co", ["constant", "cosine"]),
         ("model.layer=", ["conv", "spatial"]),
-        ("data.augment.flip=", ["true", "false"]),
+        ("data.augment.flip=", ["true", "false", "random", "alternate"]),
         ("train.epochs=", []),
         ("nothing=", []),
     ],

@@ -107,6 +107,13 @@ def test_every_choice_has_its_words(
         ("learn: {rule: fa, alignment: 0.5}", "drawn with cosine 0.5 to the forward weights."),
         ("learn: {rule: mirror}", "1 batches of 64 noise images every 1 steps, rate 0.1."),
         ("data: {augment: {flip: false, crop_padding: 0}}", "Augmentation: none."),
+        ("data: {augment: {policy: trivial, flip: alternate, crop_fill: reflect, cutout: 8}}",
+         "Augmentation: random crops after padding by 4 mirrored pixels, flips left to right in "
+         "every second epoch, TrivialAugmentWide and cutout of 8 pixels."),
+        ("data: {augment: {policy: rand, mixup: 0.2, cutmix: 1.0}}",
+         "Augmentation: random crops after padding by 4 pixels, random flips left to right, "
+         "RandAugment (2 operations, magnitude 9), mixup (alpha 0.2) and CutMix (alpha 1, "
+         "probability 0.5)."),
         ("data: {source: folder, resize: 8}", "Pixels are resized to 8×8, scaled to [0, 1] and"),
         ("optimizer: {clip_norm: 2}", "weight decay 0, gradients clipped to a norm of 2."),
         ("train: {label_smoothing: 0.1}", "and cross entropy with label smoothing 0.1."),

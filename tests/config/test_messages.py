@@ -59,7 +59,7 @@ MISTAKES = [
     (MODEL + "optimizer: {lr: '1e-3'}", 'c.yaml:2: optimizer.lr: expected a number, not "1e-3"'),
     (
         MODEL + "data: {augment: {flip: no}}",
-        'c.yaml:2: data.augment.flip: expected true or false, not "no"',
+        'c.yaml:2: data.augment.flip: expected true, false, random or alternate, not "no"',
     ),
     (
         MODEL + "data: {root: 5}",

@@ -1,6 +1,7 @@
 """Batches: equal to torchvision's transforms, the same on every device, every image once."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import functional as tv
 
 from sfl.data import batches
-from sfl.data.batches import batch_count, crop_and_flip, draw_crops, draw_flips, normalize
+from sfl.data.augmentation import Augmentation, crop_and_flip, draw_crops, draw_flips
+from sfl.data.batches import batch_count, normalize
 from sfl.data.dataset import Split
+from sfl.learning.seeding import generator as seeded
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -31,18 +34,19 @@ def numbered_split(count: int) -> Split:
     return Split(images.contiguous(), torch.arange(count))
 
 
-def epoch(split: Split, **changes: object) -> list[tuple[Tensor, Tensor]]:
-    """An epoch of batches of 4 that are not normalised, so that pixels can be recognised."""
-    settings: dict[str, object] = {
-        "batch_size": 4,
-        "crop_padding": 0,
-        "flip": False,
-        "mean": torch.zeros(3),
-        "std": torch.full((3,), 1 / 255),
-        "order": generator(1),
-        "crops": generator(2),
-    }
-    return list(batches.train_batches(split, **{**settings, **changes}))  # type: ignore[arg-type]
+def epoch(split: Split, seed: int = 0, **changes: object) -> list[tuple[Tensor, Tensor]]:
+    """An epoch of batches of 4 that are not normalised, so that pixels can be recognised.
+
+    changes: of train_batches' settings and of the augmentation's.
+    """
+    settings: dict[str, Any] = {
+        "batch_size": 4, "classes": 10, "epoch": 1, "draw": partial(seeded, seed),
+        "mean": torch.zeros(3), "std": torch.full((3,), 1 / 255),
+    }  # fmt: skip
+    augment = {name: value for name, value in changes.items() if hasattr(Augmentation, name)}
+    given = {name: value for name, value in changes.items() if name not in augment}
+    augmentation = Augmentation(**augment)  # type: ignore[arg-type]
+    return list(batches.train_batches(split, augment=augmentation, **settings | given))
 
 
 # --- against torchvision
@@ -104,7 +108,7 @@ def test_a_batch_is_what_torchvision_makes_of_the_same_draws() -> None:
     split = Split(random_images(10), torch.arange(10))
     mean, std = torch.tensor(MEAN), torch.tensor(STD)
     ours = epoch(split, crop_padding=4, flip=True, mean=mean, std=std)
-    order, crops = generator(1), generator(2)
+    order, crops = seeded(0, "order", 1), seeded(0, "augmentation", 1)
     permutation = torch.randperm(10, generator=order)
     offsets, flips = draw_crops(10, 4, crops), draw_flips(10, crops)
     for i, place in enumerate(permutation.tolist()):
@@ -128,8 +132,8 @@ def test_crops_take_every_offset_and_flips_are_fair() -> None:
 
 def test_switching_one_augmentation_off_leaves_the_other_as_it_was() -> None:
     split = Split(random_images(16), torch.arange(16))
-    offsets, flips = draw_crops(16, 4, c := generator(2)), draw_flips(16, c)
-    order = torch.randperm(16, generator=generator(1))
+    offsets, flips = draw_crops(16, 4, c := seeded(0, "augmentation", 1)), draw_flips(16, c)
+    order = torch.randperm(16, generator=seeded(0, "order", 1))
     for settings, expected in (
         ({"crop_padding": 4}, crop_and_flip(split.images[order], offsets, None, 4)),
         ({"flip": True}, crop_and_flip(split.images[order], None, flips, 0)),
@@ -153,14 +157,15 @@ def test_an_epoch_has_every_image_once_with_its_label() -> None:
 
 def test_same_generators_same_batches_other_generators_other_batches() -> None:
     split = Split(random_images(12), torch.arange(12))
-    augmented = {"crop_padding": 4, "flip": True}
 
-    def pixels(**changes: object) -> Tensor:
-        return torch.cat([images for images, _ in epoch(split, **augmented, **changes)])
+    def pixels(**changes: Any) -> Tensor:
+        return torch.cat(
+            [images for images, _ in epoch(split, crop_padding=4, flip=True, **changes)]
+        )
 
     assert torch.equal(pixels(), pixels())
-    assert not torch.equal(pixels(), pixels(order=generator(3)))
-    assert not torch.equal(pixels(), pixels(crops=generator(3)))
+    assert not torch.equal(pixels(), pixels(epoch=2))
+    assert not torch.equal(pixels(), pixels(seed=1))
 
 
 def test_test_batches_keep_the_order_and_every_image() -> None:
@@ -195,24 +200,3 @@ def test_batches_on_a_gpu_stay_there_and_never_wait_for_it(only_cuda: Callable[[
         ):
             assert [images.shape[0] for images, _ in found] == [4, 4, 2]
             assert {t.device.type for batch in found for t in batch} == {"cuda"}
-
-
-@pytest.fixture
-def only_cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Makes what FakeTensorMode lets pass raise: reading a value, indexing with a CPU tensor."""
-    index = Tensor.__getitem__
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("waits for the device")
-
-    def checked(tensor: Tensor, key: Any) -> Tensor:
-        if isinstance(key, Tensor):
-            assert key.device == tensor.device, "copies the index to the device for each batch"
-        return index(tensor, key)
-
-    def install() -> None:
-        for name in ("item", "tolist", "__bool__", "numpy", "nonzero"):
-            monkeypatch.setattr(Tensor, name, refuse)
-        monkeypatch.setattr(Tensor, "__getitem__", checked)
-
-    return install

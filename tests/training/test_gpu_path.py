@@ -7,6 +7,7 @@ autograd engine can't run there; a whole step runs on meta tensors.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
+from sfl.data.augmentation import Augmentation
 from sfl.data.batches import test_batches as batches_of
 from sfl.data.batches import train_batches
 from sfl.data.dataset import Split
@@ -118,9 +120,10 @@ def test_augmentation(gpu: None, augment: dict[str, Any]) -> None:
         batch_size=32,
         mean=mean,
         std=std,
-        order=generator(0, "order", 1),
-        crops=generator(0, "augmentation", 1),
-        **augment,
+        classes=10,
+        augment=Augmentation(**augment),
+        draw=partial(generator, 0),
+        epoch=1,
     )
     found = [
         (tuple(images.shape), images.device.type, labels.device.type) for images, labels in batches
