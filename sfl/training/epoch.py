@@ -95,9 +95,7 @@ def train_epoch(
         seed_global(seed, "dropout", epoch, step, *([world.rank] if world.rank else []))
         count = min(batch_size, len(setup.train) - step * batch_size)
 
-        loss, hits = learner.step(
-            images, labels, lr=so_far.lr, number=step, step=overall, count=count
-        )
+        loss, hits = learner.step(images, labels, lr=so_far.lr, step=overall, count=count)
 
         so_far.loss_sum += loss
         so_far.correct += hits.long()
@@ -106,12 +104,12 @@ def train_epoch(
         signal, look = world.largest(asked(), time.perf_counter() >= next_look)
         stop(signal)
         if look:
-            learner.guard.refuse(epoch, so_far.lr)
+            learner.guard.refuse(epoch, so_far.lr, so_far.steps)
             loss_so_far = float(so_far.loss_sum) / so_far.steps
             accuracy, speed = int(so_far.correct) / so_far.seen, so_far.seen / so_far.seconds
             display.step(epoch, so_far.steps, loss_so_far, accuracy, speed)
             next_look = time.perf_counter() + SECONDS_PER_LOOK
-    learner.guard.refuse(epoch, so_far.lr)
+    learner.guard.refuse(epoch, so_far.lr, so_far.steps)
     so_far.seconds = time.perf_counter() - start
 
 
