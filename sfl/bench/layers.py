@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,13 +13,12 @@ from torch import Tensor
 
 from sfl.bench import references
 from sfl.bench.timing import Timing, added, interleaved, timed
-from sfl.host_memory import available_bytes
 from sfl.learning.learner import autocast
-from sfl.nn.engine import reference_engine
+from sfl.nn.engine import reference, reference_engine
 from sfl.nn.engine.choice import choose
-from sfl.nn.engine.cpu import kernel
 from sfl.nn.engine.memory_order import batch_innermost, is_batch_innermost
 from sfl.nn.functional import spatial_conv2d
+from sfl.training.memory import available_bytes
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,13 @@ AXES: dict[str, tuple[int, ...]] = {
 Form = Callable[..., Tensor]  # (x, weight, padding=…) → y
 
 
-def measure(batch: int, precision: str, repetitions: int) -> list[dict[str, Any]]:
+def measure(
+    device: torch.device, batch: int, precision: str, repetitions: int
+) -> list[dict[str, Any]]:
     """One entry a network: seconds of each form, summed over its layers, and the FLOPs."""
     found = []
     for name, layers in NETWORKS.items():
-        timings = [_timings(layer, batch, precision, repetitions) for layer in layers]
+        timings = [_timings(layer, device, batch, precision, repetitions) for layer in layers]
         forms = [form for form in timings[0] if all(form in timing for timing in timings)]
         entry = {"layers": name, "batch": batch, "precision": precision}
         flops = sum(layer.flops(batch) for layer in layers)
@@ -93,7 +95,7 @@ def measure(batch: int, precision: str, repetitions: int) -> list[dict[str, Any]
     return found
 
 
-def measure_growth(repetitions: int) -> list[dict[str, Any]]:
+def measure_growth(device: torch.device, repetitions: int) -> list[dict[str, Any]]:
     """For each axis its values, and the seconds of forward + backward at each of them."""
     found = []
     for axis, values in AXES.items():
@@ -103,31 +105,34 @@ def measure_growth(repetitions: int) -> list[dict[str, Any]]:
             side = sizes["positions"]
             layer = Layer((sizes["channels in"], side, side), 32, 3)
             calls[(side - 2) ** 2 if axis == "positions" else value] = timed(
-                _call_ours(layer, sizes["batch"])
+                _call_ours(layer, device, sizes["batch"])
             )
         seconds = [timing.median for timing in interleaved(calls, repetitions).values()]
         found.append({"axis": axis, "values": list(calls), "seconds": seconds})
     return found
 
 
-def _call_ours(layer: Layer, batch: int) -> Callable[[], None]:
+def _call_ours(layer: Layer, device: torch.device, batch: int) -> Callable[[], None]:
     """Forward and backward of our layer, in float32, with the engine that is chosen here."""
-    x, dy, local = _tensors(layer, batch)
+    x, dy, local = _tensors(layer, device, batch)
     return _call(spatial_conv2d, batch_innermost(x), local, dy, layer, "float32", plainly=False)
 
 
-def _tensors(layer: Layer, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+def _tensors(layer: Layer, device: torch.device, batch: int) -> tuple[Tensor, Tensor, Tensor]:
     """x, dy and local weights (OH, OW, O, k, k, C)."""
     channels = layer.in_dimensions[0]
+    randn = partial(torch.randn, device=device)
     return (
-        torch.randn(batch, *layer.in_dimensions),
-        torch.randn(batch, layer.out_channels, *layer.positions),
-        torch.randn(*layer.positions, layer.out_channels, layer.k, layer.k, channels),
+        randn(batch, *layer.in_dimensions),
+        randn(batch, layer.out_channels, *layer.positions),
+        randn(*layer.positions, layer.out_channels, layer.k, layer.k, channels),
     )
 
 
-def _timings(layer: Layer, batch: int, precision: str, repetitions: int) -> dict[str, Timing]:
-    x, dy, local = _tensors(layer, batch)
+def _timings(
+    layer: Layer, device: torch.device, batch: int, precision: str, repetitions: int
+) -> dict[str, Timing]:
+    x, dy, local = _tensors(layer, device, batch)
     innermost, filters = batch_innermost(x), local.movedim(-1, 3)
     forms: dict[str, tuple[Form, Tensor, Tensor]] = {
         "ours, compiled": (spatial_conv2d, innermost, local),
@@ -137,10 +142,11 @@ def _timings(layer: Layer, batch: int, precision: str, repetitions: int) -> dict
         "unfold view + einsum": (references.unfold_einsum, x, filters.contiguous()),
         "Conv2d twin": (F.conv2d, x, filters[0, 0].contiguous()),
     }
-    if choose(x.device, x.dtype)[0] is not kernel:
+    if choose(x.device, x.dtype)[0] is reference:
         del forms["ours, compiled"], forms["ours, compiled, contiguous"]
-    if _dense_fits(layer):
-        dense = torch.randn(*layer.in_dimensions, layer.out_channels, *layer.positions)
+    if _dense_fits(layer, device):
+        sizes = (*layer.in_dimensions, layer.out_channels, *layer.positions)
+        dense = torch.randn(sizes, device=device)
         forms["dense tensordot (notebook)"] = (references.dense_tensordot, x, dense)
     return interleaved(
         {
@@ -169,14 +175,14 @@ def _call(
     def call() -> None:
         x.grad = weight.grad = None
         with reference_engine() if plainly else contextlib.nullcontext():
-            with autocast(torch.device("cpu"), precision):
+            with autocast(x.device, precision):
                 y = form(x, weight, padding=layer.padding)
             y.backward(dy.to(y.dtype))
 
     return call
 
 
-def _dense_fits(layer: Layer) -> bool:
+def _dense_fits(layer: Layer, device: torch.device) -> bool:
     """Dense weights and their gradient, in half of the memory that is free; without padding."""
-    free = available_bytes()
+    free = available_bytes(device)
     return layer.padding == 0 and (free is None or 2 * 4 * layer.dense_weights < free / 2)

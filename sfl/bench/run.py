@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from sfl.bench import layers, steps
-from sfl.bench.timing import interleaved, timed
+from sfl.bench.timing import interleaved, timed, wait
 from sfl.data.augmentation import Augmentation
 from sfl.data.batches import train_batches
 from sfl.data.dataset import Split
 from sfl.learning.seeding import generator
 from sfl.nn import engine
 from sfl.progress import track
-from sfl.training.device import pick_precision
+from sfl.training.device import pick_device, pick_precision, prepare
 from sfl.training.environment import device_name
 
 FORMAT = "sfl-bench-1"
@@ -23,50 +23,52 @@ IMAGES = 50_000  # of an epoch, as in CIFAR-10
 
 def run(*, quick: bool = False) -> dict[str, Any]:
     """Everything, as plain values; seconds are medians. quick: fewer sizes and repetitions."""
-    repetitions = 5 if quick else 15
-    sizes = [(64, "float32")] if quick else [(b, p) for b in (64, 256) for p in precisions()]
-    found: dict[str, Any] = {"format": FORMAT, "machine": machine(repetitions), "layers": []}
+    repetitions, device = 5 if quick else 15, pick_device("auto")
+    prepare(device, "float32")
+    kinds = ["float32"] if quick else precisions(device)
+    sizes = [(batch, kind) for batch in ((64,) if quick else (64, 256)) for kind in kinds]
+    found: dict[str, Any] = {"format": FORMAT}
+    found |= {"machine": machine(device, repetitions), "layers": []}
     for batch, precision in track(sizes, "Measuring layers", len(sizes)):
-        found["layers"] += layers.measure(batch, precision, repetitions)
+        found["layers"] += layers.measure(device, batch, precision, repetitions)
     for entry in found["layers"]:
         peak = found["machine"]["mm_flops"][entry["precision"]]
         for form in entry["forms"].values():
             form["share_of_mm"] = entry["flops"] / form["seconds"] / peak
-    found["scaling"] = layers.measure_growth(repetitions)
+    found["scaling"] = layers.measure_growth(device, repetitions)
     found["steps"] = steps.measure(repetitions)
-    found["data"] = data_share(found["steps"])
+    found["data"] = data_share(device, found["steps"])
     return found
 
 
-def precisions() -> list[str]:
+def precisions(device: torch.device) -> list[str]:
     """float32, and what `train.precision: auto` would choose here if that is another one.
 
     Without instructions for it, a product in bfloat16 takes a hundred times as long.
     """
-    return list(dict.fromkeys(["float32", pick_precision("auto", torch.device("cpu"))]))
+    return list(dict.fromkeys(["float32", pick_precision("auto", device)]))
 
 
-def machine(repetitions: int) -> dict[str, Any]:
+def machine(device: torch.device, repetitions: int) -> dict[str, Any]:
     """What is measured on, and its peaks: FLOPs a second of torch.mm, 2048 × 2048."""
-    matrices = torch.randn(2, 2048, 2048)
+    matrices = torch.randn(2, 2048, 2048, device=device)
     products = {
-        name: partial(torch.mm, *matrices.to(getattr(torch, name))) for name in precisions()
+        name: partial(torch.mm, *matrices.to(getattr(torch, name))) for name in precisions(device)
     }
     timings = interleaved({name: timed(mm) for name, mm in products.items()}, repetitions)
-    cpu = torch.device("cpu")
     return {
-        "device": device_name(cpu),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "spatial_layers": engine.report(cpu),
+        "spatial_layers": engine.report(device),
         "mm_flops": {name: 2 * 2048**3 / timing.median for name, timing in timings.items()},
     }
 
 
-def data_share(measured: list[dict[str, Any]]) -> dict[str, float]:
+def data_share(device: torch.device, measured: list[dict[str, Any]]) -> dict[str, float]:
     """What an epoch's batches take of an epoch of SpatialDenseNet, local."""
     images = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8)
-    split = Split(images, torch.zeros(IMAGES, dtype=torch.int64))
+    split = Split(images, torch.zeros(IMAGES, dtype=torch.int64)).to(device)
     mean = std = torch.full((3,), 0.5)
     start = time.perf_counter()
     for _ in train_batches(
@@ -74,6 +76,7 @@ def data_share(measured: list[dict[str, Any]]) -> dict[str, float]:
         augment=Augmentation(crop_padding=4, flip=True), draw=partial(generator, 0),
     ):  # fmt: skip
         pass
+    wait()
     seconds = time.perf_counter() - start
     (entry,) = (e for e in measured if e["network"] == "SpatialDenseNet")
     training = entry["steps"]["SpatialDenseNet, local"]["seconds"] * -(-IMAGES // steps.BATCH)

@@ -21,6 +21,7 @@ from sfl.config.load import load
 from sfl.data.dataset import Dataset, Split
 from sfl.host_memory import HUGE_PAGES
 from sfl.progress import track
+from sfl.training.device import pick_device
 from sfl.training.setup import build_learner, set_up
 
 BATCH = 64  # the notebook's
@@ -107,9 +108,10 @@ def our_step(name: str) -> Callable[[], object]:
 
 def notebook_step(name: str) -> Callable[[], object]:
     """A step as the notebook took it: float32, Adam one weight tensor after the other."""
-    model = notebook_model(name)
+    device = pick_device("auto")
+    model = notebook_model(name).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
-    images, labels = _batch()
+    images, labels = (each.to(device) for each in _batch())
     return lambda: _plain_step(model, optimizer, images, labels)
 
 

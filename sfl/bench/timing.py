@@ -59,10 +59,18 @@ def timed(function: Callable[[], object]) -> Callable[[], float]:
 
     def seconds() -> float:
         function()
+        wait()
         start = time.perf_counter()
         function()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        wait()
         return time.perf_counter() - start
 
     return seconds
+
+
+def wait() -> None:
+    """Until a GPU has done all that it was given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    if torch.backends.mps.is_available():
+        torch.mps.synchronize()

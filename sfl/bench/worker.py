@@ -2,7 +2,7 @@
 
 python -m sfl.bench.worker NAME takes a step for each line of its input and prints its seconds. At
 the end it prints the peak of its memory above what torch itself takes: for its import, and for one
-step of an optimizer, which loads its compiler.
+step of an optimizer, which loads its compiler. On a CUDA device: the peak of that device's memory.
 """
 
 import sys
@@ -23,13 +23,17 @@ def main(name: str) -> None:
     torch.optim.Adam([weight], fused=True).step()
     before = peak_bytes() or 0
     from sfl.bench.steps import notebook_step, our_step
+    from sfl.bench.timing import wait
 
     step = notebook_step(model) if kind == "notebook" else our_step(name)
     for _ in sys.stdin:
+        wait()
         start = time.perf_counter()
         step()
+        wait()
         print(time.perf_counter() - start, flush=True)
-    print((peak_bytes() or 0) - before)
+    on_gpu = torch.cuda.is_initialized()
+    print(torch.cuda.max_memory_allocated() if on_gpu else (peak_bytes() or 0) - before)
 
 
 if __name__ == "__main__":

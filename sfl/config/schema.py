@@ -19,7 +19,7 @@ PerChannel = Annotated[list[float], Field(min_length=1)]
 # These settings may change when a run is resumed: it stays the same experiment.
 MAY_CHANGE = (
     "data.root", "data.mirror", "data.skip_broken", "train.device", "train.keep",
-    "train.checkpoint_every", "train.tensorboard", "train.threads",
+    "train.checkpoint_every", "train.tensorboard", "train.threads", "train.graph",
 )  # fmt: skip
 
 
@@ -123,8 +123,10 @@ class TrainSettings(Settings):
         description="Threads that compute on the CPU. The default is PyTorch's choice. Another "
         "number may change the last bits of a result.",
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 if the hardware has fast units for it, else float32."
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = Field(
+        "auto",
+        description="Of products. auto: bfloat16 if the hardware has fast units for it, else "
+        "float32. tf32, on CUDA devices: of float32 numbers, with 10 bits of each.",
     )
     schedule: Literal["constant", "cosine", "onecycle"] = Field(
         "constant", description="How the learning rate changes during the run."
@@ -155,6 +157,12 @@ class TrainSettings(Settings):
         False, description="Also write metrics for TensorBoard; needs the extra tensorboard."
     )
     compile: bool = Field(False, description="Compile the model with torch.compile.")
+    graph: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="On a CUDA device, each step as one CUDA graph: the same numbers, with less "
+        "work for the processor. auto: if it can be, without torchrun and compile. on: or an "
+        "error.",
+    )
     sync_batchnorm: bool = Field(
         False,
         description="With torchrun on GPUs: batch normalisation over the images of all processes.",

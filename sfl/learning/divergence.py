@@ -30,27 +30,40 @@ class Guard:
             )
         self._weights: list[Tensor] = group["params"]
         device = self._weights[0].device
-        self._diverged = torch.zeros((), device=device)
-        self._step = torch.full((), -1, device=device, dtype=torch.int64)
+        # The flag, and how many steps there were since the first bad one, itself included.
+        self._state = torch.zeros(2, device=device)
+        self._kept = torch.tensor([0.0, 1.0], device=device)
         self._last_loss = torch.full((), math.nan, device=device)
-        optimizer.found_inf = self._diverged  # type: ignore[attr-defined]
+        self._flag, self._bad_steps = self._state
+        optimizer.found_inf = self._flag  # type: ignore[attr-defined]
+        # There the fused optimizers take the flag and ignore it.
+        self._waits = device.type == "mps"
 
-    def note(self, loss: Tensor, step: int) -> None:
-        """Checks the loss () and the gradients, before the optimizer's step. Never waits."""
-        # A sum is infinite or NaN if one of its terms is, and it is the cheapest check.
-        sums = [weight.grad.sum() for weight in self._weights if weight.grad is not None]
-        bad = ~torch.isfinite(torch.stack([loss.detach(), *sums]).sum())
-        first = bad & (self._diverged == 0)
-        self._step.copy_(torch.where(first, step, self._step))
-        self._diverged.copy_(torch.maximum(self._diverged, bad))
-        self._last_loss.copy_(torch.where(self._diverged == 0, loss.detach(), self._last_loss))
+    def note(self, loss: Tensor) -> None:
+        """Checks the loss () and the gradients, before the optimizer's step. Never waits.
 
-    def refuse(self, epoch: int, lr: float) -> None:
-        """Raises UserError (exit 5) if a step was not finite. Waits for the device."""
-        step = int(self._step)
-        if step >= 0:
+        Its tensors stay the same ones, and it launches nine kernels on a GPU.
+        """
+        loss = loss.detach()
+        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        # A norm is infinite or NaN if one of its numbers is; minus itself it is 0 otherwise.
+        norm = nn.utils.get_total_norm([loss, *gradients])
+        bad = (norm - norm).ne(self._bad_steps)
+        torch.where(bad, self._last_loss, loss, out=self._last_loss)
+        torch.addcmul(bad, self._state, self._kept, out=self._state)  # (bad, bad steps + bad)
+
+    def allows_step(self) -> bool:
+        """Whether the optimizer's step may be taken; where it skips bad ones by itself, always."""
+        return not self._waits or not bool(self._flag)
+
+    def refuse(self, epoch: int, lr: float, steps: int) -> None:
+        """Raises UserError (exit 5) if one of the epoch's steps so far was not finite. Waits for
+        the device.
+        """
+        bad_steps = int(self._bad_steps)
+        if bad_steps:
             raise _diverged(
-                f"loss or gradients of epoch {epoch}, step {step + 1} are not finite "
+                f"loss or gradients of epoch {epoch}, step {steps - bad_steps + 1} are not finite "
                 f"(lr {lr:g}, last finite loss {float(self._last_loss):g})"
             )
 

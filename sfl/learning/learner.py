@@ -4,14 +4,16 @@ Knows no config, no images and no files. Its state is tensors by name.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
 from sfl.learning.divergence import Guard
+from sfl.learning.graph import Function
 from sfl.learning.local_losses import Loss
+from sfl.learning.optimizers import keep_rate_on_device, set_rate
 from sfl.learning.routes import Chain, Route
 from sfl.learning.sleep import Sleep
 from sfl.learning.world import ALONE, World
@@ -19,8 +21,8 @@ from sfl.nn.feedback.attach import Feedback
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Products in bfloat16, weights and sums in float32; nothing where precision is float32."""
-    if precision == "float32":
+    """Products in bfloat16, weights and sums in float32; nothing with another precision."""
+    if precision != "bfloat16":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
@@ -30,12 +32,14 @@ class Learner:
 
     optimizer: of the model's parameters and of those of `feedback` and `route`, in one group.
     loss: from logits (B, classes) float32 and labels (B,) int64 to their mean loss, ().
-    precision: "float32" or "bfloat16", in which products are computed.
+    precision: "float32", "tf32" or "bfloat16", in which products are computed. Of the first two
+        the device knows which one it is (sfl.training.device.prepare).
     clip_norm: gradients are scaled down to this global norm; None leaves them as they are.
     feedback: the model's backward rules. route: by which way errors reach its layers. sleep: what
         its local layers do now and then.
     world: the workers that train it together. sync_batchnorm: whether their batch normalisation
         sees the images of all workers.
+    graphed: makes one launch of the launches of a step, see sfl.learning.graph; for one worker.
 
     Raises ValueError for an optimizer that isn't fused, has several groups or lacks parameters of
     `feedback` or `route`.
@@ -54,11 +58,17 @@ class Learner:
         sleep: Sleep | None = None,
         world: World = ALONE,
         sync_batchnorm: bool = False,
+        graphed: Callable[[Function], Function] | None = None,
     ) -> None:
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.precision, self.clip_norm, self.world = precision, clip_norm, world
         self.feedback, self.route, self.sleep = feedback or Feedback({}), route or Chain(), sleep
         self.guard = Guard(optimizer)
+        self._learn: Function = self._learn_from
+        if self.weights[0].is_cuda:
+            keep_rate_on_device(optimizer)
+        if graphed is not None:
+            self._learn = graphed(self._learn_from)
         moved = set(map(id, self.weights))
         for owner, more in (("feedback", self.feedback), ("route", self.route)):
             if not moved.issuperset(map(id, more.parameters())):
@@ -74,21 +84,36 @@ class Learner:
         labels: Tensor,
         *,
         lr: float,
-        number: int = 0,
         step: int = 0,
         count: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One step on images (B, C, H, W) and labels (B,): its loss () and correct predictions ().
 
-        Both stay on the device: a step never waits for it. lr: the learning rate. number: of the
-        step in its epoch; step: in the whole run, both from 0. count: the images of the whole
-        batch, of which each worker gives its own part, perhaps none.
+        Both stay on the device: a step never waits for it. lr: the learning rate. step: its number
+        in the whole run, from 0. count: the images of the whole batch, of which each worker gives
+        its own part, perhaps none.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad()  # first, so that old gradients don't lie beside activations
+        set_rate(self.optimizer, lr)
         self.feedback.before_step(step)
-        share = len(labels) / (count or len(labels))
+        if self.world.size == 1:
+            loss, hits = self._learn(images, labels)
+        else:
+            loss, hits = self._learn(images, labels, len(labels) / (count or len(labels)))
+        if self.sleep is not None:
+            self.sleep.after_step(self.optimizer, step)
+        self.feedback.after_step(step)
+        return loss, hits
+
+    def _learn_from(
+        self, images: Tensor, labels: Tensor, share: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Forward pass, backward pass and the optimizer's step: its loss and correct predictions.
+
+        All that is the same in each step, so that it can be a CUDA graph (sfl.learning.graph): no
+        number that changes from step to step is read on the host, and no tensor is replaced. What
+        happens in some steps only, or draws on the CPU, stands before and after it in `step`.
+        """
+        self.optimizer.zero_grad()  # first, so that old gradients don't lie beside activations
         if not share:  # DistributedDataParallel needs a backward pass of every worker: one of zeros
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
         loss, logits = self.forward(images, labels)
@@ -101,12 +126,10 @@ class Learner:
             loss, hits = self.world.sum(torch.stack([loss.detach() * share, hits * bool(share)]))
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
-        self.guard.note(loss, number)
+        self.guard.note(loss)
         self.feedback.take_gradients()  # last, so that no gradient is counted twice
-        self.optimizer.step()
-        if self.sleep is not None:
-            self.sleep.after_step(self.optimizer, step)
-        self.feedback.after_step(step)
+        if self.guard.allows_step():
+            self.optimizer.step()
         return loss, hits
 
     @property

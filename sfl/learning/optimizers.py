@@ -31,6 +31,25 @@ def build_optimizer(
     return form(parameters, lr, (betas[0], betas[1]), weight_decay=weight_decay, fused=True)
 
 
+def keep_rate_on_device(optimizer: torch.optim.Optimizer) -> None:
+    """For a CUDA graph, in which a number would be frozen: the learning rate becomes a tensor on
+    the device of its weights, where Adam keeps its step, too.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(float(group["lr"]), device=group["params"][0].device)
+        if "capturable" in group:  # SGD always is
+            group["capturable"] = True
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The learning rate of all weights from now on. Never waits."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
 def learning_rate(
     step: int,
     steps_per_epoch: int,

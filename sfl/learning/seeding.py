@@ -20,5 +20,15 @@ def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
 
 
 def seed_global(seed: int, purpose: str, *counters: int) -> None:
-    """Seeds torch's global generators of all devices (for initialisation and dropout)."""
-    torch.manual_seed(fold(seed, purpose, *counters))
+    """Seeds torch's global generators of all devices in use (for initialisation and dropout).
+
+    As torch.manual_seed does, which takes 0.3 ms for it: it formats Python's stack for each kind
+    of device that isn't in use.
+    """
+    number = fold(seed, purpose, *counters)
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        for each in torch.cuda.default_generators:
+            each.manual_seed(number)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(number)

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from sfl.nn import keras
 from sfl.nn.engine import Whole
 from sfl.nn.functional import dense_conv2d, expect_groups, spatial_conv2d
-from sfl.nn.storage import dense_to_local, local_to_dense, shared_filter, sharing_distance
+from sfl.nn.storage import (
+    dense_to_local,
+    local_to_dense,
+    share_beside,
+    shared_filter,
+    sharing_distance,
+)
 from sfl.nn.window import Ends, Padding, Pair, ends, field_mask, image_size, window_of
 
 Storage = Literal["local", "dense"]
@@ -262,16 +268,10 @@ class SpatialFeatureLayer(Whole):
 
     @torch.no_grad()
     def outside_share(self) -> float:
-        """The share of Σ‖w‖² outside the receptive fields: 0 at birth, 0 in local storage.
-
-        How far dense storage has left what it was born as (the notebook's leak).
+        """The share of Σ‖w‖² outside the receptive fields, the notebook's leak: 0 at birth, and 0
+        in local storage.
         """
-        return 0.0 if self.storage == "local" else self._share_beside(self._local_weight())
-
-    def _share_beside(self, inside_weight: Tensor) -> float:
-        inside = inside_weight.double().square().sum()
-        total = torch.linalg.vector_norm(self.weight, dtype=torch.float64).square()
-        return max(0.0, float(1 - inside / total)) if total else 0.0
+        return 0.0 if self.storage == "local" else share_beside(self.weight, self._local_weight())
 
     @torch.no_grad()
     def with_storage(self, storage: Storage) -> tuple[Self, float]:
@@ -289,7 +289,7 @@ class SpatialFeatureLayer(Whole):
         else:
             weight = dense_to_local(self.weight, self.window, self.groups)
         other.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
-        return other, self._share_beside(weight) if storage == "local" else 0.0
+        return other, share_beside(self.weight, weight) if storage == "local" else 0.0
 
     def extra_repr(self) -> str:
         bias = False if self.bias is None else self.bias_per

@@ -82,3 +82,12 @@ def sharing_distance(local: Tensor, exists: Tensor) -> float:
     apart = ((local - shared_filter(local, exists)) * there).square().sum()
     total = (local * there).square().sum()
     return float(apart / total) if total else 0.0
+
+
+def share_beside(weight: Tensor, inside: Tensor) -> float:
+    """The share of Σ‖w‖² that is not of `inside`, which are some of the weights."""
+    if weight.is_mps:  # which has no float64
+        weight, inside = weight.cpu(), inside.cpu()
+    of_inside = inside.double().square().sum()
+    total = torch.linalg.vector_norm(weight, dtype=torch.float64).square()
+    return max(0.0, float(1 - of_inside / total)) if total else 0.0

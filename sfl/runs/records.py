@@ -189,11 +189,11 @@ class Machine(Record):
     device: str = Field(description="The GPU, or the processor with its instruction set.")
     workers: Positive = Field(1, description="Number of processes (torchrun).")
     threads: Positive = Field(description="Threads of one process.")
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
         description="In which numbers products are computed."
     )
-    local_precision: Literal["float32", "bfloat16"] | None = Field(
-        None, description="The same for local layers, which a CPU always computes in `float32`."
+    local_precision: Literal["float32", "tf32", "bfloat16"] | None = Field(
+        None, description="The same for local layers: `float32`, but on CUDA devices."
     )
     engine: str | None = Field(
         None, description="What computed local layers: `compiled` (C++) or `reference` (PyTorch)."

@@ -26,9 +26,40 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise UserError(f"train.device: {name}: there are {count} CUDA devices, numbered from 0")
+    if device.type == "cuda" and (too_old := _too_old(device)):
+        raise UserError(f"train.device: {name}: {too_old}", "use cpu, or another PyTorch")
     if device.type == "mps" and not mps:
         raise UserError(f"train.device: {name}: this machine has no MPS device", "use auto or cpu")
     return device
+
+
+def _too_old(device: torch.device) -> str:
+    """Why this PyTorch has no programs for a GPU; "" if it has."""
+    names = [name.removeprefix("sm_") for name in torch.cuda.get_arch_list()]
+    built = [int(name) for name in names if name.isdigit()]
+    major, minor = torch.cuda.get_device_capability(device)
+    if not built or 10 * major + minor >= min(built):
+        return ""
+    return (
+        f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}, PyTorch "
+        f"{torch.__version__} needs {min(built) / 10}"
+    )
+
+
+def prepare(device: torch.device, precision: str) -> None:
+    """Makes a CUDA device the one that everything uses, with numbers that repeat.
+
+    At float32 PyTorch would compute convolutions, but not other products, with 10 bits of each
+    number (TF32); here all products are in the precision, so that twins are. cuDNN takes only
+    algorithms that add in the same order each time.
+    """
+    if device.type != "cuda":
+        return
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.deterministic = True
 
 
 def planned_device(name: str) -> torch.device:
@@ -37,17 +68,36 @@ def planned_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """auto: bfloat16 if the hardware multiplies it faster than float32, else float32."""
+    """auto: bfloat16 if the hardware multiplies it faster than float32, else float32. tf32 where
+    there is none, as of a run that was trained elsewhere: float32.
+    """
+    if name == "tf32":
+        return name if _is_ampere(device) else "float32"
     if name != "auto":
         return name
     if device.type == "cuda":
-        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+        fast = _is_ampere(device)
     else:
         # torch 2.10 has no get_capabilities yet
         capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         multiplies = any(capabilities.get(unit) for unit in ("amx_bf16", "avx512_bf16"))
         fast = device.type == "cpu" and multiplies
     return "bfloat16" if fast else "float32"
+
+
+def refuse_precision(precision: str, device: torch.device) -> None:
+    """Raises UserError (exit 2) if a run can't be trained in that precision there."""
+    if precision == "tf32" and not _is_ampere(device):
+        raise UserError(
+            f"train.precision: tf32: only on CUDA devices of compute capability 8.0 or more, not "
+            f"on {device.type}",
+            "use float32",
+        )
+
+
+def _is_ampere(device: torch.device) -> bool:
+    """Whether the device has units for bfloat16 and TF32."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @contextlib.contextmanager

@@ -11,12 +11,31 @@ import torch
 import torch.distributed as dist
 
 from sfl import torchrun
+from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.learning.world import World
 from sfl.training.stopping import Stopped
 
 TIMEOUT = timedelta(hours=2)  # one process of a machine may need long to read the images
 LOST = ("gloo", "NCCL", "Connection closed", "Connection reset")  # in errors of a lost connection
+
+
+def check_workers(config: Config, device: torch.device, world: World) -> None:
+    """Raises UserError (exit 2) for what several workers, or the only one, can't do."""
+    if config.data.batch_size < world.size:
+        raise UserError(
+            f"data.batch_size: {config.data.batch_size} images can't be divided among "
+            f"{world.size} workers"
+        )
+    if world.size > 1 and config.learn.route == "local":
+        raise UserError(
+            "learn.route: local compares the images of a batch, of which each of "
+            f"{world.size} processes would have a part; train with one"
+        )
+    if config.train.sync_batchnorm and device.type != "cuda":
+        raise UserError(
+            f"train.sync_batchnorm: PyTorch has it for CUDA devices, not for {device.type}"
+        )
 
 
 @contextlib.contextmanager

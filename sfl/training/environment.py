@@ -25,7 +25,7 @@ def environment(device: torch.device, precision: str) -> Machine:
         workers=torchrun.count(),
         threads=torch.get_num_threads(),
         precision=precision,  # type: ignore[arg-type]
-        local_precision="float32" if device.type == "cpu" else precision,  # type: ignore[arg-type]
+        local_precision=precision if device.type == "cuda" else "float32",  # type: ignore[arg-type]
         engine=choose(device, torch.float32)[0].NAME,
         git=_git(),
     )

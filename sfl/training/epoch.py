@@ -24,10 +24,9 @@ from sfl.learning.sleep import sleeps
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.progress import TrainingDisplay
 from sfl.training.evaluate import evaluate
+from sfl.training.looks import Looks
 from sfl.training.setup import Setup
-from sfl.training.stopping import asked, stop
 
-SECONDS_PER_LOOK = 0.5  # between readings of the sums, which make the CPU wait for the device
 PROBE_IMAGES = 128  # at most, on which learning is measured
 
 Metrics = dict[str, Any]
@@ -81,14 +80,14 @@ def train_epoch(
     """Runs the remaining steps of an epoch and updates `so_far`; waits for the device twice a
     second.
 
-    Raises Stopped after the step in which a signal came, UserError (exit 5) if loss or gradients
-    of a step were not finite.
+    Raises Stopped as `Looks.due` does, UserError (exit 5) if loss or gradients of a step were not
+    finite.
     """
     seed, epoch = setup.config.train.seed, so_far.number
     world, batch_size = setup.world, setup.config.data.batch_size
     learner.model.train()
     start = time.perf_counter() - so_far.seconds
-    next_look = 0.0
+    looks = Looks(world)
     for step, (images, labels) in enumerate(_batches(setup, so_far), so_far.steps):
         overall = (epoch - 1) * setup.steps_per_epoch + step
         so_far.lr = _rate(setup, overall)
@@ -96,23 +95,18 @@ def train_epoch(
         seed_global(seed, "dropout", epoch, step, *([world.rank] if world.rank else []))
         count = min(batch_size, len(setup.train) - step * batch_size)
 
-        loss, hits = learner.step(
-            images, labels, lr=so_far.lr, number=step, step=overall, count=count
-        )
+        loss, hits = learner.step(images, labels, lr=so_far.lr, step=overall, count=count)
 
         so_far.loss_sum += loss
         so_far.correct += hits.long()
         so_far.seen += count
         so_far.steps, so_far.seconds = step + 1, time.perf_counter() - start
-        signal, look = world.largest(asked(), time.perf_counter() >= next_look)
-        stop(signal)
-        if look:
-            learner.guard.refuse(epoch, so_far.lr)
+        if looks.due():
+            learner.guard.refuse(epoch, so_far.lr, so_far.steps)
             loss_so_far = float(so_far.loss_sum) / so_far.steps
             accuracy, speed = int(so_far.correct) / so_far.seen, so_far.seen / so_far.seconds
             display.step(epoch, so_far.steps, loss_so_far, accuracy, speed)
-            next_look = time.perf_counter() + SECONDS_PER_LOOK
-    learner.guard.refuse(epoch, so_far.lr)
+    learner.guard.refuse(epoch, so_far.lr, so_far.steps)
     so_far.seconds = time.perf_counter() - start
 
 

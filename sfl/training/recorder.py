@@ -99,7 +99,7 @@ class Recorder:
 
     def stopped(self, learner: Learner, metrics: list[Metrics], so_far: EpochSoFar) -> None:
         """Saves an unfinished epoch, so that it can be resumed. Every rank waits for rank 0."""
-        learner.guard.refuse(so_far.number, so_far.lr)
+        learner.guard.refuse(so_far.number, so_far.lr, so_far.steps)
         if self._writes:
             refuse_weights(learner.model, so_far.number)
             self._write_last(learner.state(), metrics, so_far.saved())

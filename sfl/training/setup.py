@@ -28,7 +28,9 @@ from sfl.nn.models.networks import build_model
 from sfl.nn.summary import ModelSummary, check_batch, summarize
 from sfl.progress import say
 from sfl.training import images
-from sfl.training.device import pick_device, pick_precision
+from sfl.training.device import pick_device, pick_precision, prepare, refuse_precision
+from sfl.training.distributed import check_workers
+from sfl.training.graph import check_graph, graphed_steps
 from sfl.training.memory import check_memory, is_out_of_memory
 from sfl.training.tensorboard import check_tensorboard
 
@@ -74,8 +76,12 @@ def set_up(
     device = pick_device(config.train.device)
     if config.train.tensorboard and training:
         check_tensorboard()
-    _check_workers(config, device, world)
+    check_workers(config, device, world)
     precision = precision or pick_precision(config.train.precision, device)
+    prepare(device, precision)
+    if training:
+        refuse_precision(precision, device)
+        check_graph(config, device, world)
     if training and dataset is None and config.data.source != "folder":
         planned = check_sizes(config, world=world)  # no download yet
         check_memory(planned, config, device, precision, images.image_sizes(config).in_dimensions)
@@ -102,24 +108,6 @@ def set_up(
     )
     _refuse_other_workers(setup)
     return setup
-
-
-def _check_workers(config: Config, device: torch.device, world: World) -> None:
-    """Raises UserError (exit 2) for what several workers, or the only one, can't do."""
-    if config.data.batch_size < world.size:
-        raise UserError(
-            f"data.batch_size: {config.data.batch_size} images can't be divided among "
-            f"{world.size} workers"
-        )
-    if world.size > 1 and config.learn.route == "local":
-        raise UserError(
-            "learn.route: local compares the images of a batch, of which each of "
-            f"{world.size} processes would have a part; train with one"
-        )
-    if config.train.sync_batchnorm and device.type != "cuda":
-        raise UserError(
-            f"train.sync_batchnorm: PyTorch has it for CUDA devices, not for {device.type}"
-        )
 
 
 def _refuse_other_workers(setup: Setup) -> None:
@@ -257,6 +245,7 @@ def build_learner(setup: Setup) -> Learner:
         sleep=build_sleep(config, model, feedback),
         world=setup.world,
         sync_batchnorm=config.train.sync_batchnorm,
+        graphed=graphed_steps(config, setup.device, setup.world),
     )
 
 

@@ -28,16 +28,16 @@ def test_no_weight_changes_from_the_first_bad_step_on(name: str, bad: float, whe
             else:
                 assert model.bias.grad is not None
                 model.bias.grad[1] = bad
-        guard.note(loss, step)
+        guard.note(loss)
         optimizer.step()
         kept.append(model.weight.detach().clone())
         if step < 2:
-            guard.refuse(7, 0.1)
+            guard.refuse(7, 0.1, step + 1)
             good = loss.item()
     assert not torch.equal(kept[0], kept[1])
     assert torch.equal(kept[1], kept[2]) and torch.equal(kept[1], kept[3])
     with pytest.raises(UserError) as error:
-        guard.refuse(7, 0.1)
+        guard.refuse(7, 0.1, 4)
     assert error.value.exit_code == Exit.DIVERGED
     said = str(error.value)
     assert "epoch 7, step 3" in said and f"last finite loss {good:g}" in said
@@ -57,12 +57,12 @@ def watched_steps(watched: bool) -> list[Tensor]:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     optimizer = build_optimizer(model)
     guard = Guard(optimizer) if watched else None
-    for step in range(3):
+    for _ in range(3):
         optimizer.zero_grad()
         loss = model(torch.randn(5, 3)).square().mean()
         loss.backward()
         if guard is not None:
-            guard.note(loss, step)
+            guard.note(loss)
         optimizer.step()
     return list(model.parameters())
 

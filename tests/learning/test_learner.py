@@ -93,8 +93,8 @@ def test_from_the_first_step_without_finite_numbers_on_nothing_changes() -> None
     one.step(*batch(), lr=0.1)
     before = [weight.detach().clone() for weight in one.model.parameters()]
     images, labels = batch()
-    one.step(images * torch.inf, labels, lr=0.1, number=1)
-    one.step(images, labels, lr=0.1, number=2)
+    one.step(images * torch.inf, labels, lr=0.1)
+    one.step(images, labels, lr=0.1)
     assert all(map(torch.equal, before, one.model.parameters()))
     with pytest.raises(Exception, match="epoch 1, step 2 are not finite"):
-        one.guard.refuse(1, 0.1)
+        one.guard.refuse(1, 0.1, 3)

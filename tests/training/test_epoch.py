@@ -14,7 +14,7 @@ from sfl.data.batches import test_batches as batches_of
 from sfl.data.dataset import Split
 from sfl.learning.learner import Learner
 from sfl.learning.optimizers import learning_rate
-from sfl.training import epoch as epochs
+from sfl.training import looks
 from sfl.training.epoch import EpochSoFar, train_epoch
 from sfl.training.fit import fit
 from sfl.training.setup import Setup, build_learner
@@ -132,7 +132,7 @@ class Reads(TorchDispatchMode):
 @pytest.mark.parametrize("name", ["adam", "sgd"])
 def test_no_step_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two sums and whether it diverged are read twice a second, the latter at the end, too."""
-    monkeypatch.setattr(epochs, "SECONDS_PER_LOOK", 1e9)
+    monkeypatch.setattr(looks, "SECONDS", 1e9)
     setup = tiny_setup("data.batch_size=2", f"optimizer={{name: {name}, clip_norm: 1.0}}")
     assert setup.steps_per_epoch == 32
     learner, display, so_far = build_learner(setup), Silent(), EpochSoFar.begin(1, setup.device)

@@ -51,8 +51,11 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, grou
         filters = weight[rows]
         if missing is not None and copied is not None:
             filters = copied[: rows.stop - rows.start].copy_(filters)
-            oh, ow, i, j = missing[rows].nonzero(as_tuple=True)
-            filters[oh, ow, :, i, j] = 0
+            if missing.device.type == "cpu":  # by place: a few of many
+                oh, ow, i, j = missing[rows].nonzero(as_tuple=True)
+                filters[oh, ow, :, i, j] = 0
+            else:  # without waiting for the device
+                filters.masked_fill_(missing[rows][:, :, None, :, :, None], 0)
         fields = _fields(padded, rows, window, positions_w, groups)
         _multiply(_matrices(filters, groups), fields, _columns(y[rows], groups))
     if bias is not None:
@@ -131,14 +134,14 @@ def _multiply(first: Tensor, second: Tensor, output: Tensor) -> None:
 
 
 def _missing(x: Tensor, window: Window, positions: tuple[int, int]) -> Tensor | None:
-    """Which weights are those of padding, (OH, OW, kh, kw) on the CPU, or None where none are.
+    """Which weights are those of padding, (OH, OW, kh, kw), or None where none are.
 
     Times the zeros of the padding, a weight that isn't finite would be NaN.
     """
     (height, width), reach = x.shape[2:], window.reach(positions)
     if window.padding == (0, 0) and reach[0] <= height and reach[1] <= width:
         return None
-    return ~field_mask((height, width), window, positions)
+    return ~field_mask((height, width), window, positions, x.device)
 
 
 def _padded(x: Tensor, window: Window, positions: tuple[int, int]) -> Tensor:

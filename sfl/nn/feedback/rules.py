@@ -210,7 +210,8 @@ class BatchwiseMagnitudes(FixedMagnitudes):
 
     def before_step(self, step: int) -> None:
         generator = self.draw("magnitudes", self.place, step)
-        self.magnitudes = drawn(self.layer, self.scale, generator).abs_()
+        # In place: a CUDA graph reads them where they were when it was recorded.
+        self.magnitudes.copy_(drawn(self.layer, self.scale, generator)).abs_()
 
 
 RULES: dict[str, type[Rule]] = {
