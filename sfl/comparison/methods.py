@@ -14,7 +14,7 @@ from sfl.runs.records import Machine
 
 Variants = Sequence[Mapping[str, str]]  # of each cell of a study, by axis
 
-NAMES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
+NAMES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "muon": "Muon"}
 LAYERS = {
     None: "convolutions, whose filters all positions share",
     "local": "locally connected layers, with other filters at each position",
@@ -108,6 +108,11 @@ def _network(model: ComparedModel) -> str:
         f"{_hidden(hidden)} units" if hidden else "no hidden linear layer",
         NORMS[settings.norm or "none"],
     ]
+    if settings.strides is not None:
+        pool = {"stride": "strides", "max": "max pooling by", "average": "average pooling by"}
+        parts.append(f"{pool[settings.pool or 'stride']} {_each(settings.strides)}")
+    if settings.shortcut == "identity":
+        parts.append("identity shortcuts")
     rates = {"dropout": settings.dropout, "dropout of feature maps": settings.dropout2d}
     parts += [f"{name} {rate:g}" for name, rate in rates.items() if rate]
     return ", ".join(parts)
@@ -164,11 +169,14 @@ def _learning(model: ComparedModel) -> str:
 def _optimizer(config: Config) -> str:
     optimizer = config.optimizer
     parts = [NAMES[optimizer.name]]
-    if optimizer.name == "sgd":
-        parts.append(f"momentum {optimizer.momentum:g}")
-    else:
-        parts.append("β = " + ", ".join(f"{beta:g}" for beta in optimizer.betas))
-    parts.append(f"weight decay {optimizer.weight_decay:g}")
+    if optimizer.name in ("sgd", "muon"):
+        nesterov = "Nesterov " if optimizer.nesterov or optimizer.name == "muon" else ""
+        parts.append(f"{nesterov}momentum {optimizer.momentum:g}")
+    if optimizer.name != "sgd":
+        betas = "β = " + ", ".join(f"{beta:g}" for beta in optimizer.betas)
+        parts.append(betas + " of AdamW for norms and biases" * (optimizer.name == "muon"))
+    alone = " of the weights alone" if optimizer.decay == "weights" else ""
+    parts.append(f"weight decay {optimizer.weight_decay:g}{alone}")
     if optimizer.clip_norm is not None:
         parts.append(f"gradients clipped to a norm of {optimizer.clip_norm:g}")
     return ", ".join(parts)
@@ -185,9 +193,16 @@ def _schedule(config: Config) -> str:
 def _length(config: Config) -> str:
     epochs = config.train.epochs
     smooth = config.train.label_smoothing
+    taught = config.train.teacher
+    teacher = (
+        f", {config.train.teacher_share:g} of the loss being the answers of {taught} at "
+        f"temperature {config.train.teacher_temperature:g}"
+        if taught
+        else ""
+    )
     return (
         f"{epochs} epoch{'s' * (epochs > 1)} with batches of {config.data.batch_size} images and "
-        f"cross entropy{f' with label smoothing {smooth:g}' if smooth else ''}"
+        f"cross entropy{f' with label smoothing {smooth:g}' if smooth else ''}{teacher}"
     )
 
 
@@ -223,6 +238,12 @@ def _pixels(config: Config) -> str:
 
 
 def _tested(model: ComparedModel) -> str:
+    decay = model.config.train.average.decay
+    averaged = f"running average (decay {decay:g}) after the " if decay else ""
+    return averaged + _epoch_tested(model)
+
+
+def _epoch_tested(model: ComparedModel) -> str:
     held_out = model.config.data.validation
     if held_out:
         return f"epoch best on {held_out:,} images held out of training for validation"
@@ -260,7 +281,9 @@ ASPECTS: dict[str, Callable[[ComparedModel], str]] = {
     "The network is": _network,
     "The layers before the classifier are": _layers,
     "The number of weights is": lambda m: f"{m.results[-1].result.weights:,}",
-    "Weights are": lambda m: INITS[m.config.model.init],
+    "Weights are": lambda m: (
+        INITS[m.config.model.init] + ", the same at every position" * m.config.model.same_start
+    ),
     "Learning is by": _learning,
     "The optimizer is": lambda m: _optimizer(m.config),
     "The learning rate is": lambda m: f"{m.config.optimizer.lr:g}",

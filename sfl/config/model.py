@@ -23,13 +23,13 @@ KernelSize = Annotated[Count | Pair, BeforeValidator(_number_or_pair)]
 class ModelSettings(Settings):
     """Which network, and whether its weights are shared."""
 
-    name: Literal["RegularConvNet", "SpatialDenseNet", "SimpleModel"] = Field(
+    name: Literal["RegularConvNet", "SpatialDenseNet", "SimpleModel", "DeepNet"] = Field(
         description="The network."
     )
     layer: Literal["conv", "spatial"] | None = Field(
         None,
         description="conv shares its weights between positions, spatial does not. "
-        "The default is the notebook's layer for this model.",
+        "The default is the notebook's layer for this model; for DeepNet, spatial.",
     )
     storage: Literal["local", "dense"] | None = Field(
         None,
@@ -42,11 +42,30 @@ class ModelSettings(Settings):
         description="receptive_field: weights from U(±√(6 / fan-in)), where fan-in is each unit's "
         "number of inputs; zero bias. notebook: as in the notebook (conv: PyTorch's default).",
     )
+    same_start: bool = Field(
+        False,
+        description="Every position of a spatial layer begins with the same kernel, drawn as a "
+        "convolution's. Only with layer: spatial.",
+    )
     channels: list[Count] | None = Field(
         None, description="Output channels of each conv or spatial layer."
     )
+    strides: list[Count] | None = Field(
+        None, description="Stride of each conv or spatial layer; only with DeepNet."
+    )
     kernel_sizes: list[KernelSize] | None = Field(
         None, description="Kernel size of each conv or spatial layer: a number or a pair."
+    )
+    pool: Literal["stride", "max", "average"] | None = Field(
+        None,
+        description="Only with DeepNet. What makes maps smaller by the strides. stride (default): "
+        "the layers. max, average: a pooling behind the ReLU; the layer itself has stride 1.",
+    )
+    shortcut: Literal["none", "identity"] | None = Field(
+        None,
+        description="Only with DeepNet. identity: behind the first layer each two are a block, to "
+        "whose output its input is added, pooled and padded with zero channels. none (default): "
+        "none.",
     )
     hidden_sizes: list[Count] | None = Field(
         None, description="Number of units of each hidden linear layer of the classifier."
@@ -75,6 +94,17 @@ class ModelSettings(Settings):
         if filled["layer"] == "spatial" and filled.get("storage") is None:
             filled["storage"] = "local"
         return filled
+
+    @model_validator(mode="after")
+    def _only_its_own(self) -> "ModelSettings":
+        for key in ("strides", "pool", "shortcut"):
+            if getattr(self, key) is not None and key not in GRAPHS[self.name]:
+                raise ValueError(f"{key}: only for DeepNet, not for {self.name}")
+        if self.layer == "conv" and self.same_start:
+            raise ValueError(
+                "same_start: only for layer: spatial; all positions of a conv layer have one kernel"
+            )
+        return self
 
     @model_validator(mode="after")
     def _storage_needs_spatial(self) -> "ModelSettings":

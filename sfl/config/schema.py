@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from sfl.config.augment import AugmentSettings
 from sfl.config.learn import LearnSettings
 from sfl.config.model import ModelSettings
+from sfl.config.optimizer import AverageSettings, OptimizerSettings
 from sfl.config.settings import Count, Fraction, Positive, Settings
 from sfl.config.yamlfile import dump
 
@@ -83,31 +84,6 @@ class DataSettings(Settings):
     shapes: ShapesSettings = Field(ShapesSettings(), description="Only with source: shapes.")
 
 
-class OptimizerSettings(Settings):
-    """The optimizer; the notebook's by default."""
-
-    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="The optimizer.")
-    lr: Positive = Field(3e-4, description="Learning rate; with a schedule, the highest one.")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="L2 penalty (adam, sgd) or decoupled decay (adamw)."
-    )
-    momentum: Fraction = Field(0.0, description="Momentum; only with sgd.")
-    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field(
-        [0.9, 0.999], description="Decay rates of the two moments; only with adam and adamw."
-    )
-    clip_norm: Positive | None = Field(
-        None, description="Largest global norm of the gradients; larger ones are scaled down to it."
-    )
-
-    @model_validator(mode="after")
-    def _only_its_own(self) -> "OptimizerSettings":
-        if self.name != "sgd" and self.momentum:
-            raise ValueError(f"momentum: only for sgd; {self.name} has betas")
-        if self.name == "sgd" and "betas" in self.model_fields_set and self.betas != [0.9, 0.999]:
-            raise ValueError("betas: only for adam and adamw; sgd has momentum")
-        return self
-
-
 class TrainSettings(Settings):
     """Length, device and precision of the training, and the files that it writes."""
 
@@ -139,6 +115,18 @@ class TrainSettings(Settings):
     label_smoothing: Fraction = Field(
         0.0, description="Label smoothing of the cross entropy in training."
     )
+    average: AverageSettings = Field(AverageSettings(), description="Average of the weights.")
+    teacher: str | None = Field(
+        None,
+        description="Name or path of a finished run whose answers to the same images are learnt, "
+        "too (distillation).",
+    )
+    teacher_temperature: Positive | None = Field(
+        None, description="By which both networks' logits are divided; with a teacher 4."
+    )
+    teacher_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Of the teacher's answers in the loss, labels have the rest; 0.9."
+    )
     checkpoint_every: Count = Field(1, description="Number of epochs between checkpoints.")
     keep: Literal["all", "weights"] = Field(
         "all", description="weights: delete last.safetensors when the run has finished."
@@ -167,6 +155,21 @@ class TrainSettings(Settings):
         False,
         description="With torchrun on GPUs: batch normalisation over the images of all processes.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("teacher") is not None:
+            own = {"teacher_temperature": 4.0, "teacher_share": 0.9}
+            return own | {k: v for k, v in given.items() if v is not None}
+        return given
+
+    @model_validator(mode="after")
+    def _needs_a_teacher(self) -> "TrainSettings":
+        for name in ("teacher_temperature", "teacher_share"):
+            if self.teacher is None and getattr(self, name) is not None:
+                raise ValueError(f"{name}: needs train.teacher, without which nothing is taught")
+        return self
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> "TrainSettings":
@@ -212,6 +215,14 @@ class Config(Settings):
                 f"data.augment.{mixed}: not with learn.route: local, whose losses need one label "
                 "an image"
             )
+        if route == "local" and self.train.teacher is not None:
+            raise ValueError(
+                "train.teacher: not with learn.route: local, whose losses know labels alone"
+            )
+        if self.optimizer.name == "muon" and self.model.storage == "dense":
+            raise ValueError(
+                "optimizer.name: muon: only for model.storage: local; dense weights are no matrices"
+            )
         if rule == "kp" and self.optimizer.name == "adam" and self.optimizer.weight_decay:
             raise ValueError(
                 "optimizer.weight_decay: with learn.rule: kp, adam would let the forward and the "
@@ -225,7 +236,8 @@ class Config(Settings):
         return self
 
     def to_dict(self, *, share: bool = False) -> dict[str, Any]:
-        """All settings as plain values; `share` leaves out an absolute data.root and data.mirror.
+        """All settings as plain values; `share` leaves out data.mirror, an absolute data.root, and
+        of an absolute train.teacher all but its name.
 
         Those are about this machine, and a run directory must not name it.
         """
@@ -237,6 +249,8 @@ class Config(Settings):
             values["data"].pop("mirror", None)
             if Path(self.data.root).is_absolute():
                 values["data"].pop("root", None)
+            if self.train.teacher is not None and Path(self.train.teacher).is_absolute():
+                values["train"]["teacher"] = Path(self.train.teacher).name
         return values
 
     def to_yaml(self, *, share: bool = False) -> str:
@@ -249,6 +263,8 @@ class Config(Settings):
         for key in ("train.seed", *MAY_CHANGE):
             section, name = key.split(".")
             values[section].pop(name, None)
+        if self.train.teacher is not None:  # wherever it lies
+            values["train"]["teacher"] = Path(self.train.teacher).name
         return values
 
     def continues(self, began: "Config") -> bool:

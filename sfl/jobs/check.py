@@ -53,8 +53,11 @@ def check_all(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> list[
     needed = kept = 0  # bytes: the most at any time; what the jobs so far leave on the disk
     for job in jobs:
         with told_of(job):
-            setup = set_up(job.config, read_images(job.config))
-        stays, most = disk_bytes(setup.summary, job.config.optimizer, job.config.train.keep)
+            setup = set_up(job.config, read_images(job.config), runs=root)
+        train = job.config.train
+        stays, most = disk_bytes(
+            setup.summary, job.config.optimizer, train.keep, averaged=train.average.decay > 0
+        )
         there = job.run.checkpoint_bytes if job.run else 0
         needed, kept = max(needed, kept + most - there), kept + stays - there
         needs.append(_need(setup))
@@ -106,7 +109,7 @@ def _need(setup: "Setup") -> Need:
     images = sum(split.images.nbytes for split in splits.values())
     training = training_bytes(
         setup.summary, config.data.batch_size, config.optimizer, setup.precision,
-        measured=config.train.measure_every > 0,
+        measured=config.train.measure_every > 0, averaged=config.train.average.decay > 0,
     )  # fmt: skip
     any_gpu = setup.device.type == "cuda" and setup.device.index is None
     return Need(any_gpu, training + images + PROCESS, available_bytes(setup.device))

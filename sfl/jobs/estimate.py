@@ -39,5 +39,7 @@ def estimate(jobs: Sequence[Job], read_images: ReadImages) -> Estimate:
                 speeds[key] = images_per_second(setup, SECONDS)
         epochs = config.train.epochs - (len(job.run.metrics) if job.run else 0)
         seconds += epochs * len(setup.train) / speeds[key]
-        kept += disk_bytes(setup.summary, config.optimizer, config.train.keep)[0]
+        train = config.train
+        averaged = train.average.decay > 0
+        kept += disk_bytes(setup.summary, config.optimizer, train.keep, averaged=averaged)[0]
     return Estimate(len(jobs), seconds, kept)

@@ -18,17 +18,16 @@ HINT = "lower optimizer.lr, or set optimizer.clip_norm"
 class Guard:
     """Checks the steps of one optimizer.
 
-    Raises ValueError unless it is fused and has one group of parameters.
+    Raises ValueError unless all its groups of parameters are fused.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        group, *others = optimizer.param_groups
-        if others or not group.get("fused"):
+        groups = optimizer.param_groups
+        if not all(group.get("fused") for group in groups):
             raise ValueError(
-                "the optimizer must be fused and have one group of parameters; "
-                "sfl.learning.optimizers.build_optimizer makes one"
+                "the optimizer must be fused; sfl.learning.optimizers.build_optimizer makes one"
             )
-        self._weights: list[Tensor] = group["params"]
+        self._weights: list[Tensor] = [weight for group in groups for weight in group["params"]]
         device = self._weights[0].device
         # The flag, and how many steps there were since the first bad one, itself included.
         self._state = torch.zeros(2, device=device)

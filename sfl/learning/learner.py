@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from sfl.learning.average import Average
+from sfl.learning.distillation import Teacher
 from sfl.learning.divergence import Guard
 from sfl.learning.graph import Function
 from sfl.learning.local_losses import Loss
@@ -30,19 +32,21 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 class Learner:
     """A model that is trained step by step.
 
-    optimizer: of the model's parameters and of those of `feedback` and `route`, in one group.
-    loss: from logits (B, classes) float32 and labels (B,) int64 to their mean loss, ().
+    optimizer: of the model's parameters and of those of `feedback` and `route`.
+    loss: from logits (B, classes) float32 and labels to their mean loss, (). Labels are (B,) int64,
+        or (B, classes) float32 as probabilities.
     precision: "float32", "tf32" or "bfloat16", in which products are computed. Of the first two
         the device knows which one it is (sfl.training.device.prepare).
     clip_norm: gradients are scaled down to this global norm; None leaves them as they are.
     feedback: the model's backward rules. route: by which way errors reach its layers. sleep: what
-        its local layers do now and then.
+        its local layers do now and then. average: of the model's weights, which is then what is
+        tested. teacher: whose answers it learns, too.
     world: the workers that train it together. sync_batchnorm: whether their batch normalisation
         sees the images of all workers.
     graphed: makes one launch of the launches of a step, see sfl.learning.graph; for one worker.
 
-    Raises ValueError for an optimizer that isn't fused, has several groups or lacks parameters of
-    `feedback` or `route`.
+    Raises ValueError for an optimizer that isn't fused or lacks parameters of `feedback` or
+    `route`.
     """
 
     def __init__(
@@ -56,6 +60,8 @@ class Learner:
         feedback: Feedback | None = None,
         route: Route | None = None,
         sleep: Sleep | None = None,
+        average: Average | None = None,
+        teacher: Teacher | None = None,
         world: World = ALONE,
         sync_batchnorm: bool = False,
         graphed: Callable[[Function], Function] | None = None,
@@ -63,6 +69,7 @@ class Learner:
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.precision, self.clip_norm, self.world = precision, clip_norm, world
         self.feedback, self.route, self.sleep = feedback or Feedback({}), route or Chain(), sleep
+        self.average, self.teacher = average, teacher
         self.guard = Guard(optimizer)
         self._learn: Function = self._learn_from
         if self.weights[0].is_cuda:
@@ -87,7 +94,8 @@ class Learner:
         step: int = 0,
         count: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """One step on images (B, C, H, W) and labels (B,): its loss () and correct predictions ().
+        """One step on images (B, C, H, W) and labels, see `loss`: its loss () and hits (), the
+        number of images whose likeliest class was predicted.
 
         Both stay on the device: a step never waits for it. lr: the learning rate. step: its number
         in the whole run, from 0. count: the images of the whole batch, of which each worker gives
@@ -115,9 +123,9 @@ class Learner:
         """
         self.optimizer.zero_grad()  # first, so that old gradients don't lie beside activations
         if not share:  # DistributedDataParallel needs a backward pass of every worker: one of zeros
-            images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
+            images, labels = (t.new_zeros(1, *t.shape[1:]) for t in (images, labels))
         loss, logits = self.forward(images, labels)
-        hits = (logits.argmax(dim=1) == labels).sum()
+        hits = (logits.argmax(dim=1) == (labels if labels.dim() == 1 else labels.argmax(1))).sum()
         if self.world.size == 1:
             self.route.backward(loss, logits, labels)
             loss = loss.detach()
@@ -130,7 +138,15 @@ class Learner:
         self.feedback.take_gradients()  # last, so that no gradient is counted twice
         if self.guard.allows_step():
             self.optimizer.step()
+        if self.average is not None:
+            self.average.after_step()
         return loss, hits
+
+    def tested(self) -> AbstractContextManager[object]:
+        """Inside, the model is what is tested and saved as the best: the average, if there is one.
+        It is not to be trained then.
+        """
+        return contextlib.nullcontext() if self.average is None else self.average.applied()
 
     @property
     def weights(self) -> list[Tensor]:
@@ -141,13 +157,20 @@ class Learner:
         """The loss that is trained on, () float32, and the logits (B, classes)."""
         with autocast(images.device, self.precision):
             logits = self._parallel(images)
-        return self.loss(logits.float(), labels), logits
+        loss = self.loss(logits.float(), labels)
+        if self.teacher is not None:
+            with autocast(images.device, self.precision):
+                answers = self.teacher.answers(images)
+            loss = self.teacher.mixed(loss, logits.float(), answers)
+        return loss, logits
 
     def state(self) -> dict[str, Tensor]:
         """The model's tensors as `model.<name>`, the optimizer's as `optimizer.<place>.<name>`;
-        those of rules as `feedback.<layer>.<name>`, of the route as `route.<name>`.
+        those of rules as `feedback.<layer>.<name>`, of the route as `route.<name>`, the average as
+        `average.<name>`.
         """
         owners = {"feedback": self.feedback.state(), "route": self.route.state()}
+        owners |= {"average": {} if self.average is None else self.average.state()}
         owners |= {"model": self.model.state_dict()}
         tensors = {f"{owner}.{name}": t for owner, ts in owners.items() for name, t in ts.items()}
         for place, moments in self.optimizer.state_dict()["state"].items():
@@ -159,7 +182,9 @@ class Learner:
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Puts back what `state` gave for the same model and optimizer."""
         weights = self.weights
-        owners: dict[str, dict[str, Tensor]] = {"model": {}, "feedback": {}, "route": {}}
+        owners: dict[str, dict[str, Tensor]] = {
+            name: {} for name in ("model", "feedback", "route", "average")
+        }
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             owner, _, rest = name.partition(".")
@@ -176,5 +201,7 @@ class Learner:
         self.model.load_state_dict(owners["model"])
         self.feedback.load_state(owners["feedback"])
         self.route.load_state(owners["route"])
+        if self.average is not None:
+            self.average.load_state(owners["average"])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})

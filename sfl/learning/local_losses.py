@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from sfl.nn.feedback.drawing import uniform
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # from logits (B, classes) and labels (B,) to ()
+Loss = Callable[[Tensor, Tensor], Tensor]  # from logits (B, classes) and labels to ()
 Kind = Literal["pred", "sim", "predsim"]
 MOST_FEATURES = 2048  # of the readout of pred, as in the paper
 SHARE_OF_SIM = 0.99  # in predsim
@@ -88,8 +88,8 @@ class LocalLoss(nn.Module):
                 h = h.flatten(2).std(dim=2)
         elif self.mixing is not None:
             h = F.linear(h, self.mixing)
-        target = F.one_hot(labels, self.classes).to(h.dtype)
-        return F.mse_loss(similarities(h), similarities(target))
+        target = F.one_hot(labels, self.classes) if labels.dim() == 1 else labels
+        return F.mse_loss(similarities(h), similarities(target.to(h.dtype)))
 
 
 def similarities(x: Tensor) -> Tensor:

@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from sfl.learning.muon import Muon
 
 
 def build_optimizer(
@@ -14,21 +17,43 @@ def build_optimizer(
     name: str = "adam",
     lr: float = 3e-4,
     weight_decay: float = 0.0,
+    decay: str = "all",
     momentum: float = 0.0,
+    nesterov: bool = False,
     betas: Sequence[float] = (0.9, 0.999),
 ) -> torch.optim.Optimizer:
-    """torch's own Adam, AdamW or SGD ("adam", "adamw", "sgd"), fused: one pass over the weights.
+    """torch's own Adam, AdamW or SGD ("adam", "adamw", "sgd"), fused: one pass over the weights; or
+    Muon ("muon").
 
-    more: what it moves beside the model's weights. momentum: of sgd alone; betas: of adam and
-    adamw. Weights of the model that need no gradient are left out.
+    more: what it moves beside the model's weights. decay: what weight_decay is for, "all" or, see
+    `is_weight`, "weights". momentum: of sgd and muon; nesterov: of sgd; betas: of the others.
+    Weights of the model that need no gradient are left out.
     """
     parameters = [*(p for p in model.parameters() if p.requires_grad), *more]
-    if name == "sgd":
-        return torch.optim.SGD(
-            parameters, lr, momentum=momentum, weight_decay=weight_decay, fused=True
-        )
-    form = torch.optim.Adam if name == "adam" else torch.optim.AdamW
-    return form(parameters, lr, (betas[0], betas[1]), weight_decay=weight_decay, fused=True)
+    groups: list[dict[str, Any]] = [{"params": parameters}]
+    if decay == "weights" or name == "muon":
+        weights, others = ([p for p in parameters if is_weight(p) is one] for one in (True, False))
+        of_others = {} if decay == "all" else {"weight_decay": 0.0}
+        of_weights = {"orthogonal": True} if name == "muon" else {}
+        groups = [{"params": weights, **of_weights}, {"params": others, **of_others}]
+        groups = [group for group in groups if group["params"]]
+    rates = (betas[0], betas[1])
+    match name:
+        case "sgd":
+            options: Any = {"momentum": momentum, "nesterov": nesterov}
+            return torch.optim.SGD(groups, lr, weight_decay=weight_decay, fused=True, **options)
+        case "muon":
+            return Muon(groups, lr, momentum=momentum, weight_decay=weight_decay, betas=rates)
+        case "adam":
+            return torch.optim.Adam(groups, lr, rates, weight_decay=weight_decay, fused=True)
+    return torch.optim.AdamW(groups, lr, rates, weight_decay=weight_decay, fused=True)
+
+
+def is_weight(parameter: Tensor) -> bool:
+    """Whether it holds weights between units: those of a linear layer have two dimensions, of a
+    convolution four, of a SpatialFeatureLayer six; scales, shifts and biases have one or three.
+    """
+    return parameter.dim() in (2, 4, 6)
 
 
 def keep_rate_on_device(optimizer: torch.optim.Optimizer) -> None:

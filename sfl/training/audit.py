@@ -5,7 +5,8 @@ from torch import nn
 
 from sfl.config.schema import Config
 from sfl.nn.audit import Audit, audit
-from sfl.training.setup import build, build_route
+from sfl.training.build import build
+from sfl.training.setup import build_route
 
 
 def audit_model(config: Config, in_dimensions: tuple[int, int, int], classes: int) -> Audit:

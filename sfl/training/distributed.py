@@ -1,4 +1,4 @@
-"""Opens and closes the process group of the processes that torchrun started."""
+"""Opens and closes the process group of the processes that torchrun started, and checks them."""
 
 import contextlib
 import gc
@@ -6,36 +6,20 @@ import textwrap
 import traceback
 from collections.abc import Iterator
 from datetime import timedelta
+from importlib.metadata import version
 
 import torch
 import torch.distributed as dist
 
 from sfl import torchrun
 from sfl.config.schema import Config
+from sfl.data.dataset import Dataset
 from sfl.errors import Exit, UserError
 from sfl.learning.world import World
 from sfl.training.stopping import Stopped
 
 TIMEOUT = timedelta(hours=2)  # one process of a machine may need long to read the images
 LOST = ("gloo", "NCCL", "Connection closed", "Connection reset")  # in errors of a lost connection
-
-
-def check_workers(config: Config, device: torch.device, world: World) -> None:
-    """Raises UserError (exit 2) for what several workers, or the only one, can't do."""
-    if config.data.batch_size < world.size:
-        raise UserError(
-            f"data.batch_size: {config.data.batch_size} images can't be divided among "
-            f"{world.size} workers"
-        )
-    if world.size > 1 and config.learn.route == "local":
-        raise UserError(
-            "learn.route: local compares the images of a batch, of which each of "
-            f"{world.size} processes would have a part; train with one"
-        )
-    if config.train.sync_batchnorm and device.type != "cuda":
-        raise UserError(
-            f"train.sync_batchnorm: PyTorch has it for CUDA devices, not for {device.type}"
-        )
 
 
 @contextlib.contextmanager
@@ -72,6 +56,38 @@ def open_world(device: torch.device) -> Iterator[World]:
             Exit.RUN,
         ) from error
     _close()
+
+
+def check_workers(config: Config, device: torch.device, world: World) -> None:
+    """Raises UserError (exit 2) for what several workers, or the only one, can't do."""
+    if config.data.batch_size < world.size:
+        raise UserError(
+            f"data.batch_size: {config.data.batch_size} images can't be divided among "
+            f"{world.size} workers"
+        )
+    if world.size > 1 and config.learn.route == "local":
+        raise UserError(
+            "learn.route: local compares the images of a batch, of which each of "
+            f"{world.size} processes would have a part; train with one"
+        )
+    if config.train.sync_batchnorm and device.type != "cuda":
+        raise UserError(
+            f"train.sync_batchnorm: PyTorch has it for CUDA devices, not for {device.type}"
+        )
+
+
+def refuse_other_workers(config: Config, precision: str, dataset: Dataset, world: World) -> None:
+    """Raises UserError (exit 3) where workers would not train the same thing."""
+    told = {"settings": config.to_dict(share=True), "precision": precision}
+    told |= {"images": dataset.describe(), "version of sfl": version("sfl")}
+    for rank, other in enumerate(world.all_of(told)):
+        different = [key for key, value in told.items() if other[key] != value]
+        if different:
+            raise UserError(
+                f"worker {rank} has other {' and '.join(different)} than worker {world.rank}",
+                "all machines need the same config, images and train.precision",
+                Exit.DATA,
+            )
 
 
 def _close() -> None:

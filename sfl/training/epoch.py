@@ -164,13 +164,16 @@ def measure(setup: Setup, learner: Learner, epoch: int) -> Metrics:
     measure_every = setup.config.train.measure_every
     if measure_every and epoch % measure_every == 0:
         found |= _learning(setup, learner, epoch)
-    if setup.validation is not None:
-        evaluation = test(setup.validation)
-        refuse_loss(evaluation.loss, f"validation loss after epoch {epoch}")
-        found |= {"validation_loss": evaluation.loss, "validation_accuracy": evaluation.accuracy}
-    test_every = setup.config.train.test_every
-    if test_every and epoch % test_every == 0:
-        found["test_accuracy"] = test(setup.test).accuracy
+    with learner.tested():
+        setup.world.copy_first(model)  # of an average, too
+        if setup.validation is not None:
+            evaluation = test(setup.validation)
+            refuse_loss(evaluation.loss, f"validation loss after epoch {epoch}")
+            found["validation_loss"] = evaluation.loss
+            found["validation_accuracy"] = evaluation.accuracy
+        test_every = setup.config.train.test_every
+        if test_every and epoch % test_every == 0:
+            found["test_accuracy"] = test(setup.test).accuracy
     return found
 
 

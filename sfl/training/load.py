@@ -10,8 +10,8 @@ from torch import nn
 from sfl.config.load import from_text
 from sfl.config.schema import Config
 from sfl.runs.directory import BEST, Run
+from sfl.training.build import build
 from sfl.training.checkpoint import Checkpoint, load_weights, read_checkpoint
-from sfl.training.setup import build
 
 
 @dataclass(frozen=True, eq=False)

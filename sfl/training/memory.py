@@ -3,7 +3,8 @@
 import torch
 
 from sfl import host_memory
-from sfl.config.schema import Config, OptimizerSettings
+from sfl.config.optimizer import OptimizerSettings
+from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.nn.summary import ModelSummary
 
@@ -17,13 +18,15 @@ def training_bytes(
     precision: str,
     *,
     measured: bool = False,
+    averaged: bool = False,
 ) -> int:
     """The least memory that a training step takes, at the higher of its two peaks.
 
     Weights, those of a rule or a route and the optimizer's moments are always held. The first peak
     adds the activations, at the end of the forward pass, the second one the gradients, at the end
     of the backward pass. measured: whether learning is measured, too, which holds the true
-    gradient, that learnt from, and a copy of what learns.
+    gradient, that learnt from, and a copy of what learns. averaged: whether there is an average of
+    the weights, too.
     """
     activation_bytes = 2 if precision == "bfloat16" else 4
     activations = activation_bytes * summary.activations * batch_size
@@ -32,25 +35,30 @@ def training_bytes(
     gradients = summary.learning_bytes
     if measured:
         gradients = summary.bytes + 2 * summary.learning_bytes
-    return checkpoint_bytes(summary, optimizer) + beside + max(gradients, activations)
+    saved = checkpoint_bytes(summary, optimizer, averaged=averaged)
+    return saved + beside + max(gradients, activations)
 
 
-def checkpoint_bytes(summary: ModelSummary, optimizer: OptimizerSettings) -> int:
-    """The size of last.safetensors: weights, also of a rule or a route, and the moments."""
+def checkpoint_bytes(
+    summary: ModelSummary, optimizer: OptimizerSettings, *, averaged: bool = False
+) -> int:
+    """The size of last.safetensors: weights, also of a rule or a route, moments, the average."""
     moments = 2 if optimizer.name.startswith("adam") else 1 if optimizer.momentum else 0
     feedback = summary.feedback
-    own = summary.bytes + moments * summary.learning_bytes
+    own = summary.bytes * (1 + averaged) + moments * summary.learning_bytes
     if feedback is None or not feedback.saved:
         return own
     return own + feedback.bytes * (1 + moments * feedback.moved)
 
 
-def disk_bytes(summary: ModelSummary, optimizer: OptimizerSettings, keep: str) -> tuple[int, int]:
+def disk_bytes(
+    summary: ModelSummary, optimizer: OptimizerSettings, keep: str, *, averaged: bool = False
+) -> tuple[int, int]:
     """The bytes of a finished run, and its largest size: while a checkpoint replaces another one.
 
     keep: train.keep.
     """
-    last = checkpoint_bytes(summary, optimizer)
+    last = checkpoint_bytes(summary, optimizer, averaged=averaged)
     return summary.bytes + (last if keep == "all" else 0), summary.bytes + 2 * last
 
 
@@ -107,7 +115,10 @@ def check_memory(
     """
     batch_size = config.data.batch_size
     measured = config.train.measure_every > 0
-    needed = training_bytes(summary, batch_size, config.optimizer, precision, measured=measured)
+    needed = training_bytes(
+        summary, batch_size, config.optimizer, precision, measured=measured,
+        averaged=config.train.average.decay > 0,
+    )  # fmt: skip
     free = available_bytes(device)
     if free is not None and needed > free:
         raise UserError(

@@ -45,7 +45,10 @@ class Recorder:
         if not self._writes:
             return
         setup, run = self._setup, self._run
-        _, most = disk_bytes(setup.summary, setup.config.optimizer, setup.config.train.keep)
+        train = setup.config.train
+        _, most = disk_bytes(
+            setup.summary, setup.config.optimizer, train.keep, averaged=train.average.decay > 0
+        )
         check_space(run.path, most - run.checkpoint_bytes)
         now = environment(setup.device, setup.precision).to_json()
         kept = run.environment
@@ -88,13 +91,13 @@ class Recorder:
         best = due if self._setup.validation is None else is_best(metrics)
         if due or best:
             refuse_weights(learner.model, epoch)
-            state = learner.state()
             if best:
-                weights = {name: t for name, t in state.items() if name.startswith("model.")}
                 best_path = self._run.path / directory.BEST
-                write_checkpoint(best_path, weights, self._config, self._images)
+                with learner.tested():
+                    weights = {f"model.{n}": t for n, t in learner.model.state_dict().items()}
+                    write_checkpoint(best_path, weights, self._config, self._images)
             # Also with each best: a resumed run must know the epoch of its best weights.
-            self._write_last(state, metrics)
+            self._write_last(learner.state(), metrics)
         self._write_metrics(metrics, epoch - 1)
 
     def stopped(self, learner: Learner, metrics: list[Metrics], so_far: EpochSoFar) -> None:

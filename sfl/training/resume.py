@@ -75,8 +75,9 @@ def restore(
     if checkpoint is None:
         return [], None
     assert checkpoint.metrics is not None
-    feedback, route = learner.feedback.state(), learner.route.state()
-    check_tensors(checkpoint, model=learner.model.state_dict(), feedback=feedback, route=route)
+    owners = {"feedback": learner.feedback.state(), "route": learner.route.state()}
+    owners |= {"average": learner.average.state()} if learner.average else {}
+    check_tensors(checkpoint, model=learner.model.state_dict(), **owners)
     learner.load_state(checkpoint.tensors)
     so_far, where = None, f"after epoch {len(checkpoint.metrics)}"
     if checkpoint.so_far is not None:

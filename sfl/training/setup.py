@@ -5,7 +5,7 @@ All that can be refused is refused here, before a run directory exists.
 
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from sfl.config.schema import Config
 from sfl.data.batches import batch_count, last_batch
 from sfl.data.dataset import Dataset, Split
-from sfl.errors import Exit, UserError
+from sfl.errors import UserError
+from sfl.learning.average import Average
+from sfl.learning.distillation import Teacher
 from sfl.learning.learner import Learner
 from sfl.learning.local_losses import Loss
 from sfl.learning.optimizers import build_optimizer
@@ -24,14 +26,15 @@ from sfl.learning.sleep import Sleep
 from sfl.learning.world import ALONE, World
 from sfl.nn import engine
 from sfl.nn.feedback.attach import Feedback, FeedbackSummary, attach, check
-from sfl.nn.models.networks import build_model
 from sfl.nn.summary import ModelSummary, check_batch, summarize
 from sfl.progress import say
 from sfl.training import images
+from sfl.training.build import build
 from sfl.training.device import pick_device, pick_precision, prepare, refuse_precision
-from sfl.training.distributed import check_workers
+from sfl.training.distributed import check_workers, refuse_other_workers
 from sfl.training.graph import check_graph, graphed_steps
-from sfl.training.memory import check_memory, is_out_of_memory
+from sfl.training.memory import check_memory
+from sfl.training.teacher import find_teacher
 from sfl.training.tensorboard import check_tensorboard
 
 
@@ -50,6 +53,7 @@ class Setup:
     std: Tensor
     summary: ModelSummary
     world: World = ALONE
+    teacher: Teacher | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -64,6 +68,7 @@ def set_up(
     training: bool = True,
     need_train: bool = True,
     world: World = ALONE,
+    runs: Path = Path("checkpoints"),
 ) -> Setup:
     """Raises UserError for a device, data, sizes or a model that can't be had here.
 
@@ -72,6 +77,7 @@ def set_up(
     training: whether there must be memory to train the model, too.
     need_train: whether a folder without its training images is refused.
     world: the workers among which each batch is divided.
+    runs: the folder of run directories, where a teacher may be.
     """
     device = pick_device(config.train.device)
     if config.train.tensorboard and training:
@@ -93,7 +99,8 @@ def set_up(
     else:
         summary = describe_model(config, sizes.in_dimensions, sizes.classes)
     train, validation = images.train_and_validation(config, dataset)
-    setup = Setup(
+    refuse_other_workers(config, precision, dataset, world)
+    return Setup(
         config=config,
         device=device,
         precision=precision,
@@ -105,24 +112,8 @@ def set_up(
         std=torch.tensor(config.data.normalize.std, device=device),
         summary=summary,
         world=world,
+        teacher=find_teacher(config, runs, dataset, device) if training else None,
     )
-    _refuse_other_workers(setup)
-    return setup
-
-
-def _refuse_other_workers(setup: Setup) -> None:
-    """Raises UserError (exit 3) where workers would not train the same thing."""
-    told = {"settings": setup.config.to_dict(share=True), "precision": setup.precision}
-    told |= {"images": setup.dataset.describe()}
-    told |= {"version of sfl": version("sfl")}
-    for rank, other in enumerate(setup.world.all_of(told)):
-        different = [key for key, value in told.items() if other[key] != value]
-        if different:
-            raise UserError(
-                f"worker {rank} has other {' and '.join(different)} than worker {setup.world.rank}",
-                "all machines need the same config, images and train.precision",
-                Exit.DATA,
-            )
 
 
 def check_sizes(
@@ -191,32 +182,13 @@ def _check_last_batch(
         better = [other for other in others if fewest(other) > fewest(size)][:1]
         unit = config.model.norm == "position"  # needs two images whatever the maps' size
         other = "model.norm=channel" if unit else "smaller model.kernel_sizes"
+        other = "model.norm=none" if "BatchNorm1d" in str(error) else other
         ways = [f"set data.batch_size={other}" for other in better] or ["take more images"]
         raise UserError(
             f"an epoch's last batch has too few images: {fewest(size)} (of {count:,} training "
             f"images, data.batch_size {size}{among}); {config.model.name}: {error}",
             f"{ways[0]}, or {other}",
         ) from None
-
-
-def build(config: Config, in_dimensions: tuple[int, int, int], classes: int) -> nn.Module:
-    """The config's model, its weights in the order in memory that its layers are fastest with.
-
-    Raises UserError (exit 2) for sizes that don't fit the images.
-    """
-    settings = config.model.model_dump(exclude_none=True)
-    name = settings.pop("name")
-    try:
-        model = build_model(name, in_dimensions=in_dimensions, classes=classes, **settings)
-    except ValueError as error:
-        raise UserError(f"model: {name}: {error}") from None
-    except RuntimeError as error:  # sizes whose product is no number that a tensor can have
-        if is_out_of_memory(error):
-            raise
-        raise UserError(f"model: {name}: too large", "", Exit.RESOURCES) from error
-    if config.model.layer == "conv":
-        model.to(memory_format=torch.channels_last)
-    return model
 
 
 def build_learner(setup: Setup) -> Learner:
@@ -243,6 +215,8 @@ def build_learner(setup: Setup) -> Learner:
         feedback=feedback,
         route=route,
         sleep=build_sleep(config, model, feedback),
+        average=Average(model, config.train.average.decay) if config.train.average.decay else None,
+        teacher=setup.teacher,
         world=setup.world,
         sync_batchnorm=config.train.sync_batchnorm,
         graphed=graphed_steps(config, setup.device, setup.world),

@@ -35,7 +35,8 @@ def train(
     with threads(config.train.threads), open_world(device) as world:
         # Checked before the images are read or fetched, which may take minutes.
         world.from_first(lambda: _check_place(root, name, exact=exact))
-        setup = set_up(config, dataset, world=world)  # raises errors before a directory is made
+        # Raises errors before a directory is made.
+        setup = set_up(config, dataset, world=world, runs=root)
         run = Run(Path(world.from_first(lambda: str(store.create(root, name, exact=exact).path))))
         try:
             with _locked(run, world):
@@ -60,7 +61,9 @@ def resume(run: Run, config: Config, dataset: Dataset | None = None) -> dict[str
     # Locked and checked before the images are read or fetched, which may take minutes.
     with threads(config.train.threads), open_world(device) as world, _locked(run, world):
         precision = check_resumable(run, config)
-        return _fit(set_up(config, dataset, precision=precision, world=world), run)
+        runs = run.path.parent
+        setup = set_up(config, dataset, precision=precision, world=world, runs=runs)
+        return _fit(setup, run)
 
 
 def train_at(path: Path, config: Config, dataset: Dataset, *, resumes: bool) -> dict[str, Any]:

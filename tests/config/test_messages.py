@@ -10,7 +10,7 @@ from sfl.config.yamlfile import parse
 from sfl.errors import Exit, UserError
 
 MODEL = "model: {name: SimpleModel}\n"
-MODELS = "RegularConvNet, SpatialDenseNet or SimpleModel"
+MODELS = "RegularConvNet, SpatialDenseNet, SimpleModel or DeepNet"
 TRAIN_KEYS = ", ".join(TrainSettings.model_fields)
 MODEL_KEYS = ", ".join(ModelSettings.model_fields)
 COUNT_OR_PAIR = "expected a whole number of at least 1, or a pair of them"
@@ -105,7 +105,10 @@ MISTAKES = [
         "c.yaml:2: train.seed: must be below 9223372036854775808, not 9223372036854775808",
     ),
     # none of a few
-    ("model: {name: ResNet}", f'c.yaml:1: model.name: expected {MODELS}, not "ResNet"'),
+    (
+        "model: {name: ResNet}",
+        f'c.yaml:1: model.name: expected {MODELS}, not "ResNet": did you mean DeepNet?',
+    ),
     (
         "model: {name: simplemodel}",
         f'c.yaml:1: model.name: expected {MODELS}, not "simplemodel": did you mean SimpleModel?',
@@ -149,7 +152,7 @@ MISTAKES = [
     ),
     (
         MODEL + "optimizer: {momentum: 0.9}",
-        "c.yaml:2: optimizer.momentum: only for sgd; adam has betas",
+        "c.yaml:2: optimizer.momentum: only for sgd and muon; adam has betas",
     ),
     (
         MODEL + "optimizer: {name: sgd, betas: [0.8, 0.9]}",

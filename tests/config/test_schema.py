@@ -66,6 +66,7 @@ def test_a_config_says_the_whole_graph() -> None:
         "layer": "spatial",
         "storage": "local",
         "init": "receptive_field",
+        "same_start": False,
         "channels": [10, 20, 32, 64, 128, 256],
         "kernel_sizes": [3, 3, 3, 3, 2, 2],
         "hidden_sizes": [512],

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfl import host_memory
-from sfl.config.schema import OptimizerSettings
+from sfl.config.optimizer import OptimizerSettings
 from sfl.errors import Exit, UserError
 from sfl.learning.seeding import generator
 from sfl.nn.feedback.attach import attach

@@ -14,9 +14,10 @@ from sfl.errors import Exit, UserError
 from sfl.learning.world import World
 from sfl.nn.models.networks import MODELS
 from sfl.training import memory
+from sfl.training.build import build
 from sfl.training.checkpoint import write_checkpoint
 from sfl.training.images import image_shape, load_images
-from sfl.training.setup import build, check_sizes, describe_model, set_up
+from sfl.training.setup import check_sizes, describe_model, set_up
 from tests.training.tiny import random_dataset, tiny_config, tiny_setup
 
 

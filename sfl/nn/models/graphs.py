@@ -1,4 +1,6 @@
-"""The graph of each network as plain values: the defaults of its settings, the notebook's own.
+"""The graph of each network as plain values: the defaults of its settings.
+
+Of three networks the notebook's own, of DeepNet D-LOCAL's (Neyshabur 2020) with a = 15.
 
 Imports no torch: `sfl.config` reads these too, so that a resolved config says all it means.
 """
@@ -32,5 +34,17 @@ GRAPHS: dict[str, dict[str, Any]] = {
         "dropout": 0.0,
         "dropout2d": 0.0,
         "norm": "none",
+    },
+    "DeepNet": {
+        "layer": "spatial",
+        "channels": [15, 30, 30, 60, 60, 120, 120, 240],
+        "strides": [1, 2, 1, 2, 1, 2, 1, 2],
+        "kernel_sizes": [3, 3, 3, 3, 3, 3, 3, 3],
+        "pool": "stride",
+        "shortcut": "none",
+        "hidden_sizes": [960],
+        "dropout": 0.0,
+        "dropout2d": 0.0,
+        "norm": "channel",
     },
 }

@@ -1,0 +1,63 @@
+"""The settings of what moves the weights, and of their average."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from sfl.config.settings import Fraction, Positive, Settings
+
+
+class OptimizerSettings(Settings):
+    """The optimizer; the notebook's by default."""
+
+    name: Literal["adam", "adamw", "sgd", "muon"] = Field(
+        "adam",
+        description="The optimizer. muon: steps of orthogonal matrices, of local layers one for "
+        "each position; norms and biases as adamw.",
+    )
+    lr: Positive = Field(3e-4, description="Learning rate; with a schedule, the highest one.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="L2 penalty (adam, sgd) or decoupled decay (adamw, muon)."
+    )
+    decay: Literal["all", "weights"] = Field(
+        "all",
+        description="What weight_decay is for. all: all that is learnt. weights: weights between "
+        "units, so neither biases nor the scales and shifts of norms.",
+    )
+    momentum: Fraction = Field(
+        0.0, description="Momentum; only with sgd, and with muon, whose default is 0.95."
+    )
+    nesterov: bool = Field(False, description="Nesterov's momentum; only with sgd. muon has it.")
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field(
+        [0.9, 0.999], description="Decay rates of the two moments; not with sgd."
+    )
+    clip_norm: Positive | None = Field(
+        None, description="Largest global norm of the gradients; larger ones are scaled down to it."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("name") == "muon":
+            return {"momentum": 0.95} | {k: v for k, v in given.items() if v is not None}
+        return given
+
+    @model_validator(mode="after")
+    def _only_its_own(self) -> "OptimizerSettings":
+        if self.name in ("adam", "adamw") and self.momentum:
+            raise ValueError(f"momentum: only for sgd and muon; {self.name} has betas")
+        if self.name == "sgd" and "betas" in self.model_fields_set and self.betas != [0.9, 0.999]:
+            raise ValueError("betas: only for adam and adamw; sgd has momentum")
+        if self.nesterov and not (self.name == "sgd" and self.momentum):
+            raise ValueError("nesterov: only for sgd with a momentum")
+        return self
+
+
+class AverageSettings(Settings):
+    """A running average of the weights and of the statistics of norms, which is what is tested."""
+
+    decay: Fraction = Field(
+        0.0,
+        description="Share that the average keeps in a step; at most (1 + t) / (10 + t) in step t. "
+        "0: no average.",
+    )

@@ -1,0 +1,50 @@
+"""The teacher of a run: another run that has finished, and was trained on the same images."""
+
+from pathlib import Path
+
+import torch
+
+from sfl.config.load import from_text
+from sfl.config.schema import Config
+from sfl.data.dataset import Dataset
+from sfl.errors import Exit, UserError
+from sfl.learning.distillation import Teacher
+from sfl.runs import store
+from sfl.runs.directory import BEST
+from sfl.shell import home
+from sfl.training.checkpoint import read_checkpoint
+from sfl.training.load import restore
+
+
+def find_teacher(
+    config: Config, runs: Path, dataset: Dataset, device: torch.device
+) -> Teacher | None:
+    """None where the config has none. runs: the folder where a teacher of that name may be.
+
+    Raises UserError (exit 4) where there is no such finished run, (exit 3) where it was trained on
+    other images, or takes them otherwise normalised.
+    """
+    train = config.train
+    if train.teacher is None:
+        return None
+    run = store.find(runs, str(home(train.teacher)))
+    if run.result is None:
+        raise UserError(f"train.teacher: {run.path}: has not finished", exit_code=Exit.RUN)
+    checkpoint = read_checkpoint(run.path / BEST)
+    own = from_text(checkpoint.config, str(checkpoint.path))
+    now = dataset.describe()
+    for key, what in (
+        ("classes", "classes"), ("in_dimensions", "sizes of images"), ("fingerprints", "images"),
+    ):  # fmt: skip
+        if checkpoint.images[key] != now[key]:
+            raise UserError(
+                f"train.teacher: {run.path}: was trained on other {what}", exit_code=Exit.DATA
+            )
+    if own.data.normalize != config.data.normalize:
+        raise UserError(
+            f"train.teacher: {run.path}: was trained with another data.normalize",
+            exit_code=Exit.DATA,
+        )
+    assert train.teacher_temperature is not None and train.teacher_share is not None
+    model = restore(checkpoint, own).to(device)
+    return Teacher(model, train.teacher_temperature, train.teacher_share)
