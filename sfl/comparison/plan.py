@@ -90,7 +90,7 @@ def images_of(config: Config, images_read: "dict[str, Dataset]") -> "Dataset":
     """A config's images, from those that have been read, or read now and put there."""
     from sfl.training.images import load_images
 
-    key = config.data.model_dump_json()
+    key = config.data.model_dump_json(exclude={"train_images"})  # a subset of them is drawn later
     if key not in images_read:
         images_read[key] = load_images(config)
     return images_read[key]
