@@ -103,30 +103,49 @@ def _trained(result: dict[str, Any], path: Path, config: Config) -> TrainedRun:
     return TrainedRun.check({**result, "path": path, "config": config}, str(path))
 
 
-def evaluate(run: Place | None = None, *, runs: Place | None = None, **settings: Any) -> Evaluated:
+def evaluate(
+    run: Place | None = None,
+    *,
+    views: int | None = None,
+    shifts: int | None = None,
+    corrupted: Place | None = None,
+    runs: Place | None = None,
+    **settings: Any,
+) -> Evaluated:
     """Tests trained weights on the test images, as `sfl evaluate` does.
 
     run: what `train` returned, a run's name or directory, or a file of weights; None: the newest
         finished run. runs, settings: as in `train`; settings such as data={"root": …}.
+    views: 2, 18 or 50: also averaged over so many views. shifts: also moved by up to so many
+        pixels. corrupted: also on the images of this folder, such as CIFAR-10-C.
 
     Raises UserError for weights that can't be read (exit 4) and for other images than those of the
     training (exit 3).
     """
-    return evaluate_run(
-        None if run is None else os.fspath(run), as_overrides(settings), _runs(runs)
-    )
+    name = None if run is None else os.fspath(run)
+    folder = None if corrupted is None else home(corrupted)
+    return evaluate_run(name, as_overrides(settings), _runs(runs), views, shifts, folder)
 
 
-def evaluate_run(run: str | None, overrides: Sequence[str], root: Path) -> Evaluated:
+def evaluate_run(
+    run: str | None,
+    overrides: Sequence[str],
+    root: Path,
+    views: int | None = None,
+    shifts: int | None = None,
+    corrupted: Path | None = None,
+) -> Evaluated:
     """As `evaluate`; overrides: `a.b=v`."""
     from sfl.progress import say
     from sfl.runs.store import find_weights
 
     path = find_weights(root, run)  # before torch is imported, which takes a second
+    from sfl.training.copies import Asked
     from sfl.training.testing import test_weights
 
     say(f"evaluating {path}")
-    tested = test_weights(path, overrides, need_train=False)
+    asked = Asked(views, shifts, corrupted)
+    tested = test_weights(path, overrides, need_train=False, asked=asked)
     values = {"file": str(path), **tested.values, "answers": list(tested.rows())}
     return Evaluated.check(values, str(path))
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from sfl.comparison.schema import Comparison
 from sfl.config.schema import Config
-from sfl.runs.records import Result, Scores
+from sfl.runs.records import Copies, Published, Result, Scores
 
 
 class TrainedRun(Result):
@@ -31,11 +31,14 @@ class TrainedRun(Result):
         return _scores_html(self, f"{epochs} in {self.seconds:.0f} s; saved in {self.path}")
 
 
-class Evaluated(Scores):
+class Evaluated(Scores, Copies):
     """What a test gave. answers: for each test image its `file` or number, `class`, `prediction`,
     `confidence` and whether that is `correct`."""
 
     file: str = Field(description="The weights that were tested.")
+    published: Published | None = Field(
+        None, description="Of a file of `sfl export`: what it says of itself."
+    )
     answers: list[dict[str, Any]] = Field(exclude=True)
 
     def to_dict(self) -> dict[str, Any]:

@@ -35,11 +35,14 @@ def data(
 
     settings = load(config, set_ or [])
     from sfl.data import survey
-    from sfl.training.images import load_images
+    from sfl.training.images import load_images, train_and_validation
 
     dataset = load_images(settings)
     pictures = survey.pictures_of(dataset)
     described = survey.summary(dataset, pictures)
+    if settings.data.train_images is not None:
+        train, _ = train_and_validation(settings, dataset)
+        survey.add_trained_on(described, train)
     if as_json:
         layout.print_json(described)
         return

@@ -1,11 +1,48 @@
 """`sfl evaluate`: tests trained weights on the test images."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sfl.cli import completion
-from sfl.cli.options import RUNS, Json, Runs, Set, refuse_two
+from sfl.cli.options import RUNS, Json, Runs, Set, at_home, refuse_two
+from sfl.errors import UserError
+
+if TYPE_CHECKING:
+    from sfl.returned import Evaluated
+
+Views = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Also with the mean of the probabilities over N views of each image. 2: as it is and "
+        "mirrored; 18: both also moved by 2 pixels down, up, right, left and both ways; 50: by 2 "
+        "and 4 pixels.",
+    ),
+]
+Shifts = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="PIXELS",
+        help="Also with the images moved by up to so many pixels each way: a map of accuracy.",
+    ),
+]
+Corrupted = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        callback=at_home,
+        help="Also on corrupted images: a folder with CIFAR-10-C's .npy files.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", callback=at_home, help="Draw what --shifts and --corrupted found there."
+    ),
+]
 
 
 def evaluate(
@@ -17,6 +54,10 @@ def evaluate(
             autocompletion=completion.runs,
         ),
     ] = None,
+    views: Views = None,
+    shifts: Shifts = None,
+    corrupted: Corrupted = None,
+    out: Out = None,
     set_: Set = None,
     runs: Runs = RUNS,
     as_json: Json = False,
@@ -28,13 +69,19 @@ def evaluate(
     Examples:
       sfl evaluate
       sfl evaluate checkpoints/spatial-s0/best.safetensors --set data.root=/data
+      sfl evaluate spatial-s0 --views 18 --shifts 8
       sfl evaluate spatial-s0 --csv > images.csv
     """
     from sfl.cli import layout, tables
+    from sfl.cli.copies import copies_lines, copies_tables
     from sfl.library import evaluate_run
 
     refuse_two(json=as_json, csv=as_csv)
-    evaluated = evaluate_run(run, set_ or [], runs)
+    if out is not None:
+        _check_out(out, drawn=shifts is not None or corrupted is not None)
+    evaluated = evaluate_run(run, set_ or [], runs, views, shifts, corrupted)
+    if out is not None:
+        _draw(evaluated, out)
     if as_csv:
         columns = ("file", "class", "prediction", "confidence", "correct")
         layout.print_csv(columns, evaluated.answers)
@@ -43,6 +90,33 @@ def evaluate(
     if as_json:
         layout.print_json(result)
         return
-    layout.print_lines(tables.result_lines(result))
-    for made in tables.evaluation_tables(result, layout.width()):
+    if evaluated.published:
+        layout.print_lines([tables.published_line(evaluated.published)])
+    layout.print_lines([*tables.result_lines(result), *copies_lines(evaluated)])
+    for made in (*tables.evaluation_tables(result, layout.width()), *copies_tables(evaluated)):
         layout.print_table(made)
+
+
+def _check_out(out: Path, *, drawn: bool) -> None:
+    """Before minutes of testing."""
+    from sfl.files import check_folder
+    from sfl.pictures import need_matplotlib
+
+    if not drawn:
+        raise UserError("--out: nothing to draw", "give --shifts or --corrupted, too")
+    need_matplotlib("evaluate --out")
+    check_folder(out, "--out")
+
+
+def _draw(evaluated: "Evaluated", out: Path) -> None:
+    from sfl.pictures import write_pictures
+    from sfl.plots.copies import pictures
+    from sfl.plots.test_images import name_of_images
+    from sfl.progress import say
+
+    model, images = evaluated.model, name_of_images(evaluated.data.source)
+    shifts = {model: evaluated.shifts} if evaluated.shifts else {}
+    corrupted = {model: evaluated.corrupted} if evaluated.corrupted else {}
+    title = f"{model}\n{images}, {evaluated.n:,} test images, n = 1"
+    write_pictures(pictures(shifts, corrupted, title), out)
+    say(f"pictures: {out}")

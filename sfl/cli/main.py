@@ -16,6 +16,7 @@ from sfl.cli.bench import bench
 from sfl.cli.compare import compare
 from sfl.cli.data import data
 from sfl.cli.evaluate import evaluate
+from sfl.cli.export import export
 from sfl.cli.grid import grid
 from sfl.cli.options import Command, Group
 from sfl.cli.plot import plot
@@ -39,7 +40,7 @@ def _summary(command: Callable[..., object]) -> str:
     return str(inspect.getdoc(command)).partition("\n\n")[0]
 
 
-for command in (train, evaluate, predict, compare, grid, plot, show, data, bench):
+for command in (train, evaluate, predict, compare, grid, plot, show, export, data, bench):
     app.command(cls=Command, short_help=_summary(command))(command)
 app.add_typer(runs_app, name="runs", short_help=_summary(list_runs))
 

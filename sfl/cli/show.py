@@ -53,17 +53,20 @@ def print_model(
     """Prints the layers, what computes them, and the audit; or as JSON `more` and all of it."""
     from sfl.cli import layout, tables
     from sfl.nn import engine
+    from sfl.runs.labels import explained, label
     from sfl.training.device import planned_device
 
     report = engine.report(planned_device(config.train.device))
+    what, subset = label(config, audited.sharing), config.data.train_images
     if as_json:
-        layout.print_json(
-            {**more, "engine": report, **summary.to_dict(), "audit": audited.to_dict()}
-        )
+        described = {**summary.to_dict(), "audit": audited.to_dict(), "label": what}
+        layout.print_json({**more, "engine": report, **described, "train_images": subset})
         return
     layout.print_table(tables.summary_table(summary))
     if config.model.storage == "local":
         layout.print_lines([f"spatial layers: {report}"])
     print()
     layout.print_table(tables.audit_table(audited))
-    layout.print_lines(audited.in_words())
+    layout.print_lines([*audited.in_words(), f"label, {explained(what)}"])
+    if subset is not None:
+        layout.print_lines([f"trained on {subset:,} of its training images"])

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sfl.comparison.cells import Sheet
     from sfl.nn.audit import Audit
     from sfl.nn.summary import ModelSummary
+    from sfl.runs.records import Published
 
 CONFUSIONS = 10  # of the most frequent ones that are listed
 
@@ -25,7 +26,16 @@ def result_lines(result: dict[str, Any]) -> list[str]:
         f"test accuracy {result['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}, "
         f"{result['n']:,} images)  loss {result['loss']:.3f}"
     )
-    return [line, *_majority(result)]
+    label = [f"label: {result['label']}"] if "label" in result else []
+    return [line, *label, *_majority(result)]
+
+
+def published_line(said: "Published") -> str:
+    """What a file of `sfl export` says of itself."""
+    return (
+        f"{one_line(said.run)}, {said.label}: accuracy {said.accuracy:.2%} on {said.n:,} test "
+        f"images of {one_line(said.images)} before its weights were rounded to {said.dtype}"
+    )
 
 
 def _majority(result: dict[str, Any]) -> list[str]:
@@ -110,7 +120,8 @@ def data_table(described: dict[str, Any]) -> Table:
 
 def class_counts_table(per_class: dict[str, dict[str, int]]) -> Table:
     """The number of images of each class in each split."""
-    made = Table(["images of class", *next(iter(per_class.values()))])
+    columns = [name.replace("_", " ") for name in next(iter(per_class.values()))]
+    made = Table(["images of class", *columns])
     for name, counts in per_class.items():
         made.add_row(name, *(f"{count:,}" for count in counts.values()))
     return made
@@ -139,11 +150,15 @@ def sheet_table(sheet: "Sheet") -> Table:
         shown: list[Cell] = []
         for column, text in enumerate(cells):
             value = sheet.values.get((row, column))
-            place = 0.0 if value is None or high == low else (value - low) / (high - low)
-            style = SHADES[min(int(place * len(SHADES)), len(SHADES) - 1)]
-            shown.append(text if value is None else Text(text, style=style))
+            shown.append(text if value is None else shaded(text, value, low, high))
         made.add_row(label, *shown)
     return made
+
+
+def shaded(text: str, value: float, low: float, high: float) -> Text:
+    """A text that is the brighter, the higher its value lies between two others."""
+    place = 0.0 if high == low else (value - low) / (high - low)
+    return Text(text, style=SHADES[min(int(place * len(SHADES)), len(SHADES) - 1)])
 
 
 def summary_table(summary: "ModelSummary") -> Table:

@@ -7,7 +7,7 @@ from typing import Any
 from sfl import stats
 from sfl.comparison import schema
 from sfl.comparison.methods import Variants, methods
-from sfl.comparison.model import ComparedModel, RunResult
+from sfl.comparison.model import ComparedModel, RunResult, label_of
 from sfl.comparison.schema import Comparison, Difference, Model, Target
 from sfl.comparison.sentences import conclusion, remarks
 from sfl.errors import Exit, UserError
@@ -101,6 +101,7 @@ def _describe(model: ComparedModel, target: tuple[float, Images] | None) -> Mode
         model=last.model,
         layer=model.config.model.layer or "conv",
         storage=model.config.model.storage,
+        label=label_of(model),
         sharing=last.audit and last.audit.sharing,
         transport=last.audit and last.audit.transport,
         runs=[one.run.name for one in model.results],

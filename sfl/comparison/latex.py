@@ -71,8 +71,12 @@ def _by_axes(comparison: Comparison, grid: Grid) -> tuple[str, list[str], list[l
 def _by_model(comparison: Comparison) -> tuple[str, list[str], list[list[str]]]:
     beyond = _beyond(comparison.differences)
     p = "$p$, corrected" if len(comparison.differences) > 1 else "$p$"
-    made = []
+    labels = [model.label for model in comparison.models]
+    made, before = list[list[str]](), None
     for model, difference in zip(comparison.models, [None, *comparison.differences], strict=True):
+        if len(set(labels)) > 1 and model.label and model.label != before:
+            made.append([rf"\multicolumn{{5}}{{l}}{{\emph{{{escaped(model.label)}}}}}"])
+        before = model.label
         apart = points_text(difference.accuracy) if difference else NONE
         mean = _mean(model, beyond, counted=False)
         cells = [str(model.n), mean, escaped(apart), escaped(_p(difference))]

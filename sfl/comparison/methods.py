@@ -6,7 +6,7 @@ What all models have in common is said once; then, in what they differ, and whic
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sfl.comparison.model import ComparedModel
+from sfl.comparison.model import ComparedModel, label_of
 from sfl.comparison.schema import Images
 from sfl.config.grid import TuneSettings
 from sfl.config.schema import Config
@@ -206,6 +206,12 @@ def _length(config: Config) -> str:
     )
 
 
+def _subset(config: Config) -> str:
+    count = config.data.train_images
+    alike = "of each class its share, the same for all seeds, smaller ones within larger ones"
+    return f"{count:,}, {alike}" if count else ""
+
+
 def _augmentation(config: Config) -> str:
     augment = config.data.augment
     padding = "mirrored " * (augment.crop_fill == "reflect") + "pixels"
@@ -280,6 +286,7 @@ def _versions(machine: Machine) -> str:
 ASPECTS: dict[str, Callable[[ComparedModel], str]] = {
     "The network is": _network,
     "The layers before the classifier are": _layers,
+    "By its label it is": lambda m: label_of(m) or "",
     "The number of weights is": lambda m: f"{m.results[-1].result.weights:,}",
     "Weights are": lambda m: (
         INITS[m.config.model.init] + ", the same at every position" * m.config.model.same_start
@@ -289,6 +296,7 @@ ASPECTS: dict[str, Callable[[ComparedModel], str]] = {
     "The learning rate is": lambda m: f"{m.config.optimizer.lr:g}",
     "The schedule of the learning rate is": lambda m: _schedule(m.config),
     "Training takes": lambda m: _length(m.config),
+    "Training images are a subset:": lambda m: _subset(m.config),
     "Augmentation:": lambda m: _augmentation(m.config),
     "Pixels are": lambda m: _pixels(m.config),
     "Tested are the weights of the": _tested,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sfl.config.schema import Config
 from sfl.jobs.job import Job
 from sfl.runs.directory import Run
+from sfl.runs.labels import label
 from sfl.runs.records import Count, Positive, Result
 
 if TYPE_CHECKING:
@@ -68,3 +69,15 @@ class ComparedModel:
     def classes(self) -> list[str]:
         """The names of the classes, as its results list them."""
         return list(self.results[0].result.per_class)
+
+
+def label_of(model: ComparedModel) -> str | None:
+    """What it is; None where its runs, of the first versions, have no audit."""
+    audit = model.results[-1].result.audit
+    return label(model.config, audit.sharing) if audit else None
+
+
+def grouped(models: Sequence[ComparedModel]) -> list[ComparedModel]:
+    """The models, which have their results, with those of one label beside each other."""
+    labels = list(dict.fromkeys(map(label_of, models)))
+    return sorted(models, key=lambda model: labels.index(label_of(model)))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sfl.comparison.compute import compare
-from sfl.comparison.model import ComparedModel
+from sfl.comparison.model import ComparedModel, grouped
 from sfl.comparison.plan import plan, refuse_target
 from sfl.comparison.results import read_results
 from sfl.comparison.schema import Comparison
@@ -28,4 +28,5 @@ def run_comparison(
         refuse_target(models)
     train_missing(models, root, training=training, at_once=at_once)
     read_results(models, overrides, unfinished=unfinished)
+    models = grouped(models)
     return compare(models, target, data_name), models

@@ -34,6 +34,11 @@ class Model(_Values):
     model: str = Field(description="The network.")
     layer: Literal["conv", "spatial"] = Field(description="conv: all positions share weights.")
     storage: Literal["local", "dense"] | None = Field(description="Of spatial layers; else null.")
+    label: str | None = Field(
+        None,
+        description="What it is: pure, conv-like start, student of a sharing teacher, soft, in "
+        "time, shared, or several of these; null: its runs have no audit.",
+    )
     sharing: str | None = Field(
         None,
         description="What positions share: strict, soft, in time or shared, as the audit in "

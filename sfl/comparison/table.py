@@ -72,6 +72,7 @@ def p_text(p: float) -> str:
 
 OF_MODELS: dict[str, Callable[[Model], str]] = {
     "network, weights": _network,
+    "label": lambda m: m.label or NONE,
     "sharing": lambda m: m.sharing or NONE,
     "weight transport": lambda m: m.transport or NONE,
     "runs (seeds)": lambda m: f"{m.n} ({', '.join(map(str, m.seeds))})",

@@ -81,6 +81,12 @@ class DataSettings(Settings):
         description="Number of training images held out for validation: of each class its share, "
         "the same for every seed. They choose the best checkpoint. A folder's own val/ does, too.",
     )
+    train_images: Count | None = Field(
+        None,
+        description="Train on so many images only: of each class its share, the same for every "
+        "seed, those of a smaller number among those of a larger one. Validation images are held "
+        "out before. The default is all.",
+    )
     shapes: ShapesSettings = Field(ShapesSettings(), description="Only with source: shapes.")
 
 

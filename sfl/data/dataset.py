@@ -15,6 +15,7 @@ from torch import Tensor
 from sfl.errors import UserError
 
 HOLD_OUT_SEED = 20_090_408  # any constant: all runs hold out the same images
+SUBSET_SEED = 20_200_727  # likewise: all runs train on the same subsets
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +115,31 @@ def hold_out(split: Split, count: int, classes: Sequence[str]) -> tuple[Split, S
         members = (labels == label).nonzero().flatten()
         held[members[torch.randperm(len(members), generator=generator)[:quota]]] = True
     return _select(split, ~held), _select(split, held)
+
+
+def subset(split: Split, count: int, classes: Sequence[str]) -> Split:
+    """`count` images of a training split, in its order: of each class its share, at least one.
+
+    Nested: those of a smaller count are among those of a larger one. The choice depends on the
+    split alone, as that of `hold_out`. Raises UserError (exit 2) if there are not so many, or if a
+    class would have none.
+    """
+    sizes, labels = split.counts(len(classes)), split.labels.cpu()
+    least = sum(map(bool, sizes))
+    if not least <= count <= len(labels):
+        raise UserError(
+            f"data.train_images: {count:,}, but there are {len(labels):,} of {least} classes",
+            f"give {least} to {len(labels):,}",
+        )
+    generator = torch.Generator().manual_seed(SUBSET_SEED)
+    # Which part of its class is drawn before an image: of all images, the lowest are chosen.
+    before = torch.empty(len(labels), dtype=torch.float64)
+    for label, size in enumerate(sizes):
+        drawn = torch.randperm(size, generator=generator).double()
+        before[labels == label] = drawn / max(1, size)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[before.argsort(stable=True)[:count]] = True
+    return _select(split, chosen)
 
 
 def _quotas(sizes: Sequence[int], count: int) -> list[int]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from sfl.data.dataset import Dataset
+from sfl.data.dataset import Dataset, Split
 
 
 class _Place(NamedTuple):
@@ -49,6 +49,14 @@ def summary(dataset: Dataset, pictures: Pictures) -> dict[str, Any]:
         "of_one_colour": [_name(dataset, place) for place in _of_one_colour(dataset)],
         **dataset.reading,
     }
+
+
+def add_trained_on(described: dict[str, Any], train: Split) -> None:
+    """Adds to a summary how many images, and of each class, a config with a subset trains on."""
+    described["trained_on"] = len(train)
+    counts = train.counts(len(described["classes"]))
+    for counted, count in zip(described["per_class"].values(), counts, strict=True):
+        counted["trained_on"] = count
 
 
 def doubts(dataset: Dataset, pictures: Pictures) -> Iterator[str]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.pictures import Picture, shorten
-from sfl.plots import figures, filters, measures
+from sfl.plots import copies, figures, filters, measures
 from sfl.plots.test_images import TestImages, load_test_images, name_of_images
 from sfl.progress import say
-from sfl.runs.directory import Run
+from sfl.runs.directory import COPIES, Run
+from sfl.runs.records import Copies
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,6 +44,11 @@ def run_pictures(
     positions = {one.name: math.prod(one.positions) for one in layers}
     predicted = measures.predictions(config, run.metrics, model, positions)
     shown += measures.measures_pictures(run.metrics, predicted, title)
+    if kept := run.record(COPIES, Copies):
+        shifts = {run.name: kept.shifts} if kept.shifts else {}
+        shown += copies.pictures(
+            shifts, {run.name: kept.corrupted} if kept.corrupted else {}, title
+        )
     shown += figures.filter_pictures(layers, chosen, units, title)
     try:
         images = load_test_images(config, run.provenance.test if run.provenance else "")

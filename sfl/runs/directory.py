@@ -26,7 +26,7 @@ R = TypeVar("R", bound=Record)
 Status = Literal["running", "finished", "interrupted", "failed", "damaged"]
 
 CONFIG, METRICS, RESULT = "config.yaml", "metrics.jsonl", "result.json"
-UNSAVED = "metrics.unsaved.jsonl"
+UNSAVED, COPIES = "metrics.unsaved.jsonl", "copies.json"
 ENVIRONMENT, PREDICTIONS, LABELS = "environment.json", "predictions.npy", "labels.npy"
 LAST, BEST, FAILURE, LOCK = "last.safetensors", "best.safetensors", "failure.txt", ".lock"
 

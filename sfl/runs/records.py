@@ -155,6 +155,11 @@ class Scores(Record):
     audit: Audit | None = Field(
         None, description="What it shares and transports. Not in the first runs."
     )
+    label: str | None = Field(
+        None,
+        description="What it is: `pure`, `conv-like start`, `student of a sharing teacher`, "
+        "`soft`, `in time`, `shared`, or several of these. Not in earlier runs.",
+    )
 
 
 class Result(Scores):
@@ -170,6 +175,66 @@ class Result(Scores):
     peak_memory_bytes: Count | None = Field(
         None, description="The highest of its epochs; null: unknown. Not in the first runs."
     )
+
+
+class Views(Record):
+    """What several views of each test image give: the mean of the probabilities of all."""
+
+    count: Positive = Field(description="2, 18 or 50 views: `sfl evaluate --help` says which.")
+    fill: str = Field(description="What stands where an image was moved away: black or reflect.")
+    accuracy: Fraction = Field(description="Test accuracy, a fraction.")
+    accuracy_interval: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field(
+        description="95 % interval of it, as in result.json."
+    )
+    loss: float = Field(description="Mean cross entropy of the mean probabilities.")
+
+
+class Shifts(Record):
+    """Test accuracy for each way of moving the images by whole pixels."""
+
+    pixels: Positive = Field(description="The most that they were moved, each way.")
+    fill: str = Field(description="What stands where an image was moved away: black or reflect.")
+    accuracy: list[list[Fraction]] = Field(
+        description="[row][column] of images moved down by row − `pixels`, right by column − "
+        "`pixels`; the one in the middle is that of result.json."
+    )
+
+    @property
+    def mean(self) -> float:
+        """Over all shifts, that by no pixel included."""
+        return sum(map(sum, self.accuracy)) / sum(map(len, self.accuracy))
+
+
+class Corrupted(Record):
+    """Test errors on corrupted test images, such as CIFAR-10-C (Hendrycks, Dietterich 2019)."""
+
+    error: dict[str, list[Fraction]] = Field(
+        description="1 − accuracy of each corruption, by its severity from 1 on."
+    )
+    mean_error: Fraction = Field(description="Over corruptions and severities.")
+    in_the_mean: list[str] = Field(
+        description="Corruptions in that mean: all but the benchmark's four extra ones."
+    )
+
+
+class Copies(Record):
+    """copies.json: tests on copies of the test images, by `sfl evaluate`. Nothing is chosen by
+    them."""
+
+    views: Views | None = Field(None, description="With `--views`: averaged over views.")
+    shifts: Shifts | None = Field(None, description="With `--shifts`: moved by some pixels.")
+    corrupted: Corrupted | None = Field(None, description="With `--corrupted`: with corruptions.")
+
+
+class Published(Record):
+    """What a file of `sfl export` says of itself, beside its config."""
+
+    run: str = Field(description="Name of the run.")
+    images: str = Field(description="What the test images are called.")
+    accuracy: Fraction = Field(description="Test accuracy of the run, before rounding.")
+    n: Positive = Field(description="Number of test images.")
+    label: str = Field(description="What it is, as in result.json.")
+    dtype: str = Field(description="To which the learnt weights are rounded.")
 
 
 class Commit(Record):

@@ -33,6 +33,7 @@ class Checkpoint:
     images: what Dataset.describe said of the images that were trained on.
     metrics: the lines of metrics.jsonl so far; None in a file of weights alone.
     so_far: of an epoch in which it was stopped, what EpochSoFar.saved gave; None between epochs.
+    published: of a file of `sfl export`, what it says of itself.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class Checkpoint:
     images: dict[str, Any]
     metrics: list[dict[str, Any]] | None
     so_far: dict[str, Any] | None = None
+    published: dict[str, Any] | None = None
 
 
 def write_checkpoint(
@@ -50,11 +52,14 @@ def write_checkpoint(
     images: dict[str, Any],
     metrics: list[dict[str, Any]] | None = None,
     so_far: dict[str, Any] | None = None,
+    published: dict[str, Any] | None = None,
 ) -> None:
     """Writes tensors with what Checkpoint says beside them. Raises UserError (exit 4 or 6)."""
     progress: dict[str, Any] = {"images": images}
     if metrics is not None:
         progress |= {"metrics": metrics, "so_far": so_far}
+    if published is not None:
+        progress["published"] = published
     metadata = {"format": FORMAT, "config": config, "progress": json.dumps(progress)}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata["sha256"] = _hash(contiguous, metadata)
@@ -99,10 +104,8 @@ def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
         sizes, classes = images["in_dimensions"], images["classes"]
         if len(sizes) != 3 or not all(type(n) is int and n > 0 for n in sizes) or not classes:
             raise ValueError("no images have such sizes")
-        so_far = progress.get("so_far")
-        return Checkpoint(
-            path, tensors, metadata["config"], images, progress.get("metrics"), so_far
-        )
+        more = {key: progress.get(key) for key in ("metrics", "so_far", "published")}
+        return Checkpoint(path, tensors, metadata["config"], images, **more)
     except (KeyError, TypeError, ValueError):
         raise _unusable(f"{path}: a damaged checkpoint: no config or no progress in it") from None
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sfl.config.schema import Config
-from sfl.data.dataset import Dataset, Split, hold_out
+from sfl.data.dataset import Dataset, Split, hold_out, subset
 from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
 from sfl.progress import say
@@ -55,7 +55,29 @@ def train_and_validation(config: Config, dataset: Dataset) -> tuple[Split, Split
         raise UserError(said, "set data.validation=0, or rename that folder")
     if own is not None:
         say(f"validation: the {len(own):,} images of the folder's own split")
-    return hold_out(dataset.train, count, dataset.classes) if count else (dataset.train, own)
+    train, held_out = (
+        hold_out(dataset.train, count, dataset.classes) if count else (dataset.train, own)
+    )
+    if (wanted := config.data.train_images) is not None:
+        train = subset(train, wanted, dataset.classes)
+    return train, held_out
+
+
+def trained_on(config: Config, train_images: int) -> int:
+    """How many of a data set's training images a run is trained on. Raises UserError (exit 2)."""
+    held_out, wanted = config.data.validation, config.data.train_images
+    left = train_images - held_out
+    if left < 1:
+        raise UserError(
+            f"data.validation: {held_out} of {train_images} training images would leave none for "
+            "training",
+            "give a smaller number",
+        )
+    if wanted is not None and wanted > left:
+        after = f" after data.validation: {held_out:,}" if held_out else ""
+        said = f"data.train_images: {wanted:,}, but there are {left:,} training images{after}"
+        raise UserError(said, f"give {left:,} or less, or leave it out")
+    return left if wanted is None else wanted
 
 
 def refuse_lost_root(where: Path, *configs: Config) -> None:

@@ -58,7 +58,8 @@ class Recorder:
         first = kept.to_json() if kept else now | about
         if any(first.get(key) != value for key, value in now.items()):
             first["resumed"] = [*first.get("resumed", []), now]
-        for name in (directory.RESULT, directory.PREDICTIONS, directory.LABELS, directory.FAILURE):
+        about_weights = (directory.PREDICTIONS, directory.LABELS, directory.COPIES)
+        for name in (directory.RESULT, *about_weights, directory.FAILURE):
             (run.path / name).unlink(missing_ok=True)
         write_text(run.path / directory.CONFIG, self._config)
         run.write_json(

@@ -125,13 +125,7 @@ def check_sizes(
     """
     sizes = sizes or images.image_sizes(config)
     images.check_channels(config, sizes.in_dimensions)
-    count = sizes.train_images - config.data.validation
-    if count < 1:
-        raise UserError(
-            f"data.validation: {config.data.validation} of {sizes.train_images} training images "
-            "would leave none for training",
-            "give a smaller number",
-        )
+    count = images.trained_on(config, sizes.train_images)
     with torch.device("meta"):
         model = build(config, sizes.in_dimensions, sizes.classes)
     _check_last_batch(model, config, sizes.in_dimensions, count, world)

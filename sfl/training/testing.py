@@ -15,10 +15,12 @@ from sfl.errors import Exit, UserError
 from sfl.learning.divergence import refuse_loss
 from sfl.progress import say
 from sfl.runs.directory import BEST, RESULT, Run
-from sfl.runs.records import Result
+from sfl.runs.labels import label
+from sfl.runs.records import Published, Result
 from sfl.stats import majority_share, wilson_interval
 from sfl.training.audit import audit_model
 from sfl.training.checkpoint import Checkpoint, load_weights, read_checkpoint
+from sfl.training.copies import Asked, corruptions, keep, test_copies
 from sfl.training.device import threads
 from sfl.training.evaluate import Evaluation, evaluate
 from sfl.training.images import refuse_lost_root
@@ -40,6 +42,7 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
     refuse_loss(evaluation.loss, "test loss of the trained model")
     classes, feedback = setup.dataset.classes, setup.summary.feedback
     confusion = evaluation.confusion(len(classes))
+    audited = audit_model(setup.config, setup.dataset.in_dimensions, len(classes))
     # None for a class without test images: JSON has no NaN.
     per_class = [
         row[label] / sum(row) if sum(row) else None for label, row in enumerate(confusion.tolist())
@@ -58,7 +61,8 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
         **({} if feedback is None else {"feedback_weights": feedback.weights}),
         "flops_per_image": setup.summary.flops,
         "training_flops_per_image": setup.summary.training_flops,
-        "audit": audit_model(setup.config, setup.dataset.in_dimensions, len(classes)).to_dict(),
+        "audit": audited.to_dict(),
+        "label": label(setup.config, audited.sharing),
     }
 
 
@@ -87,13 +91,13 @@ class Tested(NamedTuple):
         test, classes, found = self.setup.dataset.test, self.setup.dataset.classes, self.evaluation
         columns = (found.labels, found.predictions, found.confidences)
         answers = zip(*(column.tolist() for column in columns), strict=True)
-        for place, (label, predicted, confidence) in enumerate(answers):
+        for place, (true, predicted, confidence) in enumerate(answers):
             yield {
                 "file": test.files[place] if test.files else place,
-                "class": classes[label],
+                "class": classes[true],
                 "prediction": classes[predicted],
                 "confidence": confidence,
-                "correct": int(label == predicted),
+                "correct": int(true == predicted),
             }
 
 
@@ -110,23 +114,27 @@ def cost(setup: Setup, metrics: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def test_weights(path: Path, overrides: Sequence[str], *, need_train: bool) -> Tested:
-    """Tests a file of weights, which has its config inside.
+def test_weights(path: Path, overrides: Sequence[str], *, need_train: bool, asked: Asked) -> Tested:
+    """Tests a file of weights, which has its config inside; its tensors may be float16 or bfloat16.
 
     overrides: `a.b=v` settings, such as this machine's data root or device.
     need_train: whether a folder without its training images is refused.
+    asked: tests on copies of the images, which are made, too, and kept beside a run's result.
 
     Raises UserError (exit 4) if the file is not a checkpoint of its model, (exit 3) if the images
-    have other classes or another shape than the training images.
+    have other classes or another shape than the training images, and as `corruptions` does.
     """
     checkpoint = read_checkpoint(path)
-    config = override(from_text(checkpoint.config, str(path)), overrides)
+    own = from_text(checkpoint.config, str(path))
+    config = override(own, overrides)
     refuse_lost_root(path, config)
     with threads(config.train.threads):
-        return _test(checkpoint, config, need_train)
+        return _test(checkpoint, own, config, need_train, asked)
 
 
-def _test(checkpoint: Checkpoint, config: Config, need_train: bool) -> Tested:
+def _test(
+    checkpoint: Checkpoint, own: Config, config: Config, need_train: bool, asked: Asked
+) -> Tested:
     path = checkpoint.path
     setup = set_up(config, training=False, need_train=need_train)
     trained_on, given = checkpoint.images, setup.dataset.describe()
@@ -140,12 +148,19 @@ def _test(checkpoint: Checkpoint, config: Config, need_train: bool) -> Tested:
     seen, known = setup.dataset.fingerprints, trained_on["fingerprints"]
     if not len(setup.train):  # only its test images are here
         seen = known | {"test": seen["test"]}
+    corrupted = corruptions(asked, setup)
     model = restore(checkpoint, config)
     if known != seen:
         say(f"{path}: these are not the images of its run")
     evaluation, result = test_model(setup, model.to(setup.device))
+    copies = test_copies(asked, setup, model, corrupted)
+    if copies:
+        keep(path, copies, same=known == seen and own.identity() == config.identity())
     data = {"source": setup.dataset.source, **seen}
-    return Tested(setup, evaluation, {"model": config.model.name, **result, "data": data})
+    values = {"model": config.model.name, **result, "data": data, **copies}
+    if checkpoint.published is not None:
+        values["published"] = Published.check(checkpoint.published, str(path))
+    return Tested(setup, evaluation, values)
 
 
 def _listed(values: object) -> str:

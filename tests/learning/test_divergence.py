@@ -68,13 +68,13 @@ def test_all_groups_are_watched_and_stopped(name: str, spoilt: str) -> None:
         loss.backward()
         if step == 1:
             model.get_parameter(spoilt).grad.fill_(torch.nan)  # type: ignore[union-attr]
-        guard.note(loss, step)
+        guard.note(loss)
         optimizer.step()
         kept.append([parameter.detach().clone() for parameter in model.parameters()])
     for one, after in zip(kept[0], kept[3], strict=True):
         assert torch.equal(one, after) and after.isfinite().all()
     with pytest.raises(UserError, match="step 2"):
-        guard.refuse(1, 0.1)
+        guard.refuse(1, 0.1, 4)
 
 
 def watched_steps(watched: bool) -> list[Tensor]:

@@ -1,0 +1,77 @@
+"""Pictures of tests on copies of the test images: the map of shifts, errors by corruption.
+
+Of one run or of several models side by side. Knows no files and no comparison.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sfl.pictures import SEQUENTIAL, Picture, add_legend, add_title, line_styles, shorten
+from sfl.runs.records import Corrupted, Shifts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ACROSS = 3  # maps beside each other
+
+
+def pictures(
+    shifts: Mapping[str, Shifts], corrupted: Mapping[str, Corrupted], title: str
+) -> list[Picture]:
+    """What there is of each model, by its name; none where there is nothing."""
+    found = []
+    if shifts:
+        columns, rows = min(len(shifts), ACROSS), -(-len(shifts) // ACROSS)
+        caption = (
+            "Test accuracy of images moved down and right by so many pixels (up and left: less "
+            "than zero)."
+        )
+        draw, size = partial(_maps, shifts, title), (2.2 * columns + 1.2, 2.4 * rows + 0.6)
+        found.append(Picture("shifts", caption, draw, size))
+    if corrupted:
+        names = dict.fromkeys(name for each in corrupted.values() for name in each.error)
+        caption = "Test error on corrupted images, mean over the severities, by corruption."
+        height = 1.4 + len(names) * (0.12 + 0.13 * len(corrupted))
+        draw = partial(_errors, corrupted, list(names), title)
+        found.append(Picture("corruptions", caption, draw, (5.2, height)))
+    return found
+
+
+def _maps(shifts: Mapping[str, Shifts], title: str, figure: "Figure") -> None:
+    """One colour scale for all."""
+    columns, rows = min(len(shifts), ACROSS), -(-len(shifts) // ACROSS)
+    each = [100 * value for one in shifts.values() for row in one.accuracy for value in row]
+    low, high = min(each), max(max(each), min(each) + 1e-9)
+    drawn, axes = None, []
+    for place, (name, one) in enumerate(shifts.items(), 1):
+        axes.append(figure.add_subplot(rows, columns, place))
+        edge = one.pixels + 0.5
+        drawn = axes[-1].imshow(
+            [[100 * value for value in row] for row in one.accuracy],
+            cmap=SEQUENTIAL, vmin=low, vmax=high, extent=(-edge, edge, edge, -edge),
+        )  # fmt: skip
+        axes[-1].set_title(shorten(name, 22))
+        axes[-1].set_xlabel("right, pixels")
+        axes[-1].set_ylabel("down, pixels")
+    assert drawn is not None
+    figure.colorbar(drawn, ax=axes, label="test accuracy, %")
+    add_title(figure, title)
+
+
+def _errors(
+    corrupted: Mapping[str, Corrupted], names: list[str], title: str, figure: "Figure"
+) -> None:
+    axes, marks = figure.add_subplot(), []
+    for style, (model, one) in zip(line_styles(len(corrupted)), corrupted.items(), strict=True):
+        known = [(place, one.error[name]) for place, name in enumerate(names) if name in one.error]
+        means = [100 * sum(errors) / len(errors) for _, errors in known]
+        places = [place for place, _ in known]
+        marks += axes.plot(means, places, ls="", marker=style["marker"], label=shorten(model))
+    axes.set_yticks(range(len(names)), [shorten(name.replace("_", " "), 20) for name in names])
+    axes.invert_yaxis()
+    axes.set_xlabel("test error, %")
+    axes.set_xlim(0, 100)
+    axes.grid(alpha=0.25)
+    add_title(figure, title)
+    add_legend(figure, marks, loc="outside lower left", ncols=2)
