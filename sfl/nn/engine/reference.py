@@ -12,7 +12,8 @@ few rows of positions are copied together at a time, stay in the cache, and are 
 gradients rather than kept.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -43,19 +44,12 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, grou
     weight = weight.to(x.dtype).contiguous()
     output = empty(x, positions_h, positions_w, out_channels)
     y = room_for(output)
-    missing = _missing(x, window, (positions_h, positions_w))
+    missing = _missing(x.shape[2:], window, (positions_h, positions_w), x.device)
     padded = _padded(positions_outermost(x), window, (positions_h, positions_w))
-    bands = list(_bands(padded, window, positions_h, positions_w))
-    copied = None if missing is None else torch.empty_like(weight[bands[0]])
-    for rows in bands:
+    for rows in _bands(padded, window, positions_h, positions_w):
         filters = weight[rows]
-        if missing is not None and copied is not None:
-            filters = copied[: rows.stop - rows.start].copy_(filters)
-            if missing.device.type == "cpu":  # by place: a few of many
-                oh, ow, i, j = missing[rows].nonzero(as_tuple=True)
-                filters[oh, ow, :, i, j] = 0
-            else:  # without waiting for the device
-                filters.masked_fill_(missing[rows][:, :, None, :, :, None], 0)
+        if missing is not None:
+            filters = filters.masked_fill(missing[rows], 0)
         fields = _fields(padded, rows, window, positions_w, groups)
         _multiply(_matrices(filters, groups), fields, _columns(y[rows], groups))
     if bias is not None:
@@ -133,15 +127,19 @@ def _multiply(first: Tensor, second: Tensor, output: Tensor) -> None:
         torch.bmm(first[some], second[some], out=output[some])
 
 
-def _missing(x: Tensor, window: Window, positions: tuple[int, int]) -> Tensor | None:
-    """Which weights are those of padding, (OH, OW, kh, kw), or None where none are.
+@functools.lru_cache(256)  # so that a step moves nothing to the device, and fits into a CUDA graph
+def _missing(
+    size: Sequence[int], window: Window, positions: tuple[int, int], device: torch.device
+) -> Tensor | None:
+    """Which weights are those of padding, (OH, OW, 1, kh, kw, 1) bool, or None where none are.
 
     Times the zeros of the padding, a weight that isn't finite would be NaN.
     """
-    (height, width), reach = x.shape[2:], window.reach(positions)
-    if window.padding == (0, 0) and reach[0] <= height and reach[1] <= width:
+    reach = window.reach(positions)
+    if window.padding == (0, 0) and reach[0] <= size[0] and reach[1] <= size[1]:
         return None
-    return ~field_mask((height, width), window, positions, x.device)
+    exist = field_mask(size, window, positions)[:, :, None, :, :, None]
+    return exist.logical_not().to(device)
 
 
 def _padded(x: Tensor, window: Window, positions: tuple[int, int]) -> Tensor:
