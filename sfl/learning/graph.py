@@ -55,6 +55,7 @@ class Graphed:
         self._inputs: Outputs = ()
         self._outputs: Outputs = ()
         self._recorded: Replay | None = None
+        self._aside: torch.cuda.Stream | None = None
         self._calls, self._given_up = 0, False
 
     def __call__(self, *tensors: Tensor) -> Outputs:
@@ -79,7 +80,8 @@ class Graphed:
         self._inputs = self._inputs or tuple(torch.empty_like(each) for each in tensors)
         if not tensors[0].is_cuda:
             return self._function(*tensors)
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        here = torch.cuda.current_stream()
+        aside = self._aside = self._aside or torch.cuda.Stream()
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
             outputs = self._function(*tensors)

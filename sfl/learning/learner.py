@@ -71,11 +71,9 @@ class Learner:
         self.feedback, self.route, self.sleep = feedback or Feedback({}), route or Chain(), sleep
         self.average, self.teacher = average, teacher
         self.guard = Guard(optimizer)
-        self._learn: Function = self._learn_from
-        if self.weights[0].is_cuda:
+        self._learn: Function = self._learn_from if graphed is None else graphed(self._learn_from)
+        if graphed is not None or self.weights[0].is_cuda:  # there always: the same last bits
             keep_rate_on_device(optimizer)
-        if graphed is not None:
-            self._learn = graphed(self._learn_from)
         moved = set(map(id, self.weights))
         for owner, more in (("feedback", self.feedback), ("route", self.route)):
             if not moved.issuperset(map(id, more.parameters())):

@@ -8,7 +8,7 @@ import torch
 
 from sfl.errors import Exit, UserError
 from sfl.learning.learner import autocast
-from sfl.training.device import pick_device, pick_precision
+from sfl.training.device import pick_device, pick_precision, prepare, refuse_precision
 
 Machine = Callable[..., None]
 
@@ -89,3 +89,53 @@ def test_autocast_multiplies_in_bfloat16_and_keeps_weights_in_float32() -> None:
         assert layer(x).dtype == torch.bfloat16
     assert layer.weight.dtype == torch.float32
     assert isinstance(autocast(torch.device("cpu"), "float32"), contextlib.nullcontext)
+
+
+def test_a_gpu_that_this_pytorch_has_no_programs_for(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_120", "compute_120"])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla P100")
+    machine(cuda=1, capability=(7, 5))
+    assert pick_device("cuda") == torch.device("cuda")
+    machine(cuda=1, capability=(6, 0))
+    with pytest.raises(UserError) as error:
+        pick_device("cuda")
+    said = str(error.value)
+    assert "Tesla P100 has compute capability 6.0" in said and said.count("needs 7.5") == 1
+    assert error.value.exit_code == Exit.USAGE
+
+
+def test_tf32_is_refused_where_there_is_none_but_not_for_evaluating(machine: Machine) -> None:
+    cpu, cuda = map(torch.device, ("cpu", "cuda"))
+    machine(cuda=1, capability=(8, 0))
+    refuse_precision("tf32", cuda)
+    assert pick_precision("tf32", cuda) == "tf32"
+    machine(cuda=1, capability=(7, 5))
+    for device in (cpu, cuda):
+        refuse_precision("float32", device)
+        with pytest.raises(UserError, match="precision: tf32: only on CUDA devices") as error:
+            refuse_precision("tf32", device)
+        assert error.value.exit_code == Exit.USAGE
+        assert pick_precision("tf32", device) == "float32"
+    assert isinstance(autocast(cuda, "tf32"), contextlib.nullcontext)
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("float32", "highest"), ("tf32", "high")])
+def test_all_products_are_in_the_precision(
+    precision: str, bits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    cudnn, before = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    kept = cudnn.allow_tf32, cudnn.deterministic
+    try:
+        prepare(torch.device("cpu"), precision)
+        assert (torch.get_float32_matmul_precision(), not chosen) == (before, True)
+        prepare(torch.device("cuda:1"), precision)
+        assert chosen == [torch.device("cuda:1")]
+        assert torch.get_float32_matmul_precision() == bits
+        assert cudnn.allow_tf32 == (precision == "tf32") and cudnn.deterministic
+    finally:
+        torch.set_float32_matmul_precision(before)
+        cudnn.allow_tf32, cudnn.deterministic = kept
