@@ -3,9 +3,10 @@
 They are fused when a network is built, as timm's BatchNormAct2d is, and are seen in `print(model)`.
 Each gives the numbers of the two modules of PyTorch that it stands for. How it computes them
 depends on the tensor:
-  in one pass   where the compiled engine serves and the batch is innermost in memory, as the local
-                layers put it out (sfl.nn.engine.memory_order); normalisation in training only.
-  as two        otherwise, of PyTorch's own operations: on a GPU, for convolutions, and wherever
+  in one pass   where a compiled engine serves and the batch is innermost in memory, as the local
+                layers put it out (sfl.nn.engine.memory_order); normalisation in training only,
+                pooling on a CPU only.
+  as two        otherwise, of PyTorch's own operations: for convolutions, and wherever
                 torch.compile, forward mode or a transform of torch.func is at work.
 What is computed in one pass has no gradient of its gradient: PyTorch says so when one is asked for.
 `sfl.nn.engine.reference_engine()` or SFL_ENGINE=reference gives the form that has.
@@ -13,6 +14,7 @@ What is computed in one pass has no gradient of its gradient: PyTorch says so wh
 Shapes: B batch, C channels, H×W.
 """
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -20,7 +22,8 @@ from torch import Tensor, nn
 from torch.library import custom_op
 from torch.nn import functional as F
 
-from sfl.nn.engine.choice import choose
+from sfl.nn.engine import reference
+from sfl.nn.engine.choice import Engine, choose
 from sfl.nn.engine.cpu import kernel, pointwise
 from sfl.nn.engine.memory_order import batch_innermost, empty, empty_like, is_batch_innermost
 from sfl.nn.engine.operators import needs_pytorchs_own
@@ -34,9 +37,18 @@ class BatchNormReLU(Whole, nn.BatchNorm2d):
         """input (B, C, H, W) → the same shape and order in memory. Raises ValueError for others."""
         given = (self.weight, self.bias, self.running_mean, self.momentum)
         usual = self.training and all(each is not None for each in given)
-        if usual and _in_one_pass(input, self.weight, self.bias):
+        if usual and self._fits(input):
             return self._one_pass(input)
         return self._in_two(input)
+
+    def _fits(self, x: Tensor) -> bool:
+        # Of parameters that don't fit, PyTorch says what is wrong.
+        if any(p.shape != x.shape[1:2] or p.device != x.device for p in (self.weight, self.bias)):
+            return False
+        engine = _engine_in_one_pass(x, self.weight, self.bias)
+        if engine is kernel:
+            return self.weight.dtype == self.bias.dtype == x.dtype
+        return engine is not None and _norm_of(engine).serves(x, self.weight, self.bias)
 
     def _in_two(self, x: Tensor) -> Tensor:
         if not is_batch_innermost(x):
@@ -89,7 +101,7 @@ class ReLUMaxPool2d(Whole, nn.MaxPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) → (B, C, H/2, W/2), rounded down, in the same order in memory."""
-        if min(x.shape[2:]) > 1 and _in_one_pass(x):
+        if min(x.shape[2:]) > 1 and _engine_in_one_pass(x) is kernel:
             return relu_max_pool(x)  # type: ignore[no-any-return]
         # The same numbers and gradients as in the other order, for a quarter of the work.
         if not is_batch_innermost(x):
@@ -104,15 +116,19 @@ class ReLUMaxPool2d(Whole, nn.MaxPool2d):
         return pooled.permute(3, 2, 0, 1)
 
 
-def _in_one_pass(x: Tensor, *parameters: Tensor) -> bool:
-    """Whether pointwise.cpp takes x and parameters (C,), and nothing but gradients is asked for."""
+def _engine_in_one_pass(x: Tensor, *parameters: Tensor) -> Engine | None:
+    """The compiled engine for x, where nothing but gradients is asked for of x and parameters."""
     if torch.compiler.is_compiling() or not is_batch_innermost(x):
-        return False
-    # Of parameters that don't fit, PyTorch says what is wrong.
-    like = (x.shape[1:2], x.dtype, x.device)
-    if any((p.shape, p.dtype, p.device) != like for p in parameters):
-        return False
-    return not needs_pytorchs_own(x, *parameters) and choose(x.device, x.dtype)[0] is kernel
+        return None
+    if needs_pytorchs_own(x, *parameters):
+        return None
+    engine = choose(x.device, x.dtype)[0]
+    return None if engine is reference else engine
+
+
+def _norm_of(engine: Engine) -> Any:
+    """The module with norm_forward and norm_backward. That of the GPU imports Triton."""
+    return pointwise if engine is kernel else import_module("sfl.nn.engine.gpu.norm")
 
 
 # --- operators, so that whatever records or fakes operations knows what they are
@@ -123,7 +139,8 @@ def batch_norm_relu(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """relu(batch_norm(x)), and the batch's mean, biased variance and 1 / √(variance + eps)."""
-    y, statistics = pointwise.norm_forward(x, weight, bias, eps)
+    norm = _norm_of(choose(x.device, x.dtype)[0])
+    y, statistics = norm.norm_forward(x, weight, bias, eps)
     return y, *statistics
 
 
@@ -132,7 +149,9 @@ def batch_norm_relu_backward(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, weight and bias."""
-    return pointwise.norm_backward(dy, x, weight, bias, mean, scale)
+    norm = _norm_of(choose(x.device, x.dtype)[0])
+    dx, of_weight, of_bias = norm.norm_backward(dy, x, weight, bias, mean, scale)
+    return dx, of_weight, of_bias
 
 
 @custom_op("sfl::relu_max_pool", mutates_args=())
@@ -149,12 +168,12 @@ def relu_max_pool_backward(dy: Tensor, x: Tensor) -> Tensor:
 
 @batch_norm_relu.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
-    return empty_like(batch_innermost(x)), *(x.new_empty(x.shape[1]) for _ in range(3))
+    return empty_like(batch_innermost(x)), *(weight.new_empty(x.shape[1]) for _ in range(3))
 
 
 @batch_norm_relu_backward.register_fake
-def _(dy: Tensor, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-    return empty_like(batch_innermost(x)), *(x.new_empty(x.shape[1]) for _ in range(2))
+def _(dy: Tensor, x: Tensor, weight: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+    return empty_like(batch_innermost(x)), *(weight.new_empty(x.shape[1]) for _ in range(2))
 
 
 @relu_max_pool.register_fake

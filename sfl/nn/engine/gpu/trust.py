@@ -10,7 +10,7 @@ import functools
 import hashlib
 import platform
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ POSITIONS = 4  # that are compared along each axis, at most
 # The largest relative error, ‖found − right‖ / ‖right‖, by how a result was rounded.
 HALF, TF32, EXACT = 1e-2, 5e-3, 1e-4
 
-_trusted: set["Kernel"] = set()
+_trusted: set["Kernel | str"] = set()
 _broken: str | None = None
 
 
@@ -40,26 +40,33 @@ def trusts(kernel: "Kernel", x: Tensor, weight: Tensor, y: Tensor) -> bool:
 
     Compares it at its first use. Warns, once, if it is wrong.
     """
+    return trusts_what(kernel, x.device, lambda: error_of(kernel, x, weight, y), _bound(kernel))
+
+
+def trusts_what(
+    kernel: "Kernel | str", device: torch.device, error: Callable[[], float], bound: float
+) -> bool:
+    """The same of what an error and its bound are known of."""
     if _broken is not None:
         return False
     if kernel in _trusted:
         return True
-    if x.is_cuda and torch.cuda.is_current_stream_capturing():  # it can't be compared there
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # can't compare there
         return False
-    if repr(kernel) not in _seen(x.device):
-        reason = _wrong(kernel, x, weight, y)
+    if str(kernel) not in _seen(device):
+        reason = _wrong(error, bound)
         if reason is not None:
-            _give_up(reason, kernel, x.device)
+            _give_up(reason, kernel, device)
             return False
-        _write(repr(kernel), x.device)
+        _write(str(kernel), device)
     _trusted.add(kernel)
     return True
 
 
-def _wrong(kernel: "Kernel", x: Tensor, weight: Tensor, y: Tensor) -> str | None:
+def _wrong(compare: Callable[[], float], bound: float) -> str | None:
     """What is wrong with it; None if nothing is."""
     try:
-        error, bound = error_of(kernel, x, weight, y), _bound(kernel)
+        error = compare()
     except torch.OutOfMemoryError:
         raise
     except Exception as failure:  # Triton's, its compiler's, the driver's: each has its own types
@@ -119,9 +126,10 @@ def _few(
     return tuple(sizes), tuple(positions)
 
 
-def _give_up(reason: str, kernel: "Kernel", device: torch.device) -> None:
+def _give_up(reason: str, kernel: "Kernel | str", device: torch.device) -> None:
     global _broken
-    name, machine = kernel.name.replace("_", " "), ", ".join(_machine(device))
+    name = (kernel if isinstance(kernel, str) else kernel.name).partition("(")[0].replace("_", " ")
+    machine = ", ".join(_machine(device))
     _broken = f"a GPU kernel failed its check: {name} {reason}"
     warnings.warn(
         f"layers run in plain PyTorch, slower: {_broken}. Please report this line: {kernel}, "

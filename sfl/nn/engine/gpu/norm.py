@@ -1,0 +1,216 @@
+"""Batch normalisation with ReLU, as Triton kernels: `sfl.nn.engine.fused` gives them to autograd.
+
+PyTorch's own sums up each channel with one multiprocessor, and a local network has few channels and
+many positions: on one with 132 they idle. Here a channel's numbers are summed up in up to PARTS
+parts, and what uses the sums adds the parts itself, in one order: two launches each way, and the
+same bits each time.
+
+In memory: x (H·W, C, B). Sums are float32; they are taken of x minus the channel's first number, so
+that a mean far from 0 costs no digits.
+
+Shapes: x (B, C, H, W) with its batch innermost, of a float of 16 or 32 bits; parameters and
+statistics (C,) float32.
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, name-defined"
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.nn import functional as F
+
+from sfl.nn.engine.gpu import trust
+from sfl.nn.engine.memory_order import batch_innermost, empty_like, positions_outermost
+
+PARTS = 256
+TILE = 4096  # numbers of a program at a time
+
+Statistics = tuple[Tensor, Tensor, Tensor]  # mean, biased variance, 1 / √(variance + eps)
+
+
+@triton.jit
+def _places(tile, c, places, channels, batch, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Where a tile of a channel lies in memory, and which of it exists."""
+    across = tl.cdiv(batch, COLUMNS)
+    p = tile // across * ROWS + tl.arange(0, ROWS)
+    b = tile % across * COLUMNS + tl.arange(0, COLUMNS)
+    row = (p.to(tl.int64) * channels + c) * batch
+    return row[:, None] + b[None, :], (p < places)[:, None] & (b < batch)[None, :]
+
+
+@triton.jit
+def _total(parts, number, c, channels, count, PARTS: tl.constexpr):
+    """The sum of a channel's parts of the `number`-th sum."""
+    each = tl.arange(0, PARTS)
+    at = parts + (number * channels + c) * PARTS + each
+    return tl.sum(tl.load(at, mask=each < count, other=0.0), axis=0)
+
+
+@triton.jit
+def _sums(
+    x, parts, places, channels, batch, tiles,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """Writes each part's sum and sum of squares of x minus the channel's first number."""
+    part, c = tl.program_id(0), tl.program_id(1)
+    first = tl.load(x + c.to(tl.int64) * batch).to(tl.float32)
+    one = tl.zeros((ROWS, COLUMNS), tl.float32)
+    two = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for tile in range(part, tiles, tl.num_programs(0)):
+        at, there = _places(tile, c, places, channels, batch, ROWS, COLUMNS)
+        apart = tl.load(x + at, mask=there, other=0.0).to(tl.float32) - first
+        apart = tl.where(there, apart, 0.0)
+        one += apart
+        two += apart * apart
+    tl.store(parts + c * PARTS + part, tl.sum(tl.sum(one, axis=1), axis=0))
+    tl.store(parts + (channels + c) * PARTS + part, tl.sum(tl.sum(two, axis=1), axis=0))
+
+
+@triton.jit
+def _normalise(
+    x, weight, bias, parts, y, statistics, eps, places, channels, batch, count,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """Writes a tile of y; of each channel, the first program writes the statistics."""
+    tile, c = tl.program_id(0), tl.program_id(1)
+    numbers = places.to(tl.float32) * batch
+    apart = _total(parts, 0, c, channels, count, PARTS) / numbers
+    mean = tl.load(x + c.to(tl.int64) * batch).to(tl.float32) + apart
+    variance = _total(parts, 1, c, channels, count, PARTS) / numbers - apart * apart
+    variance = tl.maximum(variance, 0.0)
+    scale = 1 / tl.sqrt(variance + eps)
+    if tile == 0:
+        tl.store(statistics + c, mean)
+        tl.store(statistics + channels + c, variance)
+        tl.store(statistics + 2 * channels + c, scale)
+    at, there = _places(tile, c, places, channels, batch, ROWS, COLUMNS)
+    value = (tl.load(x + at, mask=there, other=0.0).to(tl.float32) - mean) * scale
+    value = value * tl.load(weight + c) + tl.load(bias + c)
+    value = tl.where(value < 0, 0.0, value)  # NaN stays
+    tl.store(y + at, value.to(y.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _backward_sums(
+    dy, x, weight, bias, mean, scale, parts, places, channels, batch, tiles,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """Writes each part's sums of the gradient behind the ReLU, and of it times the normalised x."""
+    part, c = tl.program_id(0), tl.program_id(1)
+    m, s = tl.load(mean + c), tl.load(scale + c)
+    w, shift = tl.load(weight + c), tl.load(bias + c)
+    one = tl.zeros((ROWS, COLUMNS), tl.float32)
+    two = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for tile in range(part, tiles, tl.num_programs(0)):
+        at, there = _places(tile, c, places, channels, batch, ROWS, COLUMNS)
+        normalised = (tl.load(x + at, mask=there, other=0.0).to(tl.float32) - m) * s
+        d = tl.load(dy + at, mask=there, other=0.0).to(tl.float32)
+        d = tl.where(normalised * w + shift <= 0, 0.0, d)
+        one += d
+        two += tl.where(there, d * normalised, 0.0)
+    tl.store(parts + c * PARTS + part, tl.sum(tl.sum(one, axis=1), axis=0))
+    tl.store(parts + (channels + c) * PARTS + part, tl.sum(tl.sum(two, axis=1), axis=0))
+
+
+@triton.jit
+def _backward(
+    dy, x, weight, bias, mean, scale, parts, dx, gradients, places, channels, batch, count,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """Writes a tile of dx; of each channel, the first program writes those of weight and bias."""
+    tile, c = tl.program_id(0), tl.program_id(1)
+    of_bias = _total(parts, 0, c, channels, count, PARTS)
+    of_weight = _total(parts, 1, c, channels, count, PARTS)
+    if tile == 0:
+        tl.store(gradients + c, of_weight)
+        tl.store(gradients + channels + c, of_bias)
+    numbers = places.to(tl.float32) * batch
+    m, s = tl.load(mean + c), tl.load(scale + c)
+    w, shift = tl.load(weight + c), tl.load(bias + c)
+    at, there = _places(tile, c, places, channels, batch, ROWS, COLUMNS)
+    normalised = (tl.load(x + at, mask=there, other=0.0).to(tl.float32) - m) * s
+    d = tl.load(dy + at, mask=there, other=0.0).to(tl.float32)
+    d = tl.where(normalised * w + shift <= 0, 0.0, d)
+    d = w * s * (d - of_bias / numbers - normalised * (of_weight / numbers))
+    tl.store(dx + at, d.to(dx.dtype.element_ty), mask=there)
+
+
+def norm_forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Statistics]:
+    """relu(batch_norm(x)), and the batch's statistics."""
+    x = batch_innermost(x)  # saved tensors may come back in another order
+    inner, y = positions_outermost(x), empty_like(x)
+    rest, tiles, parts, count = _plan(inner)
+    statistics = parts.new_empty(3, inner.shape[2])
+    with torch.cuda.device_of(x):
+        _sums[count, inner.shape[2]](inner, parts, *rest[:3], tiles, *rest[3:])
+        _normalise[tiles, inner.shape[2]](
+            inner, weight.contiguous(), bias.contiguous(), parts, positions_outermost(y),
+            statistics, eps, *rest[:3], count, *rest[3:],
+        )  # fmt: skip
+    mean, variance, scale = (each.clone() for each in statistics)
+    return y, (mean, variance, scale)
+
+
+def norm_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, weight and bias."""
+    x = batch_innermost(x)
+    inner, dx = positions_outermost(x), empty_like(x)
+    rest, tiles, parts, count = _plan(inner)
+    gradients = parts.new_empty(2, inner.shape[2])
+    given = (positions_outermost(dy), inner, weight.contiguous(), bias.contiguous(), mean, scale)
+    with torch.cuda.device_of(x):
+        _backward_sums[count, inner.shape[2]](*given, parts, *rest[:3], tiles, *rest[3:])
+        _backward[tiles, inner.shape[2]](
+            *given, parts, positions_outermost(dx), gradients, *rest[:3], count, *rest[3:]
+        )
+    of_weight, of_bias = (each.clone() for each in gradients)
+    return dx, of_weight, of_bias
+
+
+def _plan(inner: Tensor) -> tuple[tuple[int, int, int, int, int, int], int, Tensor, int]:
+    """Of x (H, W, C, B): what all kernels are told, a channel's tiles, room for sums, its parts."""
+    height, width, channels, batch = inner.shape
+    columns = min(triton.next_power_of_2(batch), 1024)
+    rows = TILE // columns
+    tiles = triton.cdiv(height * width, rows) * triton.cdiv(batch, columns)
+    parts = torch.empty(2, channels, PARTS, dtype=torch.float32, device=inner.device)
+    sizes = (height * width, channels, batch, rows, columns, PARTS)
+    return sizes, tiles, parts, min(tiles, PARTS)
+
+
+def serves(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Whether the kernels may be used for x and parameters; compares them at their first use."""
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or not x.numel():
+        return False
+    if any(p.dtype != torch.float32 or p.device != x.device for p in (weight, bias)):
+        return False
+    columns = min(triton.next_power_of_2(x.shape[0]), 1024)
+    what = (
+        f"norm(columns={columns}, dtype={x.dtype}, batch={'16n' if not x.shape[0] % 16 else 'any'})"
+    )
+    bound = trust.EXACT if x.dtype == torch.float32 else trust.HALF
+    return trust.trusts_what(what, x.device, lambda: error_of(x), bound)
+
+
+def error_of(like: Tensor) -> float:
+    """The largest relative error, in the 2-norm, on random numbers of 3 channels and 3×3 places."""
+    generator = torch.Generator(like.device).manual_seed(0)
+    shape = (min(len(like), 1040), 3, 3, 3)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=like.device)
+
+    x, dy = (batch_innermost((drawn(*shape) + shift).to(like.dtype)) for shift in (3, 0))
+    weight, bias = drawn(3), drawn(3)
+    y, (mean, _, scale) = norm_forward(x, weight, bias, 1e-5)
+    found = [y, *norm_backward(dy, x, weight, bias, mean, scale)]
+    exact = [tensor.double().requires_grad_() for tensor in (x, weight, bias)]
+    right = F.relu(F.batch_norm(exact[0], None, None, exact[1], exact[2], True, 0.0, 1e-5))
+    wanted = [right, *torch.autograd.grad(right, exact, dy.double())]
+    errors = [
+        float((one.double() - other).norm() / other.norm())
+        for one, other in zip(found, wanted, strict=True)
+    ]
+    return max(errors, key=lambda error: error if error == error else float("inf"))
