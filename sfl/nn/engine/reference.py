@@ -49,11 +49,8 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, grou
         filters = weight[rows]
         if missing is not None and copied is not None:
             filters = copied[: rows.stop - rows.start].copy_(filters)
-            if missing.device.type == "cpu":  # by place: a few of many
-                oh, ow, i, j = missing[rows].nonzero(as_tuple=True)
-                filters[oh, ow, :, i, j] = 0
-            else:  # without waiting for the device
-                filters.masked_fill_(missing[rows][:, :, None, :, :, None], 0)
+            oh, ow, i, j = missing[rows].nonzero(as_tuple=True)
+            filters[oh, ow, :, i, j] = 0
         fields = _fields(padded, rows, window, positions_w, groups)
         torch.bmm(_matrices(filters, groups), fields, out=_columns(y[rows], groups))
     if bias is not None:
@@ -120,14 +117,14 @@ def with_all_derivatives(
 
 
 def _missing(x: Tensor, window: Window, positions: tuple[int, int]) -> Tensor | None:
-    """Which weights are those of padding, (OH, OW, kh, kw), or None where none are.
+    """Which weights are those of padding, (OH, OW, kh, kw) on the CPU, or None where none are.
 
     Times the zeros of the padding, a weight that isn't finite would be NaN.
     """
     (height, width), reach = x.shape[2:], window.reach(positions)
     if window.padding == (0, 0) and reach[0] <= height and reach[1] <= width:
         return None
-    return ~field_mask((height, width), window, positions, x.device)
+    return ~field_mask((height, width), window, positions)
 
 
 def _padded(x: Tensor, window: Window, positions: tuple[int, int]) -> Tensor:
