@@ -48,13 +48,17 @@ class UnitBatchNormReLU(Whole):
             normalised = self._normalised(images.reshape(len(input), -1))
             y = normalised.view(images.shape).permute(0, 3, 1, 2)
             y = y.contiguous() if input.is_contiguous() else y
-        return F.relu(y, inplace=True)
+        return y
 
     def _normalised(self, x: Tensor) -> Tensor:
-        """x (1, H·W·C, B) or (B, H·W·C)."""
+        """x (1, H·W·C, B) or (B, H·W·C), normalised, then the ReLU.
+
+        Here, since in place of a view it would have its gradient copied as a whole.
+        """
         statistics = (self.running_mean.view(-1), self.running_var.view(-1))
         scales = (self.weight.view(-1), self.bias.view(-1))
-        return F.batch_norm(x, *statistics, *scales, self.training, self.momentum, self.eps)
+        y = F.batch_norm(x, *statistics, *scales, self.training, self.momentum, self.eps)
+        return F.relu(y, inplace=True)
 
     def extra_repr(self) -> str:
         return f"{self.dimensions}, eps={self.eps}, momentum={self.momentum}"

@@ -36,17 +36,17 @@ class BatchNormReLU(Whole, nn.BatchNorm2d):
         usual = self.training and all(each is not None for each in given)
         if usual and _in_one_pass(input, self.weight, self.bias):
             return self._one_pass(input)
-        return F.relu(self._normalised(input), inplace=True)
+        return self._in_two(input)
 
-    def _normalised(self, x: Tensor) -> Tensor:
+    def _in_two(self, x: Tensor) -> Tensor:
         if not is_batch_innermost(x):
-            y: Tensor = super().forward(x)
-            return y
+            return F.relu(super().forward(x), inplace=True)
         batch, channels, height, width = x.shape
         # PyTorch would reorder x first. As (H·W, C, B, 1) each channel holds the same numbers.
         turned = x.permute(2, 3, 1, 0).reshape(height * width, channels, batch, 1)
-        normalised: Tensor = super().forward(turned)
-        return normalised.view(height, width, channels, batch).permute(3, 2, 0, 1)
+        # Not in place of the view that is given back: its gradient would be copied as a whole.
+        y = F.relu(super().forward(turned), inplace=True)
+        return y.view(height, width, channels, batch).permute(3, 2, 0, 1)
 
     def _one_pass(self, x: Tensor) -> Tensor:
         y, mean, variance, _ = batch_norm_relu(x, self.weight, self.bias, self.eps)
@@ -92,16 +92,13 @@ class ReLUMaxPool2d(Whole, nn.MaxPool2d):
         if min(x.shape[2:]) > 1 and _in_one_pass(x):
             return relu_max_pool(x)  # type: ignore[no-any-return]
         # The same numbers and gradients as in the other order, for a quarter of the work.
-        return F.relu(self._pooled(x), inplace=True)
-
-    def _pooled(self, x: Tensor) -> Tensor:
         if not is_batch_innermost(x):
-            pooled: Tensor = super().forward(x)
-            return pooled
+            return F.relu(super().forward(x), inplace=True)
         batch, channels, height, width = x.shape
         # PyTorch would reorder x first. As one image of C·B channels it is in torch.channels_last.
         image = x.permute(2, 3, 1, 0).reshape(1, height, width, channels * batch)
-        halved: Tensor = super().forward(image.permute(0, 3, 1, 2))
+        # Not in place of a view, see BatchNormReLU.
+        halved = F.relu(super().forward(image.permute(0, 3, 1, 2)), inplace=True)
         pooled = halved.permute(0, 2, 3, 1)
         pooled = pooled.reshape(*pooled.shape[1:3], channels, batch)
         return pooled.permute(3, 2, 0, 1)

@@ -1,7 +1,8 @@
 """The locally connected product and its two gradients as operators of PyTorch (`torch.ops.sfl`).
 
 Each of the three is linear in both of its tensors, so the gradients of each are the other two, and
-autograd can differentiate any number of times. `choice` decides which engine computes them.
+autograd can differentiate any number of times. `choice` decides which engine computes them. x and
+y are of one dtype; the weight is of the same, or float32 where that is a smaller float.
 
 Shapes: B batch, C channels in, O channels out, H×W input, OH×OW positions, kh×kw kernel, G groups.
 An operator takes a Window as its eight numbers: kernel, stride, padding, dilation.
@@ -29,16 +30,18 @@ def locally_connected(
     """x (B, C, H, W), weight (OH, OW, O, kh, kw, C/G), bias (O, OH, OW) → (B, O, OH, OW).
 
     Under autocast: in its dtype on a GPU; in float32 on a CPU, where that takes no longer. Weights
-    that have autocast's dtype get it back.
+    that have autocast's dtype get it back. Those of float32 stay it, whatever the product's dtype:
+    the engine rounds them, and their gradient needs no rounding.
     """
     kind = x.device.type
     if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
         dtype = torch.float32 if kind == "cpu" else torch.get_autocast_dtype(kind)
         if x.dtype == weight.dtype == torch.float64:  # as PyTorch's own rules leave it
             dtype = torch.float64
-        bias = None if bias is None else bias.to(dtype)
+        fitting = _fitting(weight, dtype)
+        bias = None if bias is None else bias.to(fitting.dtype)
         with torch.autocast(kind, enabled=False):
-            y = _product(x.to(dtype), weight.to(dtype), bias, window, groups)
+            y = _product(x.to(dtype), fitting, bias, window, groups)
         return y.to(weight.dtype) if weight.dtype == torch.get_autocast_dtype(kind) else y
     return _product(x, weight, bias, window, groups)
 
@@ -47,8 +50,14 @@ def locally_connected_input_gradient(
     dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups: int
 ) -> Tensor:
     """The gradient of x (B, C, H, W) from that of y, dy (B, O, OH, OW). It lies as x does."""
-    dx: Tensor = input_gradient(dy, weight, x, _numbers(window), groups)
+    dx: Tensor = input_gradient(dy, _fitting(weight, dy.dtype), x, _numbers(window), groups)
     return dx
+
+
+def _fitting(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight as an engine takes it with activations of that dtype."""
+    rounded_there = weight.dtype == torch.float32 and dtype in (torch.bfloat16, torch.float16)
+    return weight if rounded_there else weight.to(dtype)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
@@ -119,9 +128,11 @@ def input_gradient(dy: Tensor, weight: Tensor, x: Tensor, window: Numbers, group
 
 
 @custom_op("sfl::spatial_conv2d_weight_gradient", mutates_args=())
-def weight_gradient(x: Tensor, dy: Tensor, window: Numbers, groups: int) -> Tensor:
-    """The gradient of the weight from x and that of y."""
-    return choose(x.device, x.dtype)[0].weight_gradient(x, dy, _window(window), groups)
+def weight_gradient(
+    x: Tensor, dy: Tensor, dtype: torch.dtype, window: Numbers, groups: int
+) -> Tensor:
+    """The gradient of the weight, which is of that dtype, from x and that of y."""
+    return choose(x.device, x.dtype)[0].weight_gradient(x, dy, dtype, _window(window), groups)
 
 
 def _numbers(window: Window) -> Numbers:
@@ -163,9 +174,10 @@ def _(x: Tensor) -> Tensor:
 
 
 @weight_gradient.register_fake
-def _(x: Tensor, dy: Tensor, window: Numbers, groups: int) -> Tensor:
+def _(x: Tensor, dy: Tensor, dtype: torch.dtype, window: Numbers, groups: int) -> Tensor:
     out_channels, height, width = dy.shape[1:]
-    return dy.new_empty(height, width, out_channels, *window[:2], x.shape[1] // groups)
+    shape = (height, width, out_channels, *window[:2], x.shape[1] // groups)
+    return dy.new_empty(shape, dtype=dtype)
 
 
 # --- gradients: of each operator, the other two
@@ -183,14 +195,15 @@ def _product_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     if all(needed[:2]):
         dy = batch_innermost(dy)  # once for both gradients
     dx = input_gradient(dy, weight, x, *ctx.rest) if needed[0] else None
-    dw = weight_gradient(x, dy, *ctx.rest) if needed[1] else None
-    return dx, dw, dy.sum(0) if needed[2] else None, None, None
+    dw = weight_gradient(x, dy, weight.dtype, *ctx.rest) if needed[1] else None
+    db = dy.sum(0, dtype=weight.dtype) if needed[2] else None
+    return dx, dw, db, None, None
 
 
 def _input_gradient_backward(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
     (dy, weight), needed = ctx.saved_tensors, ctx.needs_input_grad
     ddy = spatial_conv2d(ddx, weight, None, *ctx.rest) if needed[0] else None
-    dw = weight_gradient(ddx, dy, *ctx.rest) if needed[1] else None
+    dw = weight_gradient(ddx, dy, weight.dtype, *ctx.rest) if needed[1] else None
     return ddy, dw, None, None, None
 
 
@@ -198,7 +211,7 @@ def _weight_gradient_backward(ctx: Any, ddw: Tensor) -> tuple[Any, ...]:
     (x, dy), needed = ctx.saved_tensors, ctx.needs_input_grad
     dx = input_gradient(dy, ddw, x, *ctx.rest) if needed[0] else None
     ddy = spatial_conv2d(x, ddw, None, *ctx.rest) if needed[1] else None
-    return dx, ddy, None, None
+    return dx, ddy, None, None, None
 
 
 spatial_conv2d.register_autograd(_product_backward, setup_context=_keep)

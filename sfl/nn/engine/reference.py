@@ -6,12 +6,14 @@ no autograd, and other engines must compute what they compute.
 Shapes: B batch, C channels in, O channels out, H×W input, OH×OW positions, kh×kw kernel, G groups.
 Inside, activations are (H, W, C, B): each position of each group is one matrix product,
 (O/G, K) × (K, B) with K = kh·kw·C/G, and needs no reordering of its result. Weights are
-(OH, OW, O, kh, kw, C/G): a row of a field is then one piece of memory. The fields (patches) of a
+(OH, OW, O, kh, kw, C/G): a row of a field is then one piece of memory; they may be float32 where
+activations are of a smaller float, and are rounded to it for the product. The fields (patches) of a
 few rows of positions are copied together at a time, stay in the cache, and are made again for the
 gradients rather than kept.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -30,6 +32,7 @@ def copy(target: Tensor, source: Tensor) -> None:
 # Bytes of the fields that are laid out at a time: as much as stays in a CPU's cache; a GPU wants
 # few large products.
 CPU_BAND, GPU_BAND = 4 << 20, 256 << 20
+MOST_PRODUCTS = 65535  # in one call of cuBLAS: some of its versions give garbage beyond
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
@@ -38,21 +41,17 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, grou
     y lies in memory as x does.
     """
     positions_h, positions_w, out_channels = weight.shape[:3]
-    weight = weight.contiguous()
+    weight = weight.to(x.dtype).contiguous()
     output = empty(x, positions_h, positions_w, out_channels)
     y = room_for(output)
-    missing = _missing(x, window, (positions_h, positions_w))
+    missing = _missing(x.shape[2:], window, (positions_h, positions_w), x.device)
     padded = _padded(positions_outermost(x), window, (positions_h, positions_w))
-    bands = list(_bands(padded, window, positions_h, positions_w))
-    copied = None if missing is None else torch.empty_like(weight[bands[0]])
-    for rows in bands:
+    for rows in _bands(padded, window, positions_h, positions_w):
         filters = weight[rows]
-        if missing is not None and copied is not None:
-            filters = copied[: rows.stop - rows.start].copy_(filters)
-            oh, ow, i, j = missing[rows].nonzero(as_tuple=True)
-            filters[oh, ow, :, i, j] = 0
+        if missing is not None:
+            filters = filters.masked_fill(missing[rows], 0)
         fields = _fields(padded, rows, window, positions_w, groups)
-        torch.bmm(_matrices(filters, groups), fields, out=_columns(y[rows], groups))
+        _multiply(_matrices(filters, groups), fields, _columns(y[rows], groups))
     if bias is not None:
         y += bias.permute(1, 2, 0)[..., None]
     return filled(output, y)
@@ -61,7 +60,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, grou
 def input_gradient(dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups: int) -> Tensor:
     """The gradient of x (B, C, H, W) from that of y, dy (B, O, OH, OW); it lies as x does."""
     positions_h, positions_w, _, kh, kw, channels = weight.shape
-    weight = weight.contiguous()
+    weight = weight.to(dy.dtype).contiguous()
     output, size = empty_like(x), x.shape[2:]
     dy = positions_outermost(dy)
     (top, left), batch = window.padding, dy.shape[3]
@@ -72,7 +71,9 @@ def input_gradient(dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups
     exact = torch.promote_types(dy.dtype, torch.float32)
     dx = dy.new_zeros(height, width, channels * groups, batch, dtype=exact)
     for rows in _bands(dx, window, positions_h, positions_w):
-        fields = torch.bmm(_matrices(weight[rows], groups).mT, _columns(dy[rows], groups))
+        filters, columns = _matrices(weight[rows], groups).mT, _columns(dy[rows], groups)
+        fields = dy.new_empty(*filters.shape[:2], batch)
+        _multiply(filters, columns, fields)
         n = rows.stop - rows.start
         fields = fields.view(n, positions_w, groups, kh, kw, channels, batch)
         for i in range(kh):
@@ -83,8 +84,10 @@ def input_gradient(dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups
     return output.copy_(inside.permute(3, 2, 0, 1))
 
 
-def weight_gradient(x: Tensor, dy: Tensor, window: Window, groups: int) -> Tensor:
-    """The gradient of the weight (OH, OW, O, kh, kw, C/G) from x and that of y."""
+def weight_gradient(
+    x: Tensor, dy: Tensor, dtype: torch.dtype, window: Window, groups: int
+) -> Tensor:
+    """The gradient of the weight (OH, OW, O, kh, kw, C/G) from x and that of y, in that dtype."""
     x, dy = positions_outermost(x), positions_outermost(dy)
     positions_h, positions_w, out_channels, _ = dy.shape
     channels, (kh, kw) = x.shape[2] // groups, window.kernel
@@ -92,8 +95,8 @@ def weight_gradient(x: Tensor, dy: Tensor, window: Window, groups: int) -> Tenso
     dw = dy.new_empty(positions_h, positions_w, out_channels, kh, kw, channels)
     for rows in _bands(x, window, positions_h, positions_w):
         fields = _fields(x, rows, window, positions_w, groups)
-        torch.bmm(_columns(dy[rows], groups), fields.mT, out=_matrices(dw[rows], groups))
-    return dw
+        _multiply(_columns(dy[rows], groups), fields.mT, _matrices(dw[rows], groups))
+    return dw.to(dtype)
 
 
 def with_all_derivatives(
@@ -108,6 +111,7 @@ def with_all_derivatives(
     # x's own type says which they are, since a DTensor is computed with DTensors only.
     exist = _taps(x.new_ones(*x.shape[2:], 1, 1), window, (positions_h, positions_w))
     exist = exist.view(positions_h, positions_w, 1, kh, kw, 1)
+    weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     weight = weight.masked_fill(exist == 0, 0)
     fields = _taps(x.permute(2, 3, 1, 0), window, (positions_h, positions_w))
     fields = fields.unflatten(3, (groups, channels))  # (OH, OW, kh·kw, G, C/G, B)
@@ -116,15 +120,26 @@ def with_all_derivatives(
     return y if bias is None else y + bias
 
 
-def _missing(x: Tensor, window: Window, positions: tuple[int, int]) -> Tensor | None:
-    """Which weights are those of padding, (OH, OW, kh, kw) on the CPU, or None where none are.
+def _multiply(first: Tensor, second: Tensor, output: Tensor) -> None:
+    """output = first @ second, of batches of matrices."""
+    for start in range(0, max(1, len(output)), MOST_PRODUCTS):
+        some = slice(start, start + MOST_PRODUCTS)
+        torch.bmm(first[some], second[some], out=output[some])
+
+
+@functools.lru_cache(256)  # so that a step moves nothing to the device, and fits into a CUDA graph
+def _missing(
+    size: Sequence[int], window: Window, positions: tuple[int, int], device: torch.device
+) -> Tensor | None:
+    """Which weights are those of padding, (OH, OW, 1, kh, kw, 1) bool, or None where none are.
 
     Times the zeros of the padding, a weight that isn't finite would be NaN.
     """
-    (height, width), reach = x.shape[2:], window.reach(positions)
-    if window.padding == (0, 0) and reach[0] <= height and reach[1] <= width:
+    reach = window.reach(positions)
+    if window.padding == (0, 0) and reach[0] <= size[0] and reach[1] <= size[1]:
         return None
-    return ~field_mask((height, width), window, positions)
+    exist = field_mask(size, window, positions)[:, :, None, :, :, None]
+    return exist.logical_not().to(device)
 
 
 def _padded(x: Tensor, window: Window, positions: tuple[int, int]) -> Tensor:

@@ -21,17 +21,18 @@ def input_gradient(layer: Weighted, weight: Tensor, dy: Tensor, x: Tensor) -> Te
 
     dy: the gradient of its output. Of x, with or without a batch, nothing but the shape is used.
     """
+    if x.dim() == 3 and not isinstance(layer, nn.Linear):
+        return input_gradient(layer, weight, dy[None], x[None])[0]
+    if isinstance(layer, SpatialFeatureLayer) and layer.storage == "local":
+        x = x.to(dy.dtype)
+        return locally_connected_input_gradient(dy, weight, x, layer.window, layer.groups)
     weight = weight.to(dy.dtype)
     if isinstance(layer, nn.Linear):
         return dy @ weight
-    if x.dim() == 3:
-        return input_gradient(layer, weight, dy[None], x[None])[0]
     if isinstance(layer, nn.Conv2d):
         return _conv_input_gradient(layer, weight, dy, x.shape)
-    if layer.storage == "dense":
-        matrix = weight.flatten(3).flatten(0, 2)  # (C·H·W, O·OH·OW)
-        return (dy.flatten(1) @ matrix.t()).view(x.shape)
-    return locally_connected_input_gradient(dy, weight, x.to(dy.dtype), layer.window, layer.groups)
+    matrix = weight.flatten(3).flatten(0, 2)  # dense: (C·H·W, O·OH·OW)
+    return (dy.flatten(1) @ matrix.t()).view(x.shape)
 
 
 def _conv_input_gradient(conv: nn.Conv2d, weight: Tensor, dy: Tensor, size: torch.Size) -> Tensor:

@@ -45,7 +45,8 @@ def test_the_compiled_engine_serves_where_it_can(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("device", "dtype", "why"),
     [
-        (CUDA, torch.float32, "the kernel is for CPUs, not cuda"),
+        (CUDA, torch.float32, "no CUDA device here"),
+        (torch.device("mps"), torch.float32, "the kernel is for CPUs, not mps"),
         (CPU, torch.bfloat16, "the kernel is for float32 and float64, not bfloat16"),
     ],
 )

@@ -219,7 +219,7 @@ def test_pytorchs_own_checks_of_an_operator(needs: bool) -> None:
     calls: list[tuple[Any, tuple[Any, ...]]] = [
         (operators.spatial_conv2d, (x, weight, bias, *rest)),
         (operators.spatial_conv2d_input_gradient, (dy, weight, x, *rest)),
-        (operators.spatial_conv2d_weight_gradient, (x, dy, *rest)),
+        (operators.spatial_conv2d_weight_gradient, (x, dy, torch.float32, *rest)),
         (operators.batch_innermost, (x,)),
     ]
     for operator, arguments in calls:

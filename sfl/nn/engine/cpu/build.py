@@ -22,6 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sfl.nn.engine import cache
+
 FOLDER = Path(__file__).parent
 SOURCES, HEADERS = sorted(FOLDER.glob("*.cpp")), sorted(FOLDER.glob("*.h"))
 TIMEOUT = 300  # seconds for the compiler
@@ -69,37 +71,37 @@ def build() -> Path:
     Warns if there is one that isn't as it was built, and replaces it.
     """
     command = [compiler(), *FLAGS, *map(str, SOURCES), *_openmp()]
-    cache, name = _cache(), f"kernel-{key(command)}"
+    folder, name = _cache(), f"kernel-{key(command)}"
     try:
-        for path in cache.glob(f"{name}-*.so"):
+        for path in folder.glob(f"{name}-*.so"):
             if path.stem == f"{name}-{_hash(path)}":
                 return path
             warnings.warn(f"{path}: damaged; it is built anew", stacklevel=2)
             path.unlink(missing_ok=True)
-        return _built(command, cache, name)
+        return _built(command, folder, name)
     except subprocess.CalledProcessError as error:
         raise NoKernel(_first_error(error)) from None
     except OSError as error:
-        said = f"the compiled kernel can't be kept in {cache}: {error.strerror or error}"
+        said = f"the compiled kernel can't be kept in {folder}: {error.strerror or error}"
         raise NoKernel(f"{said}: {ELSEWHERE}") from None
     except subprocess.TimeoutExpired as error:
         raise NoKernel(f"{SOURCES[0].name} can't be compiled: {error}") from None
 
 
-def _built(command: list[str], cache: Path, name: str) -> Path:
-    cache.mkdir(parents=True, exist_ok=True)
-    for left in cache.glob(f"*{UNFINISHED}"):  # of a process that was killed
+def _built(command: list[str], kept: Path, name: str) -> Path:
+    kept.mkdir(parents=True, exist_ok=True)
+    for left in kept.glob(f"*{UNFINISHED}"):  # of a process that was killed
         if time.time() - left.stat().st_mtime > 2 * TIMEOUT:
             shutil.rmtree(left, ignore_errors=True)
     # Under a name of its own, then renamed: two processes that build at once both end well.
-    with tempfile.TemporaryDirectory(dir=cache, suffix=UNFINISHED) as folder:
+    with tempfile.TemporaryDirectory(dir=kept, suffix=UNFINISHED) as folder:
         built = Path(folder) / "kernel.so"
         subprocess.run(
             [*command, "-o", str(built)], check=True, capture_output=True, timeout=TIMEOUT
         )
         with built.open("rb") as file, contextlib.suppress(OSError):  # not every disk has fsync
             os.fsync(file.fileno())
-        path = cache / f"{name}-{_hash(built)}.so"
+        path = kept / f"{name}-{_hash(built)}.so"
         os.replace(built, path)
     return path
 
@@ -146,9 +148,8 @@ def _openmp() -> list[str]:
 
 
 def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
     try:
-        return Path(home) / "sfl" if home else Path.home() / ".cache" / "sfl"
+        return cache.folder()
     except RuntimeError:  # a folder that others can write to is no place for code that we load
         raise NoKernel(f"no home folder for the compiled kernel: {ELSEWHERE}") from None
 

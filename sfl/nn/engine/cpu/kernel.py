@@ -56,7 +56,9 @@ def input_gradient(dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups
     return filled(output, dx, copy)
 
 
-def weight_gradient(x: Tensor, dy: Tensor, window: Window, groups: int) -> Tensor:
+def weight_gradient(
+    x: Tensor, dy: Tensor, dtype: torch.dtype, window: Window, groups: int
+) -> Tensor:
     """As sfl.nn.engine.reference.weight_gradient."""
     dy = positions_outermost(dy, copy)
     dw = dy.new_empty(*dy.shape[:3], *window.kernel, x.shape[1] // groups)
@@ -66,7 +68,7 @@ def weight_gradient(x: Tensor, dy: Tensor, window: Window, groups: int) -> Tenso
     turned = room[: x.numel()].view(height, batch, width, channels)
     copy(turned, x.permute(2, 0, 3, 1))
     build.call("weight_gradient", _shape(x.shape, dy.shape, window, groups), room, dy, dw)
-    return dw
+    return dw.to(dtype)
 
 
 def _shape(x: Sequence[int], y: Sequence[int], window: Window, groups: int) -> tuple[int, ...]:

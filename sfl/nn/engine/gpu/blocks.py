@@ -1,0 +1,63 @@
+"""In which blocks a kernel computes: by a rule, never by timing.
+
+What is timed may choose otherwise in the next run, and other blocks add up in another order: the
+same seed would no longer give the same run.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+
+class Blocks(NamedTuple):
+    """Rows, columns and depth of a program's product; its warps; the stages of its pipeline."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+
+# The fewest rows, columns and depth of a product on tensor cores.
+LEAST = 16
+
+
+def blocks_for(
+    product: tuple[int, int, int],
+    places: int,
+    dtype: torch.dtype,
+    precision: str,
+    processors: int,
+    resident: bool,
+) -> Blocks:
+    """The blocks of so many products (places) of so many rows, columns and depth, each.
+
+    precision: "ieee", "tf32x3" or "tf32", of float32. processors: the GPU's multiprocessors; blocks
+    are made smaller until each has two programs. resident: whether both factors come from memory
+    as they are (the weights' gradient), not one of them through registers.
+    """
+    rows, columns, depth = product
+    half = dtype != torch.float32
+    # From 64 rows on, Hopper takes TF32 from shared memory, and in an order that x isn't in.
+    most = 32 if not half and precision == "tf32" else 64
+    height, width = _power(rows, most), _power(columns, 64 if resident else 128)
+    while places * -(-rows // height) * -(-columns // width) < 2 * processors:
+        if width >= 2 * height and width > 32:
+            width //= 2
+        elif height > LEAST:
+            height //= 2
+        else:
+            break
+    return Blocks(
+        height,
+        width,
+        _power(depth, 64 if half and resident else 32),
+        8 if height * width > 64 * 64 else 4,
+        2 if resident else 3,
+    )
+
+
+def _power(n: int, most: int) -> int:
+    """The power of two that holds n, between LEAST and most."""
+    return max(LEAST, min(most, 1 << (n - 1).bit_length()))

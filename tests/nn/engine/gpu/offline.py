@@ -1,0 +1,107 @@
+"""What Triton kernels become on GPUs that aren't there: registers, spills, memory, instructions.
+
+Run as a program, beside the tests: `python offline.py CAPABILITY DTYPE BATCH LAYERS` prints a JSON
+list. Triton's own compiler and its disassembler do it, without a GPU.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton.backends.nvidia
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from sfl.nn.engine.gpu import launch
+from sfl.nn.engine.gpu.launch import KERNELS, Kernel
+from sfl.nn.window import window_of
+
+PROGRAMS = Path(triton.backends.nvidia.__file__).parent / "bin"
+PROCESSORS = {75: 40, 80: 108, 90: 132, 100: 148}
+# (channels in, side, channels out, kernel, stride, padding)
+LAYERS: dict[str, tuple[tuple[int, int, int, int, int, int], ...]] = {
+    "SpatialDenseNet": (
+        (3, 32, 10, 3, 1, 0), (10, 30, 20, 3, 1, 0), (20, 14, 32, 3, 1, 0), (32, 12, 64, 3, 1, 0),
+        (64, 5, 128, 2, 1, 0), (128, 4, 256, 2, 1, 0),
+    ),
+    "RegularConvNet": (
+        (3, 32, 32, 3, 1, 1), (32, 32, 64, 3, 1, 1), (64, 16, 128, 3, 1, 1),
+        (128, 16, 128, 3, 1, 1), (128, 8, 256, 3, 1, 1), (256, 8, 256, 3, 1, 1),
+    ),
+    "deep": (
+        (3, 32, 15, 3, 1, 1), (15, 32, 30, 3, 2, 1), (30, 16, 30, 3, 1, 1), (30, 16, 60, 3, 2, 1),
+        (60, 8, 60, 3, 1, 1), (60, 8, 120, 3, 2, 1), (120, 4, 120, 3, 1, 1), (120, 4, 240, 3, 2, 1),
+    ),
+    "few": ((10, 30, 20, 3, 1, 0), (30, 16, 60, 3, 2, 1)),
+}  # fmt: skip
+
+
+def kernels_of(capability: int, dtype: torch.dtype, batch: int, layers: str) -> list[Kernel]:
+    """The kernels of those layers, with weights of float32."""
+    launch._processors = lambda device: PROCESSORS[capability]  # type: ignore[assignment]
+    found = []
+    for channels, side, out_channels, kernel, stride, padding in LAYERS[layers]:
+        window, (oh, ow) = window_of((side, side), kernel, stride, padding)
+        x = torch.empty(side, side, channels, batch, dtype=dtype, device="meta")
+        y = torch.empty(oh, ow, out_channels, batch, dtype=dtype, device="meta")
+        weight = torch.empty(oh, ow, out_channels, kernel, kernel, channels, device="meta")
+        bias = torch.empty(out_channels, oh, ow, device="meta")
+        for name in KERNELS:
+            if name != "input_gradient" or channels > 3:
+                given = bias if name == "forward" else None
+                found.append(launch.kernel_for(name, x, weight, given, y, window, 1))
+    return found
+
+
+def compiled(kernel: Kernel, capability: int) -> dict[str, Any]:
+    """What the kernel needs of a multiprocessor, and the units that multiply."""
+    function = KERNELS[kernel.name]
+    pointers = {"x": kernel.dtype, "y": kernel.dtype, "w": torch.float32, "bias": torch.float32}
+    constants = kernel.constants()
+    signature, attributes = {}, {}
+    names = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+    for place, name in enumerate(function.arg_names):
+        if name in pointers:
+            signature[name] = names[pointers[name]]
+        else:
+            signature[name] = "constexpr" if name in constants else "i32"
+        if name in pointers or (name == "batch" and kernel.batch == "16n"):
+            attributes[(place,)] = [["tt.divisibility", 16]]
+    places = {(function.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=function, signature=signature, constexprs=places, attrs=attributes)
+    options = {"num_warps": kernel.blocks.warps, "num_stages": kernel.blocks.stages}
+    target = GPUTarget("cuda", capability, 32)
+    made = triton.compile(source, target=target, options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        use = _said("cuobjdump", "-res-usage", file.name)
+        code = _said("nvdisasm", "-c", file.name)
+    instructions = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9]+)", code, re.M)
+    registers = re.search(r"REG:(\d+)", use)
+    assert registers and instructions
+    return {
+        "kernel": kernel.name,
+        "channels": [kernel.channels, kernel.out_channels],
+        "blocks": kernel.blocks,
+        "registers": int(registers[1]),
+        "spills": sum(each in ("LDL", "STL") for each in instructions),
+        "shared": made.metadata.shared,
+        "units": sorted({"HMMA", "HGMMA", "UTCHMMA", "FFMA", "FFMA2"} & set(instructions)),
+    }
+
+
+def _said(program: str, *arguments: str) -> str:
+    done = subprocess.run([PROGRAMS / program, *arguments], capture_output=True, text=True)
+    return done.stdout
+
+
+if __name__ == "__main__":
+    given, dtype_name, batch_size, which = sys.argv[1:]
+    all_kernels = kernels_of(int(given), getattr(torch, dtype_name), int(batch_size), which)
+    print(json.dumps([compiled(each, int(given)) for each in dict.fromkeys(all_kernels)]))

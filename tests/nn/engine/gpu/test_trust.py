@@ -1,0 +1,191 @@
+"""What happens when a kernel is wrong, or can't be compiled: by stand-ins, without a GPU."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+launch = pytest.importorskip("sfl.nn.engine.gpu.launch", reason="Triton is not installed")
+
+from sfl.nn.engine import locally_connected, reference  # noqa: E402
+from sfl.nn.engine.gpu import products, trust  # noqa: E402
+from sfl.nn.window import window_of  # noqa: E402
+
+WINDOW, POSITIONS = window_of((9, 20), 3, 2, 1)
+Run = Callable[..., None]
+
+
+@dataclasses.dataclass
+class Runs:
+    """What the stand-in of a kernel does, and for how many it was called."""
+
+    result: str = "right"
+    count: int = 0
+
+    def run(self, kernel: "launch.Kernel", x: Tensor, w: Tensor, bias: Tensor | None, y: Tensor):
+        self.count += 1
+        if self.result == "no compiler":
+            raise RuntimeError("Failed to find C compiler.\n Please specify via CC")
+        if self.result == "out of memory":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        x_, y_ = x.permute(3, 2, 0, 1), y.permute(3, 2, 0, 1)
+        rest = (kernel.window, kernel.groups)
+        if kernel.name == "forward":
+            y_.copy_(reference.forward(x_, w, bias, *rest))
+        elif kernel.name == "input_gradient":
+            x_.copy_(reference.input_gradient(y_, w, x_, *rest))
+        else:
+            w.copy_(reference.weight_gradient(x_, y_, w.dtype, *rest))
+        if self.result == "wrong":
+            {"forward": y, "input_gradient": x, "weight_gradient": w}[kernel.name][0, 0] *= 2
+        if self.result == "unwritten":
+            y[-1, -1, -1, -1] = torch.nan
+
+
+@pytest.fixture(autouse=True)
+def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Runs]:
+    """Nothing is known of any kernel; they are run by a stand-in."""
+    stand_in = Runs()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(trust, "_broken", None)
+    monkeypatch.setattr(trust, "_trusted", set())
+    monkeypatch.setattr(launch.Kernel, "run", lambda self, *given: stand_in.run(self, *given))
+    forget()
+    yield stand_in
+    forget()
+
+
+def forget() -> None:
+    trust._seen.cache_clear()
+    trust._file.cache_clear()
+
+
+def tensors(batch: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(batch)
+    shapes = (
+        (batch, 4, 9, 20), (*POSITIONS, 6, 3, 3, 2), (6, *POSITIONS), (batch, 6, *POSITIONS),
+    )  # fmt: skip
+    x, weight, bias, dy = (torch.randn(shape, generator=generator) for shape in shapes)
+    return x, weight, bias, dy
+
+
+def all_three(batch: int = 5) -> tuple[Tensor, ...]:
+    x, weight, bias, dy = tensors(batch)
+    return (
+        products.forward(x, weight, bias, WINDOW, 2),
+        products.input_gradient(dy, weight, x, WINDOW, 2),
+        products.weight_gradient(x, dy, torch.float32, WINDOW, 2),
+    )
+
+
+def expected(batch: int = 5) -> tuple[Tensor, ...]:
+    x, weight, bias, dy = tensors(batch)
+    return (
+        reference.forward(x, weight, bias, WINDOW, 2),
+        reference.input_gradient(dy, weight, x, WINDOW, 2),
+        reference.weight_gradient(x, dy, torch.float32, WINDOW, 2),
+    )
+
+
+def test_each_kernel_is_compared_once(runs: Runs, tmp_path: Path) -> None:
+    """In one process, and, since it is written down, on one machine."""
+    for _ in range(2):
+        torch.testing.assert_close(all_three(), expected(), rtol=0, atol=0)
+    assert runs.count == 6 + 3
+    (file,) = tmp_path.rglob("gpu-*.txt")
+    assert len(file.read_text().splitlines()) == 3
+    trust._trusted.clear()
+    forget()
+    all_three()
+    assert runs.count == 6 + 3 + 3
+    all_three(16)  # compiled for another batch
+    assert runs.count == 6 + 3 + 3 + 6 and len(file.read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_wrong_number_ends_it(runs: Runs, place: int) -> None:
+    runs.result = "wrong"
+    x, weight, bias, dy = tensors()
+    calls: list[Callable[[], Tensor]] = [
+        lambda: products.forward(x, weight, bias, WINDOW, 2),
+        lambda: products.input_gradient(dy, weight, x, WINDOW, 2),
+        lambda: products.weight_gradient(x, dy, torch.float32, WINDOW, 2),
+    ]
+    name = ("forward", "input gradient", "weight gradient")[place]
+    with pytest.warns(UserWarning, match="Please report this line") as warned:
+        found = calls[place]()
+    assert torch.equal(found, expected()[place])
+    (line,) = (str(each.message) for each in warned)
+    start = (
+        f"layers run in plain PyTorch, slower: a GPU kernel failed its check: {name} is wrong by"
+    )
+    assert line.startswith(start) and "\n" not in line and "channels=4" in line
+    with warnings.catch_warnings(action="error"):  # once is enough
+        torch.testing.assert_close(all_three(), expected(), rtol=0, atol=0)
+    assert runs.count == 1 and trust.broken() is not None
+
+
+def test_what_is_left_out_is_wrong(runs: Runs) -> None:
+    runs.result = "unwritten"
+    with pytest.warns(UserWarning, match="is wrong by nan"):
+        assert torch.equal(all_three()[0], expected()[0])
+
+
+def test_a_kernel_that_cannot_be_compiled(runs: Runs, tmp_path: Path) -> None:
+    runs.result = "no compiler"
+    said = "forward can't be compiled: RuntimeError: Failed to find C compiler. Please specify"
+    with pytest.warns(UserWarning, match=said) as warned:
+        torch.testing.assert_close(all_three(), expected(), rtol=0, atol=0)
+    assert len(warned) == 1 and not list(tmp_path.rglob("gpu-*.txt"))
+
+
+def test_too_little_memory_is_told_as_such(runs: Runs) -> None:
+    runs.result = "out of memory"
+    with pytest.raises(torch.OutOfMemoryError):
+        all_three()
+    assert trust.broken() is None
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(runs: Runs, tmp_path: Path) -> None:
+    (tmp_path / "sfl").write_text("a file")
+    torch.testing.assert_close(all_three(), expected(), rtol=0, atol=0)
+    assert runs.count == 6
+
+
+def test_nothing_to_multiply_needs_no_kernel(runs: Runs) -> None:
+    torch.testing.assert_close(all_three(0), expected(0), rtol=0, atol=0)
+    assert runs.count == 0 and not all_three(0)[2].any()
+
+
+def test_a_comparison_draws_nothing_of_a_runs_numbers(runs: Runs) -> None:
+    torch.manual_seed(0)
+    drawn = torch.rand(3)
+    torch.manual_seed(0)
+    all_three()
+    assert torch.equal(torch.rand(3), drawn)
+
+
+def test_few_positions_keep_both_borders() -> None:
+    x, weight, bias, dy = (tensors()[0].permute(2, 3, 1, 0), *tensors()[1:])
+    y = dy.permute(2, 3, 1, 0)
+    kernel = launch.kernel_for("forward", x, weight, bias, y, WINDOW, 2)
+    sizes, positions = trust._few(kernel, x.shape, y.shape)
+    assert sizes == (7, 8) and positions == (4, 4)
+    for before, after, all_of_them, few in zip((9, 20), sizes, POSITIONS, positions, strict=True):
+        assert before - 2 * all_of_them == after - 2 * few
+
+
+def test_the_operators_use_them(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sfl.nn.engine import operators
+
+    monkeypatch.setattr(operators, "choose", lambda device, dtype: (products, ""))
+    x, weight, bias, dy = tensors()
+    inputs = tuple(tensor.requires_grad_() for tensor in (x, weight, bias))
+    y = locally_connected(*inputs, WINDOW, 2)
+    gradients = torch.autograd.grad(y, inputs, dy)
+    torch.testing.assert_close((y, *gradients[:2]), expected(), rtol=0, atol=0)
+    assert runs.count == 6
