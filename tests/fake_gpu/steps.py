@@ -47,7 +47,7 @@ def look(config: str, *overrides: str, batch: int = 64) -> dict[str, Any]:
     def step() -> None:
         nonlocal count
         seed_global(0, "dropout", 1, count)
-        loss, _ = learner.step(x, y, lr=1e-3, step=count)
+        learner.step(x, y, lr=1e-3, step=count)
         count += 1
 
     step()
