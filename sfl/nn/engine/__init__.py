@@ -10,8 +10,9 @@ reference_engine  plain PyTorch for a while, to compare with it.
 batch_innermost  a tensor in the order in memory that local layers are fastest with.
 
 Inside: `choice` chooses an engine; `reference` is the one for every device, `cpu.kernel` the
-compiled one; `operators` and `fused` give them to autograd; `memory_order` says what lies how in
-memory; `flops` tells PyTorch's counter; `traced` is what tracers see.
+compiled one, `gpu.products` that of Triton kernels; `operators` and `fused` give them to autograd;
+`memory_order` says what lies how in memory; `flops` tells PyTorch's counter; `traced` is what
+tracers see; `cache` is where an engine keeps what it built.
 """
 
 from sfl.nn.engine import flops  # noqa: F401 - so that PyTorch's counter knows the layer

@@ -38,6 +38,52 @@ def _product(a, b, total, PRECISION: tl.constexpr):
         return tl.dot(a, b, total, input_precision=PRECISION)
 
 
+@triton.jit
+def _field(
+    k, top, left, group, height, width,
+    C: tl.constexpr, CG: tl.constexpr, K: tl.constexpr, KW: tl.constexpr, DH: tl.constexpr,
+    DW: tl.constexpr, BORDER: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """The rows of x that weights k see of a field at (top, left), and which of them there are."""
+    tap = k // CG
+    h = top + tap // KW * DH
+    w = left + tap % KW * DW
+    there = k < K
+    if BORDER:
+        there = there & (h >= 0) & (h < height) & (w >= 0) & (w < width)
+    row = (h * width + w) * C + group * CG + k % CG
+    if WIDE:
+        row = row.to(tl.int64)
+    return row, there
+
+
+@triton.jit
+def _taps(at, K: tl.constexpr, S: tl.constexpr, D: tl.constexpr, E: tl.constexpr):
+    """The first tap that sees place `at` from a position, and how many do: every E-th from it on.
+
+    Tap i sees it from position (at - i·D) / S, where that is whole.
+    """
+    first = at * 0
+    count = at * 0 + K
+    if E > 1:
+        first += K  # none
+        for early in tl.static_range(E):
+            first = tl.where((at - early * D) % S == 0, early, first)
+        count = (K - first + E - 1) // E
+    return first, count
+
+
+@triton.jit
+def _position(at, tap, positions, S: tl.constexpr, D: tl.constexpr, E: tl.constexpr):
+    """From which position the tap sees place `at`, and whether there is such a one."""
+    reached = at - tap * D
+    position = reached // S
+    there = (reached >= 0) & (position < positions)
+    if S > E:  # the stride has a part in common with the dilation: all taps see the place, or none
+        there = there & (reached % S == 0)
+    return position, there
+
+
 @triton.jit(do_not_specialize=GENERAL)
 def forward(
     x, w, bias, y, batch, height, width, positions_h, positions_w,
@@ -69,15 +115,7 @@ def forward(
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, K, DEPTH):
         k = start + tl.arange(0, DEPTH)
-        tap = k // CG
-        ih = top + tap // KW * DH
-        iw = left + tap % KW * DW
-        there = k < K
-        if BORDER:
-            there = there & (ih >= 0) & (ih < height) & (iw >= 0) & (iw < width)
-        row = (ih * width + iw) * C + g * CG + k % CG
-        if WIDE:
-            row = row.to(tl.int64)
+        row, there = _field(k, top, left, g, height, width, C, CG, K, KW, DH, DW, BORDER, WIDE)
         field = tl.load(
             x + row[:, None] * batch + b[None, :], mask=there[:, None] & some_b[None, :], other=0.0
         )
@@ -122,22 +160,8 @@ def input_gradient(
     across = q % width + PW
     some_c = c < CG
     some_b = b < batch
-    # Tap i sees the place from position (down - i·DH) / SH where that is whole: from the first such
-    # tap on, every EH-th.
-    first_i = down * 0
-    first_j = across * 0
-    taps_h = KH
-    taps_w = KW
-    if EH > 1:
-        first_i += KH  # none
-        for early in tl.static_range(EH):
-            first_i = tl.where((down - early * DH) % SH == 0, early, first_i)
-        taps_h = (KH - first_i + EH - 1) // EH
-    if EW > 1:
-        first_j += KW
-        for early in tl.static_range(EW):
-            first_j = tl.where((across - early * DW) % SW == 0, early, first_j)
-        taps_w = (KW - first_j + EW - 1) // EW
+    first_i, taps_h = _taps(down, KH, SH, DH, EH)
+    first_j, taps_w = _taps(across, KW, SW, DW, EW)
     depth = taps_h * taps_w * OG
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, depth, DEPTH):
@@ -145,15 +169,9 @@ def input_gradient(
         tap = k // OG
         i = first_i + tap // taps_w * EH
         j = first_j + tap % taps_w * EW
-        th = down - i * DH
-        tw = across - j * DW
-        oh = th // SH
-        ow = tw // SW
-        there = (k < depth) & (th >= 0) & (tw >= 0) & (oh < positions_h) & (ow < positions_w)
-        if SH > EH:  # a step of the dilation is none of the stride: no tap may see the place
-            there = there & (th % SH == 0)
-        if SW > EW:
-            there = there & (tw % SW == 0)
+        oh, there_h = _position(down, i, positions_h, SH, DH, EH)
+        ow, there_w = _position(across, j, positions_w, SW, DW, EW)
+        there = (k < depth) & there_h & there_w
         unit = (oh * positions_w + ow) * O + g * OG + k % OG
         if WIDE:
             unit = unit.to(tl.int64)
@@ -197,16 +215,11 @@ def weight_gradient(
     place = number // PARTS // BLOCKS
     g = place % G
     p = place // G
-    tap = k // CG
-    ih = p // positions_w * SH - PH + tap // KW * DH
-    iw = p % positions_w * SW - PW + tap % KW * DW
-    there = k < K
-    if BORDER:
-        there = there & (ih >= 0) & (ih < height) & (iw >= 0) & (iw < width)
-    row = (ih * width + iw) * C + g * CG + k % CG
+    top = p // positions_w * SH - PH
+    left = p % positions_w * SW - PW
+    row, there = _field(k, top, left, g, height, width, C, CG, K, KW, DH, DW, BORDER, WIDE)
     if WIDE:
         p = p.to(tl.int64)
-        row = row.to(tl.int64)
     some_o = o < OG
     unit = p * O + g * OG + o
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
