@@ -29,7 +29,7 @@ def build(folder: Path) -> Path:
     library = folder / "libcuda.so.1"
     headers = [f"-I{each}" for each in folders]
     options = ["-O1", "-w", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
-    command = ["g++", *options, *headers, "-o", library, HERE / "cuda.cpp"]
+    command = ["g++", *options, *headers, "-o", str(library), str(HERE / "cuda.cpp")]
     subprocess.run(command, check=True)
     return library
 

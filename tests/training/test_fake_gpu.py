@@ -87,8 +87,10 @@ def sfl(gpu: Path, folder: Path, *arguments: str, **env: str) -> "CompletedProce
     return run(gpu, "-m", "tests.fake_gpu.commands", *arguments, folder=folder, env=env)
 
 
-SMALL = ("--set", "data.source=shapes", "--set", "data.shapes={train: 350, test: 60}")
-SMALL = (*SMALL, "--set", "train={epochs: 1, test_every: 1, measure_every: 1}")
+SMALL = (
+    "--set", "data.source=shapes", "--set", "data.shapes={train: 350, test: 60}",
+    "--set", "train={epochs: 1, test_every: 1, measure_every: 1}",
+)  # fmt: skip
 
 
 @pytest.mark.slow
