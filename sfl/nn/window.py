@@ -95,17 +95,12 @@ def window_of(
     return Window(kernels, strides, (rows[0], columns[0]), dilations), (positions_h, positions_w)
 
 
-def field_mask(
-    size: Sequence[int],
-    window: Window,
-    positions: tuple[int, int],
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Which inputs of each receptive field exist: (OH, OW, kh, kw) bool; False: padding.
+def field_mask(size: Sequence[int], window: Window, positions: tuple[int, int]) -> Tensor:
+    """Which inputs of each receptive field exist: (OH, OW, kh, kw) bool on the CPU; False: padding.
 
     size: (H, W) of the input.
     """
-    rows, columns = ((i >= 0) & (i < n) for i, n in _indices(size, window, positions, device))
+    rows, columns = ((i >= 0) & (i < n) for i, n in _indices(size, window, positions))
     return rows[:, None, :, None] & columns[None, :, None, :]
 
 
@@ -124,15 +119,12 @@ def field_uses(size: Sequence[int], window: Window, positions: tuple[int, int]) 
 
 
 def _indices(
-    size: Sequence[int],
-    window: Window,
-    positions: tuple[int, int],
-    device: torch.device | str = "cpu",
+    size: Sequence[int], window: Window, positions: tuple[int, int]
 ) -> Iterator[tuple[Tensor, int]]:
     """Along each axis: the inputs of each field (positions, taps), and how many there are."""
     for axis in (0, 1):
-        first = torch.arange(positions[axis], device=device) * window.stride[axis]
-        taps = torch.arange(window.kernel[axis], device=device) * window.dilation[axis]
+        first = torch.arange(positions[axis], device="cpu") * window.stride[axis]
+        taps = torch.arange(window.kernel[axis], device="cpu") * window.dilation[axis]
         yield first[:, None] + taps - window.padding[axis], size[axis]
 
 

@@ -86,7 +86,7 @@ def set_up(
     precision = precision or pick_precision(config.train.precision, device)
     prepare(device, precision)
     if training:
-        refuse_precision(precision, device)
+        refuse_precision(config.train.precision, device)
         check_graph(config, device, world)
     if training and dataset is None and config.data.source != "folder":
         planned = check_sizes(config, world=world)  # no download yet

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import pytest
 
 from sfl.learning.world import ALONE, World
-from sfl.training import looks
 from sfl.training.looks import Looks
 
 
@@ -38,13 +37,13 @@ def due(world: World, steps: int) -> list[int]:
 
 
 def test_alone_twice_a_second_from_the_first_step_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looks.time, "perf_counter", Clock(0.125))
+    monkeypatch.setattr("sfl.training.looks.time.perf_counter", Clock(0.125))
     assert due(ALONE, 12) == [1, 5, 9]
 
 
 def test_together_after_the_same_steps_and_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only then they wait for each other. Each tells how many steps it takes in half a second."""
-    monkeypatch.setattr(looks.time, "perf_counter", Clock(0.125))  # read once a look
+    monkeypatch.setattr("sfl.training.looks.time.perf_counter", Clock(0.125))  # read once a look
     world = Two()
     assert due(world, 300) == [1, 41, 201]
     assert world.told == [4, 160, 640]
