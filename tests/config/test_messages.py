@@ -105,7 +105,10 @@ MISTAKES = [
         "c.yaml:2: train.seed: must be below 9223372036854775808, not 9223372036854775808",
     ),
     # none of a few
-    ("model: {name: ResNet}", f'c.yaml:1: model.name: expected {MODELS}, not "ResNet": did you mean DeepNet?'),
+    (
+        "model: {name: ResNet}",
+        f'c.yaml:1: model.name: expected {MODELS}, not "ResNet": did you mean DeepNet?',
+    ),
     (
         "model: {name: simplemodel}",
         f'c.yaml:1: model.name: expected {MODELS}, not "simplemodel": did you mean SimpleModel?',
