@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sfl.learning.learner import Learner
 from sfl.learning.muon import Muon, orthogonalized
@@ -156,3 +157,15 @@ def test_nesterov_is_torchs() -> None:
         v = 0.5 * v + gradient
         expected -= 0.1 * (gradient + 0.5 * v)
     torch.testing.assert_close(layer.weight.detach(), expected)
+
+
+def test_on_a_gpu_it_never_waits() -> None:
+    """In FakeTensorMode reading a number is an error; products are in bfloat16 there."""
+    with FakeTensorMode():
+        weights = [torch.empty(size, device="cuda") for size in ((3, 3, 4, 2, 2, 5), (6, 4))]
+        optimizer = Muon([{"params": weights, "orthogonal": True}], 0.1)
+        optimizer.found_inf = torch.zeros((), device="cuda")
+        for weight in weights:
+            weight.grad = torch.empty_like(weight)
+        optimizer.step()
+        assert orthogonalized(weights[1]).dtype == torch.bfloat16

@@ -86,7 +86,7 @@ def test_the_average_is_what_is_measured_tested_and_saved_as_the_best(tmp_path: 
 
 
 def test_validation_is_measured_with_the_average(tmp_path: Path) -> None:
-    """After one step of a large lr both are known: the training loss is the same, this one isn't."""
+    """After one step of a large lr: the training loss is the same, the validation loss isn't."""
     changes = ("train.epochs=1", "data.batch_size=64", "optimizer.lr=5.0")
     logged = []
     for decay in (0.0, 0.5):
