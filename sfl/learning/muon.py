@@ -47,13 +47,13 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step. The gradients of what Muon moves are gone afterwards."""
+        """One step on the gradients that there are."""
         for group in self.param_groups:
-            for weight in group["params"]:
-                if group["orthogonal"] and weight.grad is not None:
+            for weight in group["params"] if group["orthogonal"] else ():
+                if weight.grad is not None:
                     self._move(weight, group)
-                    weight.grad = None  # so that AdamW passes it over
-        self._adamw.param_groups, self._adamw.state = self.param_groups, self.state
+        self._adamw.param_groups = [g for g in self.param_groups if not g["orthogonal"]]
+        self._adamw.state = self.state
         self._adamw.found_inf = self.found_inf  # type: ignore[attr-defined]
         self._adamw.step()
 

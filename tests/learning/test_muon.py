@@ -74,7 +74,7 @@ def test_decay_is_for_weights_alone(name: str) -> None:
     model = build_model("DeepNet", channels=[2, 3], strides=[1, 2], kernel_sizes=[3, 3],
                         hidden_sizes=[4], in_dimensions=(3, 4, 4), norm="position")  # fmt: skip
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    nn.init.ones_(model.classifier[-1].bias)  # type: ignore[index]
+    nn.init.ones_(model.get_parameter("classifier.6.bias"))
     before["classifier.6.bias"].fill_(1)
     optimizer = build_optimizer(model, name=name, decay="weights", lr=0.1, weight_decay=0.5)
     for parameter in model.parameters():
