@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -82,7 +83,7 @@ def grid(
         layout.print_lines(commands(missing(study, runs, known=True), study.base, runs))
         return
     if not no_train:
-        say_plan(study, missing(study, runs))
+        say_plan(study, missing(study, runs), runs)
     if dry_run:
         return
     comparison, models = run_grid(
@@ -92,7 +93,7 @@ def grid(
     show_comparison(comparison, models, out, as_json, as_csv, as_markdown, as_latex)
 
 
-def say_plan(grid: "Grid", lacking: "Sequence[Job]") -> None:
+def say_plan(grid: "Grid", lacking: "Sequence[Job]", root: Path) -> None:
     """Says what a study lacks, and what training it takes."""
     from sfl.compare.plan import images_of
     from sfl.jobs.estimate import estimate
@@ -104,7 +105,7 @@ def say_plan(grid: "Grid", lacking: "Sequence[Job]") -> None:
     if not lacking:
         say("all runs are there")
         return
-    needed = estimate(lacking, partial(images_of, images_read={}))
+    needed = estimate(lacking, root, partial(images_of, images_read={}))
     say(
         f"to be trained: {needed.runs} runs, about {seconds_text(needed.seconds)} one after the "
         f"other, {bytes_text(needed.bytes)} on the disk (which: --list)"

@@ -168,4 +168,4 @@ def test_on_a_gpu_it_never_waits() -> None:
         for weight in weights:
             weight.grad = torch.empty_like(weight)
         optimizer.step()
-        assert orthogonalized(weights[1]).dtype == torch.bfloat16
+        assert orthogonalized(weights[1][None]).dtype == torch.bfloat16
