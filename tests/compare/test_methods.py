@@ -110,7 +110,7 @@ def test_every_choice_has_its_words(
         ("data: {source: folder, resize: 8}", "Pixels are resized to 8×8, scaled to [0, 1] and"),
         ("optimizer: {clip_norm: 2}", "weight decay 0, gradients clipped to a norm of 2."),
         ("train: {label_smoothing: 0.1}", "and cross entropy with label smoothing 0.1."),
-        ("train: {average: {decay: 0.9}}", "of the running average (decay 0.9) after the last epoch."),
+        ("train: {average: {decay: 0.9}}", "running average (decay 0.9) after the last epoch."),
         ("train: {teacher: conv}", "0.9 of the loss being the answers of conv at temperature 4."),
         (
             "optimizer: {name: sgd, momentum: 0.9, nesterov: true, decay: weights}",
