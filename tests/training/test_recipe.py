@@ -163,3 +163,12 @@ def test_a_teacher_of_other_classes_or_that_has_not_finished(
         fit(tiny_setup(base=DEEP), run)
     with pytest.raises(UserError, match="has not finished"):
         set_up(config, runs=tmp_path)
+
+
+# --- what can't be trained
+
+
+def test_a_last_batch_of_one_image_is_refused_with_what_helps() -> None:
+    with pytest.raises(UserError, match=r"BatchNorm1d: .*more than 1 value") as error:
+        tiny_setup("data.validation=31", base=DEEP)
+    assert error.value.hint == "set data.batch_size=31, or model.norm=none"
