@@ -216,7 +216,7 @@ def grid(
     asked = _asked(no_train, unfinished, jobs, jobs_per_gpu, engine, out, data_name)
     study = load_grid(os.fspath(file), overrides)
     if not no_train:
-        say_plan(study, missing(study, root))
+        say_plan(study, missing(study, root), root)
     return _compared(*run_grid(study, root, overrides=overrides, **asked), out)
 
 

@@ -76,7 +76,7 @@ def grid(
         layout.print_lines(commands(missing(study, runs, known=True), study.base, runs))
         return
     if not no_train:
-        say_plan(study, missing(study, runs))
+        say_plan(study, missing(study, runs), runs)
     if dry_run:
         return
     comparison, models = run_grid(

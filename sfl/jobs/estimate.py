@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sfl.jobs.check import ReadImages, told_of
 from sfl.jobs.job import Job
@@ -19,7 +20,7 @@ class Estimate:
     bytes: int
 
 
-def estimate(jobs: Sequence[Job], read_images: ReadImages) -> Estimate:
+def estimate(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> Estimate:
     """Measures each network once: how long a step takes depends on neither seed nor rate.
 
     Raises UserError for a run that can't be trained here.
@@ -34,7 +35,7 @@ def estimate(jobs: Sequence[Job], read_images: ReadImages) -> Estimate:
         config = job.config
         key = f"{config.model} {config.learn} {config.data} {config.optimizer.name}"
         with threads(config.train.threads), told_of(job):
-            setup = set_up(config, read_images(config))
+            setup = set_up(config, read_images(config), runs=root)
             if key not in speeds:
                 speeds[key] = images_per_second(setup, SECONDS)
         epochs = config.train.epochs - (len(job.run.metrics) if job.run else 0)

@@ -47,13 +47,13 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step. The gradients of what Muon moves are gone afterwards."""
+        """One step on the gradients that there are."""
         for group in self.param_groups:
-            for weight in group["params"]:
-                if group["orthogonal"] and weight.grad is not None:
+            for weight in group["params"] if group["orthogonal"] else ():
+                if weight.grad is not None:
                     self._move(weight, group)
-                    weight.grad = None  # so that AdamW passes it over
-        self._adamw.param_groups, self._adamw.state = self.param_groups, self.state
+        self._adamw.param_groups = [g for g in self.param_groups if not g["orthogonal"]]
+        self._adamw.state = self.state
         self._adamw.found_inf = self.found_inf  # type: ignore[attr-defined]
         self._adamw.step()
 
@@ -73,15 +73,15 @@ class Muon(torch.optim.Optimizer):
 
 
 def _matrices(weight: Tensor) -> Tensor:
-    """(…, rows, columns): of a local layer's (OH, OW, O, kh, kw, C/G), (OH·OW, O, kh·kw·C/G)."""
+    """(N, rows, columns): of a local layer's (OH, OW, O, kh, kw, C/G), (OH·OW, O, kh·kw·C/G)."""
     if weight.dim() == 6:
         return weight.flatten(0, 1).flatten(2)
-    return weight.flatten(1)
+    return weight.flatten(1)[None]
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """U Vᵀ of each matrix U S Vᵀ (…, rows, columns), about: its singular values lie between 0.7 and
-    1.2 where S isn't tiny beside the largest one. Zero columns stay zero.
+    """U Vᵀ of each matrix U S Vᵀ of (N, rows, columns), about: its singular values lie between 0.7
+    and 1.2 where S isn't tiny beside the largest one. Zero columns stay zero.
 
     In bfloat16 on a GPU, as by Jordan et al., else in the matrices' own type.
     """
@@ -92,5 +92,5 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     x = x.bfloat16() if x.is_cuda else x
     for _ in range(ITERATIONS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x

@@ -102,7 +102,7 @@ BAD = [
     config("misspelt key", TINY.replace("epochs", "epohcs"), "unknown key train.epohcs: did you"),
     config("wrong type", TINY.replace("epochs: 1", "epochs: one"), "expected a whole number"),
     config("duplicate key", TINY + "train: {}\n", "bad.yaml:4: train is given twice, first in lin"),
-    config("unknown model", TINY.replace("SimpleModel", "ResNet"), 'SimpleModel, not "ResNet"'),
+    config("unknown model", TINY.replace("SimpleModel", "ResNet"), 'DeepNet, not "ResNet"'),
     config("empty", "", "bad.yaml: the file is empty"),
     config("list", "- a\n- b\n", "bad.yaml: expected keys and values, found a list"),
     config("binary", b"\x80\x02\xff", "bad.yaml: not a text file (UTF-8)"),

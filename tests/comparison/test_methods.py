@@ -117,6 +117,13 @@ def test_every_choice_has_its_words(
         ("data: {source: folder, resize: 8}", "Pixels are resized to 8×8, scaled to [0, 1] and"),
         ("optimizer: {clip_norm: 2}", "weight decay 0, gradients clipped to a norm of 2."),
         ("train: {label_smoothing: 0.1}", "and cross entropy with label smoothing 0.1."),
+        ("train: {average: {decay: 0.9}}", "running average (decay 0.9) after the last epoch."),
+        ("train: {teacher: conv}", "0.9 of the loss being the answers of conv at temperature 4."),
+        (
+            "optimizer: {name: sgd, momentum: 0.9, nesterov: true, decay: weights}",
+            "SGD, Nesterov momentum 0.9, weight decay 0 of the weights alone.",
+        ),
+        ("optimizer: {name: muon}", "Muon, Nesterov momentum 0.95, β = 0.9, 0.999 of AdamW for"),
     ],
 )  # fmt: skip
 def test_a_recipe_in_words(tmp_path: Path, more: str, said: str) -> None:
@@ -125,3 +132,14 @@ def test_a_recipe_in_words(tmp_path: Path, more: str, said: str) -> None:
     config = from_text(f"model: {{name: SimpleModel}}\n{more}", "c.yaml")
     found = methods([ComparedModel("a", config, results=run.results)], images)
     assert any(said in line for line in found), found
+
+
+def test_a_deep_network_in_words(tmp_path: Path) -> None:
+    run = model(tmp_path / "a", "model: {name: SimpleModel}")
+    text = "{name: DeepNet, channels: [4, 5], kernel_sizes: [3, 3], same_start: true"
+    more = f"model: {text}, strides: [1, 2], pool: average, shortcut: identity}}"
+    compared = ComparedModel("a", from_text(more, "c.yaml"), results=run.results)
+    found = methods([compared], compare([run]).data)
+    said = "average pooling by 1 and 2, identity shortcuts."
+    assert any(line.endswith(said) for line in found), found
+    assert any(line.endswith("zero biases, the same at every position.") for line in found)

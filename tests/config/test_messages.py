@@ -174,6 +174,49 @@ MISTAKES = [
         MODEL + "learn: {sleep: {kernels: k2}}",
         "c.yaml:2: learn.sleep.kernels: needs learn.sleep.every, without which nothing sleeps",
     ),
+    # a deeper network and a longer training
+    (
+        MODEL + "optimizer: {name: adamw, nesterov: true}",
+        "c.yaml:2: optimizer.nesterov: only for sgd with a momentum",
+    ),
+    (
+        MODEL + "optimizer: {name: sgd, nesterov: true}",
+        "c.yaml:2: optimizer.nesterov: only for sgd with a momentum",
+    ),
+    (
+        MODEL + "optimizer: {decay: norms}",
+        'c.yaml:2: optimizer.decay: expected all or weights, not "norms"',
+    ),
+    (
+        MODEL + "train: {average: {decay: 1.0}}",
+        "c.yaml:2: train.average.decay: must be below 1, not 1.0",
+    ),
+    (
+        MODEL + "train: {teacher_share: 0.5}",
+        "c.yaml:2: train.teacher_share: needs train.teacher, without which nothing is taught",
+    ),
+    (
+        MODEL + "train: {teacher: conv, teacher_temperature: 0}",
+        "c.yaml:2: train.teacher_temperature: must be above 0, not 0",
+    ),
+    (
+        MODEL + "train: {teacher: conv}\nlearn: {route: local}",
+        "c.yaml:2: train.teacher: not with learn.route: local, whose losses know labels alone",
+    ),
+    (
+        "model: {name: SimpleModel,\n  strides: [2]}",
+        "c.yaml:2: model.strides: only for DeepNet, not for SimpleModel",
+    ),
+    (
+        "model: {name: DeepNet, layer: conv,\n  same_start: true}",
+        "c.yaml:2: model.same_start: only for layer: spatial; all positions of a conv layer have "
+        "one kernel",
+    ),
+    (
+        "model: {name: DeepNet, storage: dense}\noptimizer: {name: muon}",
+        "c.yaml:2: optimizer.name: muon: only for model.storage: local; dense weights are no "
+        "matrices",
+    ),
     # settings of different sections
     (
         MODEL + "learn: {rule: kp}\noptimizer:\n  weight_decay: 0.1",

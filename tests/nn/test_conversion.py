@@ -14,6 +14,7 @@ from torch.nn.utils import prune
 from torchvision.models import resnet18
 
 from sfl.nn.conversion import still_shared, without_sharing
+from sfl.nn.models.graphs import GRAPHS
 from sfl.nn.models.networks import MODELS, build_model
 from sfl.nn.spatial import SpatialFeatureLayer
 from tests.nn.test_spatial import LAYERS, made
@@ -116,7 +117,7 @@ def test_convolutions_that_cannot_become_layers() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_network_of_ours_becomes_its_twin(name: str) -> None:
-    small: dict[str, Any] = {} if name == "SimpleModel" else {"channels": (2, 3, 2, 3, 2, 3)}
+    small: dict[str, Any] = {"channels": [2 + n % 2 for n in range(len(GRAPHS[name]["channels"]))]}
     conv = build_model(name, layer="conv", **small).double().eval()
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     converted = without_sharing(conv, x[:1])

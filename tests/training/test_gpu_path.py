@@ -190,7 +190,7 @@ def test_a_whole_step(name: str, layer: dict[str, Any]) -> None:
     meta_step(setup, meta_model(name, layer))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 @pytest.mark.parametrize("clip_norm", ["null", "1.0"])
 def test_a_whole_step_of_every_optimizer(optimizer: str, clip_norm: str) -> None:
     changes = [f"optimizer.name={optimizer}", f"optimizer.clip_norm={clip_norm}"]

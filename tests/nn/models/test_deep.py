@@ -1,5 +1,6 @@
 """DeepNet: D-LOCAL's graph, its pooling and shortcuts, and one first kernel for all positions."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,9 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfl.learning.blocks import find_blocks
+from sfl.learning.seeding import generator
 from sfl.nn.audit import audit
 from sfl.nn.engine import batch_innermost
 from sfl.nn.engine.memory_order import is_batch_innermost
+from sfl.nn.feedback.attach import attach
 from sfl.nn.models.deep import Shortcut, average_pool
 from sfl.nn.models.networks import build_model
 from sfl.nn.spatial import SpatialFeatureLayer
@@ -120,6 +123,28 @@ def test_a_shortcut_adds_what_came_out_of_the_block_before() -> None:
     model(x)
     expected = F.pad(F.avg_pool2d(convs[0](x), 2), (0, 0, 0, 0, 0, 2))
     torch.testing.assert_close(seen, [expected])
+
+
+@pytest.mark.parametrize("order", [torch.clone, batch_innermost])
+def test_the_gradients_of_a_shortcut(order: Any) -> None:
+    shortcut = Shortcut((2, 4, 4), (3, 2, 2))
+    y, x = (torch.randn(2, *size, dtype=torch.float64) for size in ((3, 2, 2), (2, 4, 4)))
+    given = (order(y).detach().requires_grad_(), order(x).detach().requires_grad_())
+    assert torch.autograd.gradcheck(lambda y, x: shortcut(y.clone(), x), given)
+
+
+def test_a_rule_with_the_forward_weights_is_backpropagation_with_shortcuts_too() -> None:
+    """What a shortcut adds in place comes behind a layer whose errors a rule sends back."""
+    plain, ruled = (deep(shortcut="identity").double() for _ in range(2))
+    feedback = attach(ruled, "fa", partial(generator, 0))
+    with torch.no_grad():
+        for rule in feedback.rules.values():
+            rule.weight().copy_(rule.layer.weight)
+    x = torch.randn(5, 3, 8, 8, dtype=torch.float64)
+    for model in (plain, ruled):
+        model(x).square().sum().backward()
+    for one, other in zip(plain.parameters(), ruled.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (5, 7)])
