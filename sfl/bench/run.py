@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sfl.bench import layers, steps
+from sfl.bench import augmentation, layers, steps
 from sfl.bench.timing import interleaved, timed
 from sfl.data.augmentation import Augmentation
 from sfl.data.batches import train_batches
@@ -35,6 +35,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     found["scaling"] = layers.measure_growth(repetitions)
     found["steps"] = steps.measure(repetitions)
     found["data"] = data_share(found["steps"])
+    found["augmentation"] = augmentation.measure(found["steps"])
     return found
 
 
