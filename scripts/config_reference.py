@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from sfl.compare.schema import Comparison
+from sfl.comparison.schema import Comparison
 from sfl.config.schema import Config
 from sfl.runs.records import Environment, Epoch, Record, Result
 

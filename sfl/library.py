@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from sfl.compare.schema import Comparison
+from sfl.comparison.schema import Comparison
 from sfl.config.grid import as_override
 from sfl.config.load import flat, load
 from sfl.config.schema import Config
@@ -155,7 +155,7 @@ def compare(
 
     Raises UserError as `train` does, and for models that can't be compared (exit 2, 3 or 4).
     """
-    from sfl.compare.run import run_comparison
+    from sfl.comparison.run import run_comparison
 
     _expect(seeds is None or seeds > 0, f"seeds={seeds}: expected a number from 1")
     _expect(target is None or 0 <= target <= 1, f"target={target}: expected 0 to 1, as in 0.5")
@@ -190,8 +190,7 @@ def grid(
     file: a YAML file, or a name: "grids/small". The rest: as in `compare`; settings are of all
     cells. Raises UserError as `compare` does.
     """
-    from sfl.cli.grid import say_plan
-    from sfl.compare.grid import missing, run_grid
+    from sfl.comparison.grid import missing, run_grid, say_plan
     from sfl.config.grid import load_grid
 
     overrides, root = as_overrides(settings), _runs(runs)
@@ -207,8 +206,8 @@ def _asked(
     out: Place | None, data_name: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     """What `run_comparison` and `run_grid` are told alike. Raises UserError."""
-    from sfl.cli.options import check_at_once
     from sfl.files import check_folder
+    from sfl.jobs.job import at_once
 
     _expect(jobs_per_gpu > 0, f"jobs_per_gpu={jobs_per_gpu}: expected a number from 1")
     if out is not None:
@@ -217,13 +216,13 @@ def _asked(
         "training": not no_train,
         "unfinished": unfinished,
         "data_name": data_name,
-        "at_once": check_at_once(str(jobs), jobs_per_gpu, engine),
+        "at_once": at_once(str(jobs), jobs_per_gpu, engine),
     }
 
 
 def _compared(comparison: Comparison, models: Any, out: Place | None) -> Compared:
     if out is not None:
-        from sfl.compare import report
+        from sfl.comparison import report
 
         report.write(comparison, models, home(out))
     return Compared(**dict(comparison))

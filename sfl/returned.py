@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from sfl.compare.schema import Comparison
+from sfl.comparison.schema import Comparison
 from sfl.config.schema import Config
 from sfl.runs.records import Result, Scores
 
@@ -54,7 +54,7 @@ class Compared(Comparison):
         return self.model_dump()
 
     def _repr_html_(self) -> str:
-        from sfl.compare.table import rows
+        from sfl.comparison.table import rows
 
         table = _table(
             ["", *(model.name for model in self.models)],

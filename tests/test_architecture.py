@@ -27,12 +27,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {*LEAVES, "config", "runs", "data", "nn", "learning"},
     "plots": {*LEAVES, "config", "runs", "data", "nn"},
     "jobs": {*LEAVES, "config", "runs", "training", "data", "cli.exits"},
-    # library: because the package can be called as `sfl.compare`
-    "compare": {*LEAVES, "config", "runs", "plots", "training", "data", "jobs", "library"},
+    "comparison": {*LEAVES, "config", "runs", "plots", "training", "data", "jobs"},
 }
 EVERYTHING = {"bench", "cli", "library", "returned", "__init__", "__main__"}
-# The modules of compare that train or test something.
-TRAINS = {"compare/plan.py", "compare/results.py"}
+# The modules of comparison that train or test something.
+TRAINS = {"comparison/plan.py", "comparison/results.py"}
 HEAVY = {"torch", "torchvision", "scipy", "matplotlib", "PIL", "safetensors", "tensorboard"}
 HEAVY_ROOMS = {"data", "nn", "learning", "training", "bench"}
 MAX_FUNCTION, MAX_FILE = 60, 300
@@ -140,13 +139,13 @@ def test_a_room_imports_only_what_it_may(name: str) -> None:
     assert breaches(of(name), forbidden) == []
 
 
-def test_only_what_trains_in_compare_imports_training() -> None:
+def test_only_what_trains_in_the_comparison_imports_training() -> None:
     """And only when it is called: a comparison of finished runs needs no torch."""
 
     def training(found: Import) -> bool:
         return found.of_sfl is not None and room(found.of_sfl) == "training"
 
-    modules = set(of("compare"))
+    modules = set(of("comparison"))
     assert breaches(modules - TRAINS, training) == []
     assert breaches(TRAINS, lambda found: training(found) and found.when == "start") == []
 

@@ -149,9 +149,9 @@ def test_the_speed_table_comes_from_docs_speed() -> None:
     "folder", sorted((ROOT / "docs" / "twins").glob("*Net/")), ids=lambda p: p.name
 )
 def test_the_twins_reports_are_of_their_numbers_and_quoted_as_they_are(folder: Path) -> None:
-    from sfl.compare.markdown import to_markdown
-    from sfl.compare.schema import Comparison
-    from sfl.compare.table import to_csv
+    from sfl.comparison.markdown import to_markdown
+    from sfl.comparison.schema import Comparison
+    from sfl.comparison.table import to_csv
 
     text = (folder / "comparison.json").read_text(encoding="utf-8")
     comparison = Comparison.model_validate_json(text)
@@ -163,7 +163,7 @@ def test_the_twins_reports_are_of_their_numbers_and_quoted_as_they_are(folder: P
 
 def test_the_readme_opens_with_the_twins() -> None:
     """Its first picture is of their report, its words are the report's."""
-    from sfl.compare.schema import Comparison
+    from sfl.comparison.schema import Comparison
 
     folder = ROOT / "docs" / "twins" / "SpatialDenseNet"
     assert re.findall(r"!\[.*?\]\((.*?)\)", README)[0] == "docs/twins/SpatialDenseNet/accuracy.svg"

@@ -70,7 +70,7 @@ def test_compare_is_sfl_compare(
     made_run(tmp_path / "<a>", right=[True] * 30 + [False] * 10)
     conv = TINY.replace("SimpleModel", "SimpleModel, layer: conv")
     other = made_run(tmp_path / "b", conv, right=[True] * 20 + [False] * 20)
-    import sfl.compare.plan
+    import sfl.comparison.plan
 
     monkeypatch.setenv("SFL_RUNS", str(tmp_path))
     monkeypatch.setattr("sfl.pictures.has_matplotlib", lambda: False)  # drawing takes long

@@ -50,7 +50,7 @@ def test_the_wheel_holds_every_module_and_every_config(site: Path) -> None:
         f"nn/engine/cpu/{name}.cpp" for name in ("kernel", "pointwise")
     }
     assert files(site / "sfl", "*.h") == {"nn/engine/cpu/vectors.h", "nn/engine/cpu/product.h"}
-    assert files(site / "sfl", "*.html") == {"compare/report.html"}
+    assert files(site / "sfl", "*.html") == {"comparison/report.html"}
     configs = files(ROOT / "configs", "*.yaml")
     assert files(site / "sfl" / "configs", "*.yaml") == configs
     assert {"conv.yaml", "notebook/simple.yaml"} <= configs

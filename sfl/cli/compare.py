@@ -17,14 +17,13 @@ from sfl.cli.options import (
     Runs,
     Set,
     at_home,
-    check_at_once,
     refuse_two,
 )
 from sfl.errors import Exit, UserError
 
 if TYPE_CHECKING:
-    from sfl.compare.model import ComparedModel
-    from sfl.compare.schema import Comparison
+    from sfl.comparison.model import ComparedModel
+    from sfl.comparison.schema import Comparison
 
 Models = Annotated[
     list[str],
@@ -97,15 +96,16 @@ def compare(
       sfl compare spatial-s0 my.yaml --no-train --json
     """
     refuse_two(json=as_json, csv=as_csv, markdown=as_markdown, latex=as_latex)
-    from sfl.compare.run import run_comparison
+    from sfl.comparison.run import run_comparison
     from sfl.files import check_folder
+    from sfl.jobs.job import at_once
 
-    overrides, at_once = set_ or [], check_at_once(jobs, jobs_per_gpu, engine)
+    overrides, together = set_ or [], at_once(jobs, jobs_per_gpu, engine)
     if out is not None:
         check_folder(out, "--out")  # before hours of training
     comparison, models = run_comparison(
         names, overrides, seeds, runs, target=target, training=not no_train,
-        unfinished=unfinished, data_name=data_name, at_once=at_once,
+        unfinished=unfinished, data_name=data_name, at_once=together,
     )  # fmt: skip
     show_comparison(comparison, models, out, as_json, as_csv, as_markdown, as_latex)
     worse = [d.second for d in comparison.differences if d.is_worse]
@@ -131,7 +131,7 @@ def show_comparison(
     else:
         _print(comparison)
     if out is not None:  # after the numbers, in case the pictures fail
-        from sfl.compare import report
+        from sfl.comparison import report
 
         report.write(comparison, models, out)
         say(f"report: {out / 'report.html'}")
@@ -139,7 +139,7 @@ def show_comparison(
 
 def _print_as(comparison: "Comparison", as_json: bool, as_csv: bool, as_markdown: bool) -> None:
     from sfl.cli import layout
-    from sfl.compare import latex, markdown, table
+    from sfl.comparison import latex, markdown, table
 
     if as_json:
         layout.print_json(comparison.model_dump())
@@ -154,8 +154,8 @@ def _print_as(comparison: "Comparison", as_json: bool, as_csv: bool, as_markdown
 def _print(comparison: "Comparison") -> None:
     """As text: of a study with two axes its cells, else a column for each model."""
     from sfl.cli import layout, tables
-    from sfl.compare.cells import by_axes
-    from sfl.compare.table import rows
+    from sfl.comparison.cells import by_axes
+    from sfl.comparison.table import rows
 
     names = [model.name for model in comparison.models]
     if sheet := by_axes(comparison):

@@ -1,8 +1,6 @@
 """`sfl grid`: its options, what it prints, its exit code."""
 
-from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,13 +15,8 @@ from sfl.cli.options import (
     Json,
     Runs,
     Set,
-    check_at_once,
     refuse_two,
 )
-
-if TYPE_CHECKING:
-    from sfl.config.grid import Grid
-    from sfl.jobs.job import Job
 
 File = Annotated[
     str,
@@ -70,11 +63,12 @@ def grid(
     """
     refuse_two(json=as_json, csv=as_csv, markdown=as_markdown, latex=as_latex)
     from sfl.cli import layout
-    from sfl.compare.grid import commands, missing, run_grid
+    from sfl.comparison.grid import commands, missing, run_grid, say_plan
     from sfl.config.grid import load_grid
     from sfl.files import check_folder
+    from sfl.jobs.job import at_once
 
-    overrides, at_once = set_ or [], check_at_once(jobs, jobs_per_gpu, engine)
+    overrides, together = set_ or [], at_once(jobs, jobs_per_gpu, engine)
     if out is not None:
         check_folder(out, "--out")  # before hours of training
     study = load_grid(file, overrides)
@@ -87,25 +81,6 @@ def grid(
         return
     comparison, models = run_grid(
         study, runs, training=not no_train, unfinished=unfinished, data_name=data_name,
-        overrides=overrides, at_once=at_once,
+        overrides=overrides, at_once=together,
     )  # fmt: skip
     show_comparison(comparison, models, out, as_json, as_csv, as_markdown, as_latex)
-
-
-def say_plan(grid: "Grid", lacking: "Sequence[Job]") -> None:
-    """Says what a study lacks, and what training it takes."""
-    from sfl.compare.plan import images_of
-    from sfl.jobs.estimate import estimate
-    from sfl.progress import say
-    from sfl.units import bytes_text, seconds_text
-
-    cells, seeds = len(grid.cells), grid.settings.seeds
-    say(f"{grid.name}: {cells} cells, {seeds} run{'s' * (seeds > 1)} each")
-    if not lacking:
-        say("all runs are there")
-        return
-    needed = estimate(lacking, partial(images_of, images_read={}))
-    say(
-        f"to be trained: {needed.runs} runs, about {seconds_text(needed.seconds)} one after the "
-        f"other, {bytes_text(needed.bytes)} on the disk (which: --list)"
-    )

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -10,9 +10,6 @@ from typer.core import TyperCommand, TyperGroup
 from sfl.cli import completion
 from sfl.errors import UserError
 from sfl.shell import home
-
-if TYPE_CHECKING:
-    from sfl.jobs.job import AtOnce
 
 
 def at_home(path: Path | None) -> Path | None:
@@ -62,17 +59,6 @@ Engine = Annotated[
     typer.Option(metavar="NAME", help="processes, or ray: runs on a Ray cluster (RAY_ADDRESS)."),
 ]
 RUNS = Path("checkpoints")
-
-
-def check_at_once(jobs: str, per_gpu: int, engine: str) -> "AtOnce":
-    """What --jobs, --jobs-per-gpu and --engine say. Raises UserError (exit 2)."""
-    from sfl.jobs.job import AtOnce
-
-    if engine not in ("processes", "ray"):
-        raise UserError(f"--engine {engine}: expected processes or ray")
-    if jobs != "auto" and not (jobs.isascii() and jobs.isdecimal() and 0 < int(jobs[:5]) < 10_000):
-        raise UserError(f"--jobs {jobs}: expected a number from 1, or auto")
-    return AtOnce("auto" if jobs == "auto" else int(jobs), per_gpu, engine)  # type: ignore[arg-type]
 
 
 def refuse_two(**given: bool) -> None:

@@ -11,7 +11,7 @@ from sfl.stats import majority_share
 from sfl.units import age_text, bytes_text, count_text, one_line
 
 if TYPE_CHECKING:
-    from sfl.compare.cells import Sheet
+    from sfl.comparison.cells import Sheet
     from sfl.nn.audit import Audit
     from sfl.nn.summary import ModelSummary
 

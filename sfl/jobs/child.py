@@ -1,37 +1,57 @@
-"""A worker, seen from the process that started it: its start, its end, and why it failed.
+"""A worker, seen from the process that starts it: what it is asked for, and why it failed.
 
 Its input is a pipe: when that is closed, or this process dies, the worker stops and saves. It is in
-a session of its own, so that a terminal's Ctrl-C reaches this process alone.
+a session of its own, so that a terminal's Ctrl-C reaches this process alone. One that has done what
+it was asked for waits for the next request: starting one and reading its images take seconds.
 """
 
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.host_memory import HUGE_PAGES
 
 
-def asked(config: Config, run: Path | None = None, *, resumes: bool = False) -> dict[str, Any]:
-    """What a worker is to do with a config, which it gets as it was given: to train or to resume a
-    run, or, without one, to measure how fast it is trained."""
-    given = config.model_dump(exclude_unset=True, exclude_none=True)
-    return {"config": given, "run": run and str(run.absolute()), "resumes": resumes}
-
-
 class Child:
-    """A worker that has been started. environment: what differs from this process's own."""
+    """A worker; started when it is first asked for something, and again after it has failed.
 
-    def __init__(self, request: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    environment: what differs from this process's own.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - the child's as long as it runs
+        self._process: subprocess.Popen[bytes] | None = None
+        self._done = True
+
+    def train(self, config: Config, path: Path, *, resumes: bool) -> None:
+        """Has it train, or resume, the run of that directory. Does not wait."""
+        self._ask(config, run=str(path.absolute()), resumes=resumes)
+
+    def measure(self, config: Config) -> None:
+        """Has it say "ready", wait for a line, and say how many images a second it trains."""
+        self._ask(config, run=None)
+
+    def _ask(self, config: Config, **request: Any) -> None:
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        self._done = False
+        given = config.model_dump(exclude_unset=True, exclude_none=True)
+        self.tell(json.dumps({"config": given, **request}))
+
+    def _start(self) -> None:
+        self._said.seek(0)
+        self._said.truncate()
         own = {name: value for name, value in os.environ.items() if name != HUGE_PAGES}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "sfl.jobs.worker"],
@@ -39,49 +59,50 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._said,
             start_new_session=True,
-            env={**own, **environment},
+            env={**own, **self._environment},
         )
-        self.tell(json.dumps(request))
 
     def tell(self, line: str) -> None:
         """Writes a line to its input; does nothing if it has ended."""
-        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(f"{line}\n".encode())
-            self._process.stdin.flush()
+            self._input.write(f"{line}\n".encode())
+            self._input.flush()
 
     def hear(self) -> str:
         """The next line of its output; "" if it has ended."""
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().decode()
+        return self._output.readline().decode()
 
     @property
     def ended(self) -> bool:
-        return self._process.poll() is not None
+        """Whether what it was asked for is done, or has failed."""
+        if not self._done and select.select([self._output], [], [], 0)[0]:
+            self.wait()
+        return self._done
 
     def stop(self) -> None:
         """Makes it stop at the end of a step, and save. Does not wait."""
-        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._input.close()
 
     def wait(self) -> None:
-        """Returns when it has ended."""
-        self._process.wait()
+        """Returns when `ended`."""
+        if not self._done and not self.hear() and self._process is not None:
+            self._process.wait()
+        self._done = True
 
     def close(self) -> None:
         """Kills it if it still runs; it can't be asked any more."""
-        self._process.kill()
-        self._process.wait()
-        self.stop()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self.stop()
+            self._output.close()
         self._said.close()
 
     def error(self) -> UserError | None:
-        """Why it failed, of one that has ended; None if it did not."""
-        code = self._process.returncode
-        if code == Exit.DONE:
+        """Why the last request failed; None if it did not."""
+        code = self._process.poll() if self._process is not None else None
+        if not code:
             return None
         if code < 0:
             said = f"its process was killed by {signal.Signals(-code).name}"
@@ -92,3 +113,13 @@ class Child:
         known = {exit_.value for exit_ in Exit}
         exit_code = Exit(code) if code in known else Exit.BUG
         return UserError((reasons or lines or ["it said nothing"])[-1], "", exit_code)
+
+    @property
+    def _input(self) -> IO[bytes]:
+        assert self._process is not None and self._process.stdin is not None
+        return self._process.stdin
+
+    @property
+    def _output(self) -> IO[bytes]:
+        assert self._process is not None and self._process.stdout is not None
+        return self._process.stdout

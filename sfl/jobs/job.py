@@ -49,6 +49,15 @@ class AtOnce:
 ONE = AtOnce()
 
 
+def at_once(jobs: str, per_gpu: int, engine: str) -> AtOnce:
+    """What --jobs, --jobs-per-gpu and --engine say. Raises UserError (exit 2)."""
+    if engine not in ("processes", "ray"):
+        raise UserError(f"--engine {engine}: expected processes or ray")
+    if jobs != "auto" and not (jobs.isascii() and jobs.isdecimal() and 0 < int(jobs[:5]) < 10_000):
+        raise UserError(f"--jobs {jobs}: expected a number from 1, or auto")
+    return AtOnce("auto" if jobs == "auto" else int(jobs), per_gpu, engine)  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
 class Failure:
     """A job that has not become a finished run: the run's name, and why."""

@@ -16,15 +16,15 @@ from typing import Any
 from sfl.config.schema import Config
 from sfl.config.yamlfile import YamlTree
 from sfl.errors import Exit, UserError
-from sfl.jobs.child import Child, asked
+from sfl.jobs.child import Child
 from sfl.jobs.job import AtOnce, Job, state
 from sfl.units import one_line
 
 RETRIES = 3  # after machines that were lost
 
 
-def connect(jobs: Sequence[Job], at_once: AtOnce) -> list[dict[str, str]]:
-    """Connects to the cluster of RAY_ADDRESS, or starts one here; a place for each run at once.
+def connect(jobs: Sequence[Job], at_once: AtOnce) -> "list[OnRay]":
+    """Connects to the cluster of RAY_ADDRESS, or starts one here; a trainer for each run at once.
 
     Raises UserError where Ray is not installed (exit 2) or its cluster can't be reached (exit 6).
     """
@@ -38,12 +38,12 @@ def connect(jobs: Sequence[Job], at_once: AtOnce) -> list[dict[str, str]]:
         said = f"Ray: {address}: can't be reached: {one_line(str(error))}"
         raise UserError(said, "set RAY_ADDRESS to a running cluster's", Exit.RESOURCES) from None
     if at_once.jobs not in (1, "auto"):
-        return [{}] * int(at_once.jobs)
+        return [OnRay(at_once.per_gpu) for _ in range(int(at_once.jobs))]
     has, config = ray.cluster_resources(), jobs[0].config
     room = has.get("CPU", 1) // threads(config)
     if on_gpu(config) and has.get("GPU"):
         room = has["GPU"] * at_once.per_gpu
-    return [{}] * max(1, int(room))
+    return [OnRay(at_once.per_gpu) for _ in range(max(1, int(room)))]
 
 
 def _knock(address: str) -> None:
@@ -64,17 +64,21 @@ def on_gpu(config: Config) -> bool:
 
 
 class OnRay:
-    """A run that has been given to Ray. Waits until there is room for it."""
+    """Gives runs to Ray, one after another. Each waits there until there is room for it."""
 
-    def __init__(self, config: Config, path: Path, jobs_per_gpu: int) -> None:
-        ray = _ray()
-        gpus = bool(ray.cluster_resources().get("GPU")) and on_gpu(config)
-        task = ray.remote(
-            num_cpus=threads(config), num_gpus=1 / jobs_per_gpu if gpus else 0,
+    def __init__(self, jobs_per_gpu: int) -> None:
+        self._ray, self._jobs_per_gpu = _ray(), jobs_per_gpu
+        self._task: Any = None
+
+    def train(self, config: Config, path: Path, *, resumes: bool) -> None:
+        """Ray's process finds out itself whether it resumes: it may be tried again."""
+        gpus = bool(self._ray.cluster_resources().get("GPU")) and on_gpu(config)
+        task = self._ray.remote(
+            num_cpus=threads(config), num_gpus=1 / self._jobs_per_gpu if gpus else 0,
             max_retries=RETRIES,
         )(_train)  # fmt: skip
         given = config.model_dump(exclude_unset=True, exclude_none=True)
-        self._ray, self._task = ray, task.remote(given, str(path.absolute()))
+        self._task = task.remote(given, str(path.absolute()))
 
     @property
     def ended(self) -> bool:
@@ -96,7 +100,7 @@ class OnRay:
         self._ray.wait([self._task], timeout=None)
 
     def close(self) -> None:
-        if not self.ended:
+        if self._task is not None and not self.ended:
             self._ray.cancel(self._task, force=True)
 
 
@@ -113,8 +117,9 @@ def _train(given: dict[str, Any], run: str) -> tuple[str, int] | None:
     if there == "finished":
         return None
     environment = {"OMP_NUM_THREADS": str(threads(config))}
-    child = Child(asked(config, path, resumes=there == "interrupted"), environment)
+    child = Child(environment)
     try:
+        child.train(config, path, resumes=there == "interrupted")
         child.wait()
         error = child.error()
     except KeyboardInterrupt:  # Ray's way to cancel a task

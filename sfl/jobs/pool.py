@@ -6,14 +6,14 @@ them is trained.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from sfl.config.schema import Config
 from sfl.errors import UserError
 from sfl.jobs.check import ReadImages, check_all
-from sfl.jobs.child import Child, asked
+from sfl.jobs.child import Child
 from sfl.jobs.display import Board
 from sfl.jobs.job import ONE, AtOnce, Failure, Job, Outcome, locate, state
 from sfl.jobs.slots import slots
@@ -27,8 +27,9 @@ LOOK = 1.0  # seconds between looks at what others train
 
 
 class Trainer(Protocol):
-    """What trains one run, from when it is made."""
+    """What trains runs, one after another. `ended` and `error` are of the last one."""
 
+    def train(self, config: Config, path: Path, *, resumes: bool) -> None: ...
     @property
     def ended(self) -> bool: ...
     def error(self) -> UserError | None: ...
@@ -52,50 +53,42 @@ def run_all(
     Raises UserError before anything is trained for what can't be trained (see `check_all`), for
     more at once than there are GPUs (exit 2) or memory (exit 6), and for a Ray that isn't there.
     Raises Stopped after Ctrl-C, SIGTERM or SIGHUP, when all runs are saved. If this process is
-    killed, those of the runs stop and save. A run in a process of its own reads its images anew.
+    killed, those of the runs stop and save.
     """
     needs = check_all(jobs, root, read_images)
+    trainers: Sequence[Trainer]
     if at_once.engine == "ray":
-        from sfl.jobs.on_ray import OnRay, connect
+        from sfl.jobs.on_ray import connect
 
-        places = connect(jobs, at_once)
+        trainers = connect(jobs, at_once)
     else:
         places = [{}] if at_once.jobs == 1 else slots(jobs, needs, at_once)
         if len(places) == 1:
-
-            def begin_here(job: Job, path: Path, resumes: bool, place: dict[str, str]) -> Trainer:
-                say(f"training {path.name}")
-                return _Here(job.config, path, resumes, read_images)
-
-            return _Pool(jobs, root, read_images, places, begin_here).train_all()
-
-    def begin(job: Job, path: Path, resumes: bool, place: dict[str, str]) -> Trainer:
-        if at_once.engine == "ray":
-            return OnRay(job.config, path, at_once.per_gpu)
-        given = thread_share(job.config, len(places)) | place
-        return Child(asked(job.config, path, resumes=resumes), given)
+            return _Pool(jobs, root, read_images, [_Here(read_images)]).train_all()
+        trainers = [Child(thread_share(jobs[0].config, len(places)) | place) for place in places]
 
     from sfl.training.stopping import signals_noted
 
     with Board(len(jobs)) as board, signals_noted():
-        return _Pool(jobs, root, read_images, places, begin, board).train_all()
+        return _Pool(jobs, root, read_images, trainers, board).train_all()
 
 
 class _Here:
-    """Trains a run in this process, while it is made."""
+    """Trains runs in this process: `train` returns when it has ended."""
 
     ended = True
 
-    def __init__(self, config: Config, path: Path, resumes: bool, read_images: ReadImages) -> None:
+    def __init__(self, read_images: ReadImages) -> None:
+        self._read_images = read_images
+        self._error: UserError | None = None
+
+    def train(self, config: Config, path: Path, *, resumes: bool) -> None:
         from sfl.training import start
 
-        self._error: UserError | None = None
+        say(f"training {path.name}")
+        self._error = None
         try:
-            if resumes:
-                start.resume(Run(path), config, read_images(config))
-            else:
-                images = read_images(config)
-                start.train(config, path.parent, path.name, exact=True, dataset=images)
+            start.train_at(path, config, self._read_images(config), resumes=resumes)
         except Exception as error:
             from sfl.cli.exits import describe
 
@@ -111,22 +104,18 @@ class _Here:
 
 
 class _Pool:
-    """The jobs of one call. places: one for each that is trained at once, its environment.
-
-    begin: starts to train a job: its directory, whether it is resumed, its place.
-    """
+    """The jobs of one call. trainers: one for each that is trained at once."""
 
     def __init__(
         self, jobs: Sequence[Job], root: Path, read_images: ReadImages,
-        places: Sequence[dict[str, str]],
-        begin: Callable[[Job, Path, bool, dict[str, str]], Trainer], board: Board | None = None,
+        trainers: Sequence[Trainer], board: Board | None = None,
     ) -> None:  # fmt: skip
         self._jobs, self._root, self._read_images = jobs, root, read_images
-        self._begin, self._board = begin, board
-        self._free = list(places)
+        self._trainers, self._board = trainers, board
+        self._free = list(trainers)
         self._waiting = list(range(len(jobs)))
         self._outcomes = dict[int, Outcome]()
-        self._running = dict[int, tuple[Path, Trainer, dict[str, str]]]()
+        self._running = dict[int, tuple[Path, Trainer]]()
         self._next_look = 0.0  # at what others train
         self._said_waiting = False
 
@@ -152,7 +141,7 @@ class _Pool:
         """Begins the first waiting job that nobody trains; False if there is none."""
         if time.monotonic() < self._next_look:
             return False
-        here = {path for path, *_ in self._running.values()}
+        here = {path for path, _ in self._running.values()}
         for number in list(self._waiting):
             job, path = self._jobs[number], self._locate(number)
             there = "taken" if path in here else state(path)
@@ -161,11 +150,11 @@ class _Pool:
                 self._outcomes[number] = Run(path)
             elif there != "taken":
                 self._waiting.remove(number)
-                place = self._free.pop(0)
+                trainer = self._free.pop(0)
                 if self._board:
                     self._board.begin(path, job.config.train.epochs)
-                trainer = self._begin(job, path, there == "interrupted", place)
-                self._running[number] = path, trainer, place
+                trainer.train(job.config, path, resumes=there == "interrupted")
+                self._running[number] = path, trainer
                 return True
         if self._waiting and not self._running and not self._said_waiting:
             names = ", ".join(self._locate(number).name for number in self._waiting)
@@ -176,24 +165,22 @@ class _Pool:
 
     def _collect(self) -> None:
         """Takes note of those that have ended. One that another process has, is waited for."""
-        for number, (path, trainer, place) in list(self._running.items()):
+        for number, (path, trainer) in list(self._running.items()):
             if not trainer.ended:
                 continue
             del self._running[number]
-            self._free.append(place)
+            self._free.append(trainer)
             self._next_look = 0.0
             if self._board:
                 self._board.end(path)
-            error = trainer.error()
-            trainer.close()
-            if error is None:
+            if (error := trainer.error()) is None:
                 self._outcomes[number] = Run(path)
             elif self._locate(number) != path or state(path) in ("taken", "finished"):
                 self._waiting.insert(0, number)
             else:
                 self._outcomes[number] = Failure(path.name, error)
-                if self._waiting or self._running:
-                    say(f"{path.name}: failed; the others go on")
+                others = "; the others go on" if self._waiting or self._running else ""
+                say(f"{path.name}: failed{others}")
 
     def _locate(self, number: int) -> Path:
         job = self._jobs[number]
@@ -203,15 +190,14 @@ class _Pool:
 
     def _stop_all(self) -> None:
         """Stops what still runs, which saves; a second signal kills it."""
-        trainers = [trainer for _, trainer, _ in self._running.values()]
-        if not trainers:
-            return
+        busy = [trainer for _, trainer in self._running.values()]
         try:
-            for trainer in trainers:
+            for trainer in busy:
                 trainer.stop()
-            for trainer in trainers:
+            for trainer in busy:
                 trainer.wait()
-            say("stopped; the same command goes on with them")
+            if busy:
+                say("stopped; the same command goes on with them")
         finally:
-            for trainer in trainers:
+            for trainer in self._trainers:
                 trainer.close()

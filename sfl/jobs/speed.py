@@ -74,14 +74,13 @@ def images_per_second(
 
 def _together(config: Config, at_once: int) -> float:
     """The images a second of so many processes, in sum; 0 if one of them fails."""
-    from sfl.jobs.child import Child, asked
+    from sfl.jobs.child import Child
 
     with ExitStack() as closed:
-        children = []
-        for _ in range(at_once):
-            child = Child(asked(config), thread_share(config, at_once))
+        children = [Child(thread_share(config, at_once)) for _ in range(at_once)]
+        for child in children:
             closed.callback(child.close)
-            children.append(child)
+            child.measure(config)
         if not all(child.hear() for child in children):
             return 0.0
         for child in children:

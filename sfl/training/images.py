@@ -36,6 +36,15 @@ def load_images(config: Config, *, need_train: bool = True) -> Dataset:
     return dataset
 
 
+def images_of(config: Config, images_read: dict[str, Dataset]) -> Dataset:
+    """A config's images, from those that have been read, or read now and put there."""
+    what = {"source", "root", "mirror", "resize", "shapes", "skip_broken"}  # `load_images` takes
+    key = config.data.model_dump_json(include=what)
+    if key not in images_read:
+        images_read[key] = load_images(config)
+    return images_read[key]
+
+
 def train_and_validation(config: Config, dataset: Dataset) -> tuple[Split, Split | None]:
     """The images of a run. Raises UserError (exit 2) where they can't be had."""
     count, own = config.data.validation, dataset.validation

@@ -63,6 +63,13 @@ def resume(run: Run, config: Config, dataset: Dataset | None = None) -> dict[str
         return _fit(set_up(config, dataset, precision=precision, world=world), run)
 
 
+def train_at(path: Path, config: Config, dataset: Dataset, *, resumes: bool) -> dict[str, Any]:
+    """Trains the run of that directory, new or interrupted; see `train` and `resume`."""
+    if resumes:
+        return resume(Run(path), config, dataset)
+    return train(config, path.parent, path.name, exact=True, dataset=dataset)
+
+
 def _check_place(root: Path, name: str, *, exact: bool) -> str:
     store.check_root(root)
     if exact:

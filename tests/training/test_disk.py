@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import pytest
 from safetensors import SafetensorError
 
-from sfl.compare import plan
-from sfl.compare.train_missing import train_missing
+from sfl.comparison import plan
+from sfl.comparison.train_missing import train_missing
 from sfl.errors import Exit, UserError
 from sfl.runs.directory import BEST, LAST, Run
 from sfl.training import checkpoint as checkpoints

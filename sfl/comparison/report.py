@@ -15,12 +15,12 @@ from pathlib import Path
 from string import Template
 
 from sfl import pictures
-from sfl.compare.cells import sheets
-from sfl.compare.figures import pictures as pictures_of
-from sfl.compare.markdown import escaped, to_markdown
-from sfl.compare.model import ComparedModel
-from sfl.compare.schema import Comparison
-from sfl.compare.table import rows, to_csv
+from sfl.comparison.cells import sheets
+from sfl.comparison.figures import pictures as pictures_of
+from sfl.comparison.markdown import escaped, to_markdown
+from sfl.comparison.model import ComparedModel
+from sfl.comparison.schema import Comparison
+from sfl.comparison.table import rows, to_csv
 from sfl.errors import UserError
 from sfl.files import write_text
 from sfl.locks import one_at_a_time
@@ -95,7 +95,7 @@ def _page(
     """The report as HTML. It holds its pictures, each for a light and for a dark page."""
     tables = [_table(sheet.head, sheet.rows, sheet.title) for sheet in sheets(comparison)]
     tables.append(_table(["", *(m.name for m in comparison.models)], rows(comparison)))
-    template = resources.files("sfl.compare").joinpath("report.html").read_text(encoding="utf-8")
+    template = resources.files("sfl.comparison").joinpath("report.html").read_text(encoding="utf-8")
     filled = {
         "title": _text(_title(comparison)),
         "images": _text(_images_line(comparison)),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sfl.compare.grid import commands, missing, run_grid
+from sfl.comparison.grid import commands, missing, run_grid
 from sfl.config.grid import Grid, load_grid
 from sfl.config.load import load
 from sfl.config.schema import Config

@@ -11,10 +11,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from sfl.compare.compute import compare
-from sfl.compare.figures import pictures
-from sfl.compare.model import ComparedModel
-from sfl.compare.results import read_result
+from sfl.comparison.compute import compare
+from sfl.comparison.figures import pictures
+from sfl.comparison.model import ComparedModel
+from sfl.comparison.results import read_result
 from sfl.config.load import from_text
 from sfl.pictures import ON_LIGHT, Picture
 from sfl.plots.test_images import TestImages

@@ -6,8 +6,8 @@ What all models have in common is said once; then, in what they differ, and whic
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sfl.compare.model import ComparedModel
-from sfl.compare.schema import Images
+from sfl.comparison.model import ComparedModel
+from sfl.comparison.schema import Images
 from sfl.config.grid import TuneSettings
 from sfl.config.schema import Config
 from sfl.runs.records import Machine

@@ -6,8 +6,8 @@ Torch is imported only where an unfinished run is tested.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sfl.compare.model import ComparableResult, ComparedModel, RunResult
-from sfl.compare.names import changeable
+from sfl.comparison.model import ComparableResult, ComparedModel, RunResult
+from sfl.comparison.names import changeable
 from sfl.errors import Exit, UserError
 from sfl.progress import say
 from sfl.runs.directory import BEST, LABELS, PREDICTIONS, RESULT, Run

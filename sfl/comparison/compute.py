@@ -5,11 +5,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from sfl import stats
-from sfl.compare import schema
-from sfl.compare.methods import Variants, methods
-from sfl.compare.model import ComparedModel, RunResult
-from sfl.compare.schema import Comparison, Difference, Model, Target
-from sfl.compare.sentences import conclusion, remarks
+from sfl.comparison import schema
+from sfl.comparison.methods import Variants, methods
+from sfl.comparison.model import ComparedModel, RunResult
+from sfl.comparison.schema import Comparison, Difference, Model, Target
+from sfl.comparison.sentences import conclusion, remarks
 from sfl.errors import Exit, UserError
 from sfl.plots.measures import mean_angle
 from sfl.plots.test_images import name_of_images

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sfl.compare.schema import Comparison, Difference, Model, Target
+from sfl.comparison.schema import Comparison, Difference, Model, Target
 from sfl.config.load import flat
 from sfl.units import (
     bytes_text,
@@ -177,12 +177,16 @@ def to_csv(comparison: Comparison) -> str:
 
     A text that a spreadsheet would run as a formula (`=…`) gets an apostrophe before it.
 
-    The columns are the same for all comparisons, apart from those of the classes.
+    The columns are the same for all comparisons, apart from those of the classes and of a study's
+    axes and tuned settings.
     """
     table = [_cells(_filled(model)) for model in comparison.models]
     differences = [_cells({"difference": _filled(each)}) for each in comparison.differences]
     for row, difference in zip(table[1:], differences, strict=True):
         row |= difference
+    if comparison.grid is not None:
+        for row, cell in zip(table, comparison.grid.cells, strict=True):
+            row |= _cells({"variant": cell.variants, "gap": cell.gaps, "chosen": cell.chosen})
     written = io.StringIO()
     writer = csv.DictWriter(written, list(table[-1]), lineterminator="\n")
     writer.writeheader()

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from sfl.compare.compute import compare
-from sfl.compare.model import ComparedModel
-from sfl.compare.results import read_result
-from sfl.compare.table import rows
+from sfl.comparison.compute import compare
+from sfl.comparison.model import ComparedModel
+from sfl.comparison.results import read_result
+from sfl.comparison.table import rows
 from sfl.config.load import from_text
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError

@@ -10,21 +10,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sfl.compare import schema
-from sfl.compare.compute import compare
-from sfl.compare.methods import tuning
-from sfl.compare.model import ComparedModel
-from sfl.compare.names import Named
-from sfl.compare.plan import plan_named, will_log
-from sfl.compare.results import read_results
-from sfl.compare.schema import Comparison, Model
-from sfl.compare.train_missing import train_missing
+from sfl.comparison import schema
+from sfl.comparison.compute import compare
+from sfl.comparison.methods import tuning
+from sfl.comparison.model import ComparedModel
+from sfl.comparison.names import Named
+from sfl.comparison.plan import plan_named, will_log
+from sfl.comparison.results import read_results
+from sfl.comparison.schema import Comparison, Model
+from sfl.comparison.train_missing import train_missing
 from sfl.config.grid import Cell, Grid, as_override
 from sfl.config.load import flat, load, override
 from sfl.errors import UserError
+from sfl.jobs.estimate import estimate
 from sfl.jobs.job import ONE, AtOnce, Job
+from sfl.progress import say
 from sfl.runs.store import data_root_option
 from sfl.shell import command
+from sfl.units import bytes_text, seconds_text
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,22 @@ def missing(grid: Grid, root: Path, *, known: bool = False) -> list[Job]:
     waiting = {trial.cell: trial.values for trial in reversed(trials) if trial.model.missing}
     models = plan_cells(grid, {**choose(done), **waiting}, root)
     return lacking + [job for model in models for job in model.missing]
+
+
+def say_plan(grid: Grid, lacking: Sequence[Job]) -> None:
+    """Says what a study lacks, and what training it takes."""
+    cells, seeds = len(grid.cells), grid.settings.seeds
+    say(f"{grid.name}: {cells} cells, {seeds} run{'s' * (seeds > 1)} each")
+    if not lacking:
+        say("all runs are there")
+        return
+    from sfl.training.images import images_of
+
+    needed = estimate(lacking, partial(images_of, images_read={}))
+    say(
+        f"to be trained: {needed.runs} runs, about {seconds_text(needed.seconds)} one after the "
+        f"other, {bytes_text(needed.bytes)} on the disk (which: --list)"
+    )
 
 
 def plan_trials(grid: Grid, root: Path, *, training: bool = True) -> list[Trial]:

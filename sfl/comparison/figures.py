@@ -10,10 +10,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sfl import pictures as drawing
-from sfl.compare import confusion
-from sfl.compare.cells import Sheet, by_axes
-from sfl.compare.model import ComparedModel
-from sfl.compare.schema import Comparison
+from sfl.comparison import confusion
+from sfl.comparison.cells import Sheet, by_axes
+from sfl.comparison.model import ComparedModel
+from sfl.comparison.schema import Comparison
 from sfl.pictures import (
     SEQUENTIAL,
     Picture,

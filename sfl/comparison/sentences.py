@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-from sfl.compare.model import ComparedModel
-from sfl.compare.names import differing
-from sfl.compare.schema import Difference, Model
-from sfl.compare.table import p_text
+from sfl.comparison.model import ComparedModel
+from sfl.comparison.names import differing
+from sfl.comparison.schema import Difference, Model
+from sfl.comparison.table import p_text
 from sfl.config.schema import Config
 from sfl.runs.records import Environment, Machine
 from sfl.units import count_text, percent_text, points_text

@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sfl.compare.markdown import escaped
-from sfl.compare.schema import Comparison
-from sfl.compare.table import rows
+from sfl.comparison.markdown import escaped
+from sfl.comparison.schema import Comparison
+from sfl.comparison.table import rows
 from tests.conftest import call_sfl as sfl
 from tests.conftest import make_run
 
@@ -347,10 +347,10 @@ def test_each_picture_shows_what_it_says(made: list[str], tmp_path: Path) -> Non
     """Drawn into figures, whose axes are looked into."""
     from matplotlib.figure import Figure
 
-    from sfl.compare.compute import compare as compare_models
-    from sfl.compare.figures import pictures
-    from sfl.compare.plan import plan
-    from sfl.compare.results import read_results
+    from sfl.comparison.compute import compare as compare_models
+    from sfl.comparison.figures import pictures
+    from sfl.comparison.plan import plan
+    from sfl.comparison.results import read_results
     from sfl.plots.test_images import TestImages
 
     names = ["conv-s0", "a b|c-s0", "conv-s1", "a b|c-s1"]

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from sfl.compare.compute import compare
-from sfl.compare.grid import run_grid
-from sfl.compare.methods import INITS, LAYERS, NAMES, NORMS, ROUTES, RULES, methods
-from sfl.compare.model import ComparedModel
-from sfl.compare.results import read_result
+from sfl.comparison.compute import compare
+from sfl.comparison.grid import run_grid
+from sfl.comparison.methods import INITS, LAYERS, NAMES, NORMS, ROUTES, RULES, methods
+from sfl.comparison.model import ComparedModel
+from sfl.comparison.results import read_result
 from sfl.config.fields import choice
 from sfl.config.grid import Grid
 from sfl.config.load import from_text
 from sfl.config.schema import Config
 from sfl.runs.directory import Run
-from tests.compare.test_grid import study
+from tests.comparison.test_grid import study
 from tests.conftest import ENVIRONMENT, make_run
 from tests.stand_ins import configs, images, trained
 

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sfl.compare.compute import compare
-from sfl.compare.model import ComparedModel
-from sfl.compare.plan import plan, refuse_target
-from sfl.compare.results import read_results
-from sfl.compare.schema import Comparison
-from sfl.compare.train_missing import train_missing
+from sfl.comparison.compute import compare
+from sfl.comparison.model import ComparedModel
+from sfl.comparison.plan import plan, refuse_target
+from sfl.comparison.results import read_results
+from sfl.comparison.schema import Comparison
+from sfl.comparison.train_missing import train_missing
 from sfl.jobs.job import ONE, AtOnce
 
 

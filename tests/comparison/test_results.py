@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfl.compare.results import read_result
+from sfl.comparison.results import read_result
 from sfl.errors import Exit, UserError
 from sfl.runs.directory import Run
 from tests.conftest import make_run

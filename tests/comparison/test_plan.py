@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from sfl.compare.model import ComparedModel
-from sfl.compare.plan import plan, refuse_target
-from sfl.compare.results import read_results
-from sfl.compare.train_missing import train_missing
+from sfl.comparison.model import ComparedModel
+from sfl.comparison.plan import plan, refuse_target
+from sfl.comparison.results import read_results
+from sfl.comparison.train_missing import train_missing
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.runs import store

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfl.compare.model import ComparedModel
-from sfl.compare.names import Named, name_after_run, resolve
+from sfl.comparison.model import ComparedModel
+from sfl.comparison.names import Named, name_after_run, resolve
 from sfl.config.load import from_tree, override
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
@@ -83,17 +83,9 @@ def readable(root: Path) -> Iterator[Found]:
 
 def read_images(model: ComparedModel) -> "Dataset":
     """A model's images; a comparison reads each data set once."""
+    from sfl.training.images import images_of
+
     return images_of(model.config, model.images_read)
-
-
-def images_of(config: Config, images_read: "dict[str, Dataset]") -> "Dataset":
-    """A config's images, from those that have been read, or read now and put there."""
-    from sfl.training.images import load_images
-
-    key = config.data.model_dump_json()
-    if key not in images_read:
-        images_read[key] = load_images(config)
-    return images_read[key]
 
 
 def refuse_target(models: Sequence[ComparedModel]) -> None:

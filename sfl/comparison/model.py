@@ -1,7 +1,7 @@
 """A model of a comparison: planned from its config, then filled with runs, then with their results.
 
 Plain values: knows neither how runs are found nor how they are trained. What a comparison says of
-a model to the outside is `Model` in sfl/compare/schema.py.
+a model to the outside is `Model` in sfl/comparison/schema.py.
 """
 
 from collections.abc import Sequence

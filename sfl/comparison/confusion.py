@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sfl.compare.model import ComparedModel
-from sfl.compare.schema import Comparison
+from sfl.comparison.model import ComparedModel
+from sfl.comparison.schema import Comparison
 from sfl.pictures import DIVERGING, SEQUENTIAL, Picture, add_title, hide_axes, ink_on, shorten
 from sfl.plots.test_images import TestImages
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sfl.compare.grid import run_grid
-from sfl.compare.latex import escaped, to_latex
+from sfl.comparison.grid import run_grid
+from sfl.comparison.latex import escaped, to_latex
 from sfl.config.grid import Grid
-from tests.compare.test_grid import study
+from tests.comparison.test_grid import study
 from tests.conftest import call_sfl as sfl
 from tests.conftest import make_run
 from tests.stand_ins import configs, images, trained

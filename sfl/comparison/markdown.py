@@ -3,9 +3,9 @@
 import re
 from collections.abc import Sequence
 
-from sfl.compare.cells import sheets
-from sfl.compare.schema import Comparison
-from sfl.compare.table import rows
+from sfl.comparison.cells import sheets
+from sfl.comparison.schema import Comparison
+from sfl.comparison.table import rows
 from sfl.units import one_line
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from sfl.compare.cells import by_place
-from sfl.compare.schema import Comparison, Difference, Grid, Model
-from sfl.compare.table import NONE, mean_explained, mean_text
+from sfl.comparison.cells import by_place
+from sfl.comparison.schema import Comparison, Difference, Grid, Model
+from sfl.comparison.table import NONE, mean_explained, mean_text
 from sfl.units import one_line, points_text
 
 SIGNS = {

@@ -1,5 +1,7 @@
 """A study's cells as tables: what stands where, which gaps, what was chosen; colours of cells."""
 
+import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +9,14 @@ from matplotlib.figure import Figure
 from rich.text import Text
 
 from sfl.cli.tables import SHADES, sheet_table
-from sfl.compare.cells import by_axes, sheets
-from sfl.compare.figures import pictures
-from sfl.compare.grid import run_grid
-from sfl.compare.markdown import to_markdown
-from sfl.compare.schema import Cell, Comparison
+from sfl.comparison.cells import by_axes, sheets
+from sfl.comparison.figures import pictures
+from sfl.comparison.grid import run_grid
+from sfl.comparison.markdown import to_markdown
+from sfl.comparison.schema import Cell, Comparison
+from sfl.comparison.table import to_csv
 from sfl.config.grid import Grid
-from tests.compare.test_grid import study
+from tests.comparison.test_grid import study
 from tests.stand_ins import configs, images, trained
 
 __all__ = ["configs", "images", "study", "trained"]
@@ -58,6 +61,12 @@ def test_cells_by_both_axes_with_their_gaps(study: Grid, runs_dir: Path) -> None
     text = to_markdown(comparison)
     for label, cells in [*table.rows, *trials.rows]:
         assert f"| {' | '.join([label.strip(), *cells])} |" in text
+    last = list(csv.DictReader(io.StringIO(to_csv(comparison))))[2]
+    of_the_study = ("variant.", "gap.", "chosen.")
+    assert {key: value for key, value in last.items() if key.startswith(of_the_study)} == {
+        "variant.sharing": "conv", "variant.learning": "backprop", "gap.sharing": "0.1",
+        "gap.learning": "0", "chosen.optimizer.lr": "0.1",
+    }  # fmt: skip
 
 
 def test_cells_with_other_numbers_of_runs_say_so(study: Grid, runs_dir: Path) -> None:

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from sfl.compare.schema import Cell, Comparison, Grid, Model
-from sfl.compare.table import NONE, mean_explained, mean_text
+from sfl.comparison.schema import Cell, Comparison, Grid, Model
+from sfl.comparison.table import NONE, mean_explained, mean_text
 from sfl.units import percent_text, points_text
 
 
