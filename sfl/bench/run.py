@@ -35,7 +35,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     found["scaling"] = layers.measure_growth(repetitions)
     found["steps"] = steps.measure(repetitions)
     found["data"] = data_share(found["steps"])
-    found["augmentation"] = augmentation.measure(found["steps"])
+    found["augmentation"] = augmentation.measure(torch.device("cpu"), found["steps"])
     return found
 
 
