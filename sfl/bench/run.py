@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sfl.bench import layers, steps
+from sfl.bench import augmentation, layers, steps
 from sfl.bench.timing import interleaved, timed, wait
 from sfl.data.augmentation import Augmentation
 from sfl.data.batches import train_batches
@@ -38,6 +38,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     found["scaling"] = layers.measure_growth(device, repetitions)
     found["steps"] = steps.measure(repetitions)
     found["data"] = data_share(device, found["steps"])
+    found["augmentation"] = augmentation.measure(device, found["steps"])
     return found
 
 

@@ -232,7 +232,10 @@ RANGE = ("smallest – largest",)
 
 def bench_tables(measured: dict[str, Any]) -> list[Table]:
     """The tables of `sfl bench`: layers, whole training steps, the machine and the data."""
-    return [*_layer_tables(measured["layers"]), _step_table(measured), _machine_table(measured)]
+    return [
+        *_layer_tables(measured["layers"]), _step_table(measured),
+        _augmentation_table(measured["augmentation"]), _machine_table(measured),
+    ]  # fmt: skip
 
 
 def _layer_tables(entries: Sequence[dict[str, Any]]) -> list[Table]:
@@ -258,6 +261,16 @@ def _step_table(measured: dict[str, Any]) -> Table:
         for name, step in entry["steps"].items():
             ratio = f"{notebook / step['seconds']:.1f}"
             made.add_row(name, *_milliseconds(step), ratio, bytes_text(step["peak_bytes"]))
+    return made
+
+
+def _augmentation_table(recipes: Sequence[dict[str, Any]]) -> Table:
+    networks = list(recipes[0]["share_of_epoch"])
+    columns = ("augmentation", "images/s", *(f"of an epoch of {name}" for name in networks))
+    made = Table(columns, "images augmented a second; the share of an epoch that this takes")
+    for recipe in recipes:
+        shares = (f"{recipe['share_of_epoch'][name]:.1%}" for name in networks)
+        made.add_row(recipe["name"], f"{recipe['images_per_second']:,.0f}", *shares)
     return made
 
 

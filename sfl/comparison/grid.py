@@ -89,7 +89,7 @@ def missing(grid: Grid, root: Path, *, known: bool = False) -> list[Job]:
     return lacking + [job for model in models for job in model.missing]
 
 
-def say_plan(grid: Grid, lacking: Sequence[Job]) -> None:
+def say_plan(grid: Grid, lacking: Sequence[Job], root: Path) -> None:
     """Says what a study lacks, and what training it takes."""
     cells, seeds = len(grid.cells), grid.settings.seeds
     say(f"{grid.name}: {cells} cells, {seeds} run{'s' * (seeds > 1)} each")
@@ -98,7 +98,7 @@ def say_plan(grid: Grid, lacking: Sequence[Job]) -> None:
         return
     from sfl.training.images import images_of
 
-    needed = estimate(lacking, partial(images_of, images_read={}))
+    needed = estimate(lacking, root, partial(images_of, images_read={}))
     say(
         f"to be trained: {needed.runs} runs, about {seconds_text(needed.seconds)} one after the "
         f"other, {bytes_text(needed.bytes)} on the disk (which: --list)"

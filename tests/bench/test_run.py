@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfl.bench import layers, run, steps
+from sfl.bench import augmentation, layers, run, steps
 from sfl.bench.layers import Layer
 from sfl.bench.plot import plot
 from sfl.bench.steps import Worker
@@ -64,11 +64,12 @@ def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, q
     small = {"a layer": (Layer((3, 6, 6), 4, 3),), "padded": (Layer((4, 6, 6), 4, 3, 1),)}
     monkeypatch.setattr(layers, "NETWORKS", small)
     monkeypatch.setattr(run, "IMAGES", 640)
+    monkeypatch.setattr(augmentation, "IMAGES", 64)
     axes = {"batch": (1, 2), "channels in": (1, 2), "positions": (6, 8)}
     monkeypatch.setattr(layers, "AXES", axes)
     monkeypatch.setattr(steps, "Worker", FakeWorker)
     found = json.loads(json.dumps(run.run(quick=quick)))
-    parts = {"format", "machine", "layers", "scaling", "steps", "data"}
+    parts = {"format", "machine", "layers", "scaling", "steps", "data", "augmentation"}
     assert set(found) == parts
     assert [entry["axis"] for entry in found["scaling"]] == ["batch", "channels in", "positions"]
     assert found["scaling"][2]["values"] == [16, 36]
@@ -92,6 +93,12 @@ def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, q
         share = plain["flops"] / form["seconds"] / found["machine"]["mm_flops"]["float32"]
         assert form["share_of_mm"] == pytest.approx(share)
     assert 0 < found["data"]["share_of_epoch"] < 1
+    *ours, theirs = found["augmentation"]
+    assert [recipe["name"] for recipe in ours] == list(augmentation.RECIPES)
+    for recipe in (*ours, theirs):
+        share = recipe["share_of_epoch"]["SpatialDenseNet, local"]
+        each = 1 / recipe["images_per_second"]
+        assert share == pytest.approx(each / (each + 0.022 / steps.BATCH))
     steps_of_simple = found["steps"][0]["steps"]
     assert list(steps_of_simple) == ["SimpleModel, notebook", "SimpleModel, local"]
     assert steps_of_simple["SimpleModel, local"]["seconds"] == 0.018

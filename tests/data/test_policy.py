@@ -81,7 +81,8 @@ def test_each_operation_equals_torchvision_at_every_strength(
     for height, width, strengths in ((32, 32, range(STRENGTHS)), (20, 28, (5, 20, 30))):
         images = pictures(height, width)
         table = policy.table(name, height, width)
-        for strength in strengths:
+        has_strength = operation in policy.largest(name, height, width)
+        for strength in strengths if has_strength else (0, 30):
             for sign in (0, 1):
                 given = table[row_of(operation, strength, sign)]
                 ours = images.clone()

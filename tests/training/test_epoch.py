@@ -1,6 +1,7 @@
 """An epoch: its batches, its learning rates, the sums that its line of metrics is made of."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sfl.data.augmentation import Augmentation
 from sfl.data.batches import test_batches as batches_of
+from sfl.data.batches import train_batches
 from sfl.data.dataset import Split
 from sfl.learning.learner import Learner
 from sfl.learning.optimizers import learning_rate
+from sfl.learning.seeding import generator
 from sfl.training import looks
 from sfl.training.epoch import EpochSoFar, train_epoch
 from sfl.training.fit import fit
@@ -58,6 +62,28 @@ def test_train_loss_is_the_mean_of_the_batch_means(monkeypatch: pytest.MonkeyPat
     )
     assert line["train_accuracy"] == sum(hits) / 64
     assert line["images_per_second"] == pytest.approx(64 / line["seconds"])
+
+
+def test_images_are_augmented_as_the_config_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Tensor] = []
+    original = Learner.step
+
+    def spy(learner: Learner, images: Tensor, labels: Tensor, **named: Any) -> Any:
+        found.append(images.clone())
+        return original(learner, images, labels, **named)
+
+    monkeypatch.setattr(Learner, "step", spy)
+    settings: dict[str, Any] = {
+        "crop_padding": 2, "crop_fill": "reflect", "flip": "alternate", "policy": "rand",
+        "operations": 3, "magnitude": 20, "cutout": 6,
+    }  # fmt: skip
+    setup = tiny_setup(f"data.augment={settings}")
+    epoch_of(setup)
+    expected = train_batches(
+        setup.train, batch_size=32, classes=10, augment=Augmentation(**settings), mean=setup.mean,
+        std=setup.std, draw=partial(generator, setup.config.train.seed), epoch=1,
+    )  # fmt: skip
+    assert torch.equal(torch.cat(found), torch.cat([images for images, _ in expected]))
 
 
 def test_loss_and_accuracy_are_those_of_the_model() -> None:

@@ -85,10 +85,15 @@ def test_the_handler_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert "stopping and saving" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [[], ["data.augment={policy: rand, cutout: 8, crop_fill: reflect, flip: alternate}"]],
+    ids=["plain", "augmented"],
+)
 def test_stopped_at_every_step_it_is_the_same_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setup = tiny_setup("train.epochs=2", base=SPATIAL)
+    setup = tiny_setup("train.epochs=2", *changes, base=SPATIAL)
     straight, run = new_run(tmp_path, "straight"), new_run(tmp_path, "stopped")
     fit(setup, straight)
     for step in range(2 * setup.steps_per_epoch):
