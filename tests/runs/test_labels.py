@@ -46,9 +46,10 @@ def test_several_labels_are_joined_and_explained() -> None:
 
 
 def model(path: Path, name: str, sharing: str | None) -> ComparedModel:
-    zero = dict.fromkeys(("shared", "statistics", "transported", "bits", "own_scales"), 0)
-    audit = {"sharing": sharing, "transport": "strict", **zero, "in_words": [], "layers": []}
-    run = make_run(path / name, **({"audit": audit} if sharing else {}))
+    numbers = dict.fromkeys(("shared", "statistics", "transported", "bits", "own_scales"), 0)
+    words: dict[str, object] = {"transport": "strict", "in_words": [], "layers": []}
+    audit = {**numbers, **words, "sharing": sharing}
+    run = make_run(path / name, audit=audit) if sharing else make_run(path / name)
     config = from_text("model: {name: SimpleModel}\n", "c.yaml")
     return ComparedModel(name, config, results=[read_result(Run(run))])
 

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 
 import sfl
 from sfl.data.dataset import Split
+from sfl.pictures import Picture
 from sfl.runs.directory import COPIES, Run
 from sfl.training.copies import Asked, test_copies
 from sfl.training.evaluate import evaluate
@@ -80,14 +81,21 @@ def test_all_is_printed_beside_the_plain_number_and_kept(
     assert again["shifts"]["pixels"] == 2 and again["views"] == kept["views"]
 
 
-def test_pictures_of_evaluate_and_of_plot(sfl: Sfl, run: Path, tmp_path: Path) -> None:
-    asked = ("--shifts", 1, "--corrupted", corrupted(tmp_path / "c"), "--out", tmp_path / "out")
+def test_pictures_of_evaluate_and_of_plot(
+    sfl: Sfl, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = list[tuple[Path, str]]()
+
+    def write_pictures(shown: Sequence[Picture], folder: Path) -> None:
+        written.extend((folder, picture.name) for picture in shown)
+
+    monkeypatch.setattr("sfl.pictures.write_pictures", write_pictures)
+    out = tmp_path / "out"
+    asked = ("--shifts", 1, "--corrupted", corrupted(tmp_path / "c"), "--out", out)
     assert sfl("evaluate", run, *asked).returncode == 0
-    names = {"shifts.svg", "shifts.png", "corruptions.svg", "corruptions.png"}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == names
-    done = sfl("plot", run, "--json")
-    listed = [picture["name"] for picture in json.loads(done.stdout)["pictures"]]
-    assert {"shifts", "corruptions"} <= set(listed)
+    assert written == [(out, "shifts"), (out, "corruptions")]
+    assert sfl("plot", run).returncode == 0
+    assert {(run / "plots", "shifts"), (run / "plots", "corruptions")} <= set(written)
 
 
 def test_nothing_is_kept_of_other_images_settings_or_weights(sfl: Sfl, run: Path) -> None:
