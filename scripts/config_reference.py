@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from sfl.comparison.schema import Comparison
 from sfl.config.schema import Config
-from sfl.runs.records import Environment, Epoch, Record, Result
+from sfl.runs.records import Copies, Environment, Epoch, Record, Result
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -41,6 +41,7 @@ END = "<!-- end of fields -->"
 RECORDS: dict[str, type[Record]] = {
     "metrics.jsonl": Epoch,
     "result.json": Result,
+    "copies.json": Copies,
     "environment.json": Environment,
 }
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sfl import stats
 from sfl.comparison import schema
+from sfl.comparison.copies import of_copies
 from sfl.comparison.methods import Variants, methods
 from sfl.comparison.model import ComparedModel, RunResult, label_of
 from sfl.comparison.schema import Comparison, Difference, Model, Target
@@ -115,6 +116,7 @@ def _describe(model: ComparedModel, target: tuple[float, Images] | None) -> Mode
         loss=fmean([result.loss for result in results]),
         gradient_angle=_last_measured(model, mean_angle),
         probe_decrease=_last_measured(model, lambda line: line.get("probe_decrease")),
+        **of_copies(model),
         per_class={name: _mean(r.per_class[name] for r in results) for name in model.classes},
         confusion=np.sum([result.confusion for result in results], axis=0).tolist(),
         epochs=[result.epochs for result in results],

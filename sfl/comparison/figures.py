@@ -13,6 +13,7 @@ from sfl import pictures as drawing
 from sfl.comparison import confusion
 from sfl.comparison.cells import Sheet, by_axes
 from sfl.comparison.model import ComparedModel
+from sfl.comparison.samples import efficiency
 from sfl.comparison.schema import Comparison
 from sfl.pictures import (
     SEQUENTIAL,
@@ -25,6 +26,7 @@ from sfl.pictures import (
     plot_curve,
     shorten,
 )
+from sfl.plots import copies
 from sfl.plots.measures import mean_angle
 from sfl.plots.test_images import TestImages
 from sfl.runs.listing import judged_on
@@ -55,7 +57,7 @@ def pictures(
     logged = (one.run.logged for model in compared for one in model.results)
     kind, title = judged_on(*logged) or "train", _title(comparison)  # all logged the training's
     what = "training" if kind == "train" else kind
-    found = _heat_map(comparison)
+    found = [*efficiency(comparison, _title(comparison)), *_heat_map(comparison)]
     for name, key, label, scale in (
         ("accuracy", f"{kind}_accuracy", f"{what} accuracy, %", 100.0),
         ("loss", "train_loss", "training loss, nats", 1.0),
@@ -71,6 +73,9 @@ def pictures(
         draw = partial(_by_cost, comparison, field, label)
         found.append(Picture(f"accuracy-by-{name}", caption, draw, _size(compared)))
     classes = list(comparison.models[0].per_class)
+    shifts = {model.name: model.shifts for model in comparison.models if model.shifts}
+    corrupted = {model.name: model.corrupted for model in comparison.models if model.corrupted}
+    found += copies.pictures(shifts, corrupted, title)
     chosen, of_classes = _chosen_classes(compared)
     caption = f"Test accuracy of {of_classes}: mean, and smallest to largest of the runs."
     height = 1.4 + len(chosen) * (0.12 + 0.13 * len(compared))

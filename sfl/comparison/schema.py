@@ -27,6 +27,36 @@ class Target(_Values):
     training_flops: float | None = Field(description="FLOPs of training until its end; mean.")
 
 
+class Views(_Values):
+    """A model tested with the mean of the probabilities over several views of each image."""
+
+    count: int = Field(description="How many views.")
+    runs: int = Field(description="How many of the model's runs were tested so.")
+    accuracy: float = Field(description="Mean test accuracy of those.")
+
+
+class Shifts(_Values):
+    """A model tested on images that were moved by whole pixels."""
+
+    pixels: int = Field(description="The most that they were moved, each way.")
+    fill: str = Field(description="What stands where an image was moved away: black or reflect.")
+    runs: int = Field(description="How many of the model's runs were tested so.")
+    accuracy: list[list[float]] = Field(
+        description="Mean test accuracy of those by [row][column], as in a run's copies.json."
+    )
+    mean: float = Field(description="Over all shifts.")
+
+
+class Corrupted(_Values):
+    """A model tested on corrupted images, such as CIFAR-10-C."""
+
+    runs: int = Field(description="How many of the model's runs were tested so.")
+    error: dict[str, list[float]] = Field(
+        description="Mean test error of those by corruption, and by its severity from 1 on."
+    )
+    mean_error: float = Field(description="As in a run's copies.json: mean over corruptions.")
+
+
 class Model(_Values):
     """One model: its runs, and means over them."""
 
@@ -68,6 +98,11 @@ class Model(_Values):
         None,
         description="By how much one step lowers the loss, last measured; mean over the runs. See "
         "run-directory.md. null if a run has none.",
+    )
+    views: Views | None = Field(None, description="null: no run was tested with `--views`.")
+    shifts: Shifts | None = Field(None, description="null: no run was tested with `--shifts`.")
+    corrupted: Corrupted | None = Field(
+        None, description="null: no run was tested with `--corrupted`."
     )
     per_class: dict[str, float | None] = Field(description="Mean test accuracy of each class.")
     confusion: list[list[int]] = Field(

@@ -10,7 +10,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sfl.comparison.schema import Comparison, Difference, Model, Target
+from sfl.comparison.schema import (
+    Comparison,
+    Corrupted,
+    Difference,
+    Model,
+    Shifts,
+    Target,
+    Views,
+)
 from sfl.config.load import flat
 from sfl.units import (
     bytes_text,
@@ -70,6 +78,11 @@ def p_text(p: float) -> str:
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
 
 
+def _of(runs: int, model: Model, before: str = "; ", behind: str = "") -> str:
+    """Of a number that not all runs have, how many have it."""
+    return "" if runs == model.n else f"{before}{runs} of {model.n} runs{behind}"
+
+
 OF_MODELS: dict[str, Callable[[Model], str]] = {
     "network, weights": _network,
     "label": lambda m: m.label or NONE,
@@ -84,6 +97,21 @@ OF_MODELS: dict[str, Callable[[Model], str]] = {
     ),
     "  interval covers": lambda m: COVERED[m.interval_covers],
     "loss": lambda m: f"{m.loss:.3f}",
+    "accuracy, mean over views": lambda m: (
+        f"{percent_text(m.views.accuracy)} ({m.views.count} views{_of(m.views.runs, m)})"
+        if m.views
+        else ""
+    ),
+    "accuracy, images moved": lambda m: (
+        f"{percent_text(m.shifts.mean)} (up to {m.shifts.pixels} pixels{_of(m.shifts.runs, m)})"
+        if m.shifts
+        else ""
+    ),
+    "error, images corrupted": lambda m: (
+        f"{percent_text(m.corrupted.mean_error)}{_of(m.corrupted.runs, m, ' (', ')')}"
+        if m.corrupted
+        else ""
+    ),
     "angle to true gradient": lambda m: (
         "" if m.gradient_angle is None else f"{m.gradient_angle:.1f}°"
     ),
@@ -211,6 +239,9 @@ EMPTY: dict[str, Any] = {
     "welch": {"interval": [None, None], "degrees_of_freedom": None, "p": None},
     "mcnemar": {"p": None},
     "target": dict.fromkeys(Target.model_fields),
+    "views": dict.fromkeys(Views.model_fields),
+    "shifts": dict.fromkeys(Shifts.model_fields, None) | {"accuracy": []},
+    "corrupted": dict.fromkeys(Corrupted.model_fields) | {"error": {}},
 }
 
 
@@ -224,6 +255,6 @@ def _cells(values: dict[str, Any]) -> dict[str, Any]:
             cells |= {f"{name}_low": value[0], f"{name}_high": value[1]}
         elif name.endswith(("only_first", "only_second")):
             cells[name] = len(value)
-        elif name != "confusion":
+        elif name != "confusion" and not name.startswith(("shifts.", "corrupted.")):
             cells[name] = spreadsheet_text(";".join(map(str, value)))
     return cells

@@ -5,13 +5,29 @@ Of one run or of several models side by side. Knows no files and no comparison.
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sfl.pictures import SEQUENTIAL, Picture, add_legend, add_title, line_styles, shorten
-from sfl.runs.records import Corrupted, Shifts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+class Shifts(Protocol):
+    """Accuracy by [row][column], down and right, as a run's record and a comparison have it."""
+
+    @property
+    def pixels(self) -> int: ...
+    @property
+    def accuracy(self) -> list[list[float]]: ...
+
+
+class Corrupted(Protocol):
+    """Errors by corruption and severity."""
+
+    @property
+    def error(self) -> dict[str, list[float]]: ...
+
 
 ACROSS = 3  # maps beside each other
 
@@ -69,7 +85,7 @@ def _errors(
         places = [place for place, _ in known]
         marks += axes.plot(means, places, ls="", marker=style["marker"], label=shorten(model))
     axes.set_yticks(range(len(names)), [shorten(name.replace("_", " "), 20) for name in names])
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("test error, %")
     axes.set_xlim(0, 100)
     axes.grid(alpha=0.25)

@@ -35,3 +35,14 @@ def test_of_many_names_the_table_has_the_first_and_json_all(tmp_path: Path) -> N
     assert f"… {len(broken)} in all" in shown and "of one colour none" in shown
     assert "cat 11 1 dog 11 1" in shown
     assert "2 pictures are in both train and test, such as train/cat/00.png = test/cat" in shown
+
+
+def test_a_subset_is_counted_for_each_class(tiny: Path) -> None:
+    done = sfl("data", "--config", tiny, "--set", "data.train_images=25", "--json")
+    told = json.loads(done.stdout)
+    assert (told["train_images"], told["trained_on"]) == (64, 25)
+    counts = [each["trained_on"] for each in told["per_class"].values()]
+    assert sum(counts) == 25 and max(counts) - min(counts) <= 1
+    assert "trained_on" not in json.loads(sfl("data", "--config", tiny, "--json").stdout)
+    shown = sfl("show", tiny, "--set", "data.train_images=25").stdout
+    assert "trained on 25 of its training images" in shown and "label, pure: " in shown

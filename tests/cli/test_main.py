@@ -136,6 +136,8 @@ BAD = [
     setting("a kernel larger than its input", "model.kernel_sizes=[33]", "33 is larger than its"),
     setting("sizes of another model", "model.channels=[5, 5]", "channels has 2 entries"),
     setting("more held out than there is", "data.validation=64", "data.validation: 64"),
+    setting("more images than there are", "data.train_images=65", "data.train_images: 65, but"),
+    setting("a class without images", "data.train_images=9", "data.train_images: 9, but"),
     setting("too much memory", "data.batch_size=1000000000", "training this model takes at", 6),
     Bad("negative seed", "train --config tiny.yaml --seed -1", 2, "must be at least 0, not -1"),
     Bad("no seed", "train --config tiny.yaml --seed q", 2, 'expected a whole number, not "q"'),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfl.data.dataset import Dataset, Split, _quotas, hold_out
+from sfl.data.dataset import Dataset, Split, _quotas, hold_out, subset
 from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
 
@@ -124,3 +124,25 @@ def test_load_dataset_knows_its_sources(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="'imagenet' is unknown"):
         load_dataset("imagenet", root=tmp_path)
+
+
+def test_subsets_are_nested_balanced_and_in_order() -> None:
+    split = make_split([0, 1, 2] * 20 + [0] * 6)
+    before: set[int] = set()
+    for count in (3, 4, 10, 33, 60, 66):
+        chosen = places(subset(split, count, "abc"))
+        assert len(chosen) == count and chosen == sorted(chosen) and before <= set(chosen)
+        before = set(chosen)
+        counts = subset(split, count, "abc").counts(3)
+        shares = [count * size / 66 for size in (26, 20, 20)]
+        assert all(abs(n - share) <= 1 for n, share in zip(counts, shares, strict=True))
+    assert places(subset(split, 4, "abc")) == places(subset(split, 4, "abc"))
+    assert places(subset(split, 33, "abc")) != list(range(33))
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_subset_without_a_class_or_larger_than_the_data_is_refused(count: int) -> None:
+    message = f"data.train_images: {count}, but there are 6 of 2 classes"
+    with pytest.raises(UserError, match=message) as error:
+        subset(make_split([0, 1] * 3), count, ("a", "b"))
+    assert error.value.exit_code == Exit.USAGE and error.value.hint == "give 2 to 6"

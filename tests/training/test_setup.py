@@ -210,3 +210,16 @@ def test_a_model_that_cant_follow_the_rule_is_refused(monkeypatch: pytest.Monkey
     with pytest.raises(UserError, match=r"learn\.rule: fa: second and first have one weight") as e:
         check_sizes(tiny_config("learn.rule=fa"))
     assert e.value.exit_code == Exit.USAGE
+
+
+def test_a_run_is_trained_on_a_subset_after_validation_images_are_held_out() -> None:
+    whole = tiny_setup("data.validation=20")
+    half = tiny_setup("data.validation=20", "data.train_images=22")
+    assert (len(whole.train), len(half.train)) == (44, 22)
+    assert half.validation and whole.validation
+    assert torch.equal(half.validation.images, whole.validation.images)
+    rows = {image.numpy().tobytes() for image in whole.train.images}
+    assert all(image.numpy().tobytes() in rows for image in half.train.images)
+    assert half.dataset.fingerprints == whole.dataset.fingerprints  # so that they can be compared
+    with pytest.raises(UserError, match="45, but there are 44 training images after"):
+        tiny_setup("data.validation=20", "data.train_images=45")

@@ -1,0 +1,66 @@
+"""Folders like CIFAR-10-C: what is read, in which order, and what is refused in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sfl.data.corrupted import Corrupted
+from sfl.errors import Exit, UserError
+
+SIZE, CLASSES, EACH = (3, 4, 5), 3, 2  # two images of each severity
+
+
+def write(folder: Path, **arrays: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    values = np.arange(5 * EACH, dtype=np.uint8)
+    pixels = np.broadcast_to(values[:, None, None, None], (5 * EACH, 4, 5, 3)).copy()
+    pixels[:, 0, 1, 2] = 99  # row 0, column 1, channel 2
+    for name, array in {"labels": np.arange(5 * EACH) % CLASSES, "fog": pixels, **arrays}.items():
+        np.save(folder / f"{name}.npy", array)
+    return folder
+
+
+def test_severities_and_pixels_come_in_their_order(tmp_path: Path) -> None:
+    found = Corrupted(write(tmp_path), SIZE, CLASSES)
+    splits = list(found.splits("fog"))
+    assert [split.images[:, 0, 0, 0].tolist() for split in splits] == [
+        [0, 1], [2, 3], [4, 5], [6, 7], [8, 9]
+    ]  # fmt: skip
+    assert [split.labels.tolist() for split in splits] == [[0, 1], [2, 0], [1, 2], [0, 1], [2, 0]]
+    assert splits[0].images.shape == (EACH, *SIZE) and splits[0].images[0, 2, 0, 1] == 99
+
+
+def test_the_benchmarks_extra_corruptions_are_not_in_the_mean(tmp_path: Path) -> None:
+    pixels = np.zeros((5 * EACH, 4, 5, 3), np.uint8)
+    found = Corrupted(write(tmp_path, spatter=pixels, snow=pixels), SIZE, CLASSES)
+    assert found.names == ["fog", "snow", "spatter"] and found.in_the_mean == ["fog", "snow"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"fog": np.zeros((10, 4, 5, 3), np.float32)}, r"fog.npy: float32 \(10, 4, 5, 3\), exp"),
+        ({"fog": np.zeros((10, 5, 4, 3), np.uint8)}, r"fog.npy: .*expected uint8 \(10, 4, 5, 3\)"),
+        ({"labels": np.arange(9) % 3}, r"labels.npy: .*expected whole numbers, 5 × n of them"),
+        ({"labels": np.arange(10) % 4}, "labels.npy: .*expected classes from 0 to 2"),
+        ({"labels": np.array([{}] * 10)}, "labels.npy: can't be read: .*Python objects"),
+        ({"labels": np.zeros((10, 1))}, "labels.npy: .*expected whole numbers"),
+    ],
+)
+def test_other_arrays_are_refused(tmp_path: Path, arrays: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        Corrupted(write(tmp_path, **arrays), SIZE, CLASSES)
+    assert error.value.exit_code == Exit.DATA and "\n" not in str(error.value)
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    (write(tmp_path / "half") / "labels.npy").unlink()
+    for name, message in (("none", "no such folder"), ("half", "no labels.npy")):
+        with pytest.raises(UserError, match=message) as error:
+            Corrupted(tmp_path / name, SIZE, CLASSES)
+        assert error.value.exit_code == Exit.DATA
+    (write(tmp_path / "broken") / "fog.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(UserError, match=r"fog\.npy: can't be read"):
+        Corrupted(tmp_path / "broken", SIZE, CLASSES)
