@@ -83,9 +83,14 @@ def readable(root: Path) -> Iterator[Found]:
 
 def read_images(model: ComparedModel) -> "Dataset":
     """A model's images; a comparison reads each data set once."""
+    return reader(model.images_read)(model.config)
+
+
+def reader(images_read: "dict[str, Dataset]") -> "Callable[[Config], Dataset]":
+    """What reads the images of a config, each once."""
     from sfl.training.images import images_of
 
-    return images_of(model.config, model.images_read)
+    return partial(images_of, images_read=images_read)
 
 
 def refuse_target(models: Sequence[ComparedModel]) -> None:

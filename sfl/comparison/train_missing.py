@@ -4,12 +4,11 @@ How runs are trained, and how many at once: sfl/jobs/.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from sfl.comparison.model import ComparedModel
 from sfl.comparison.names import differing
-from sfl.comparison.plan import readable
+from sfl.comparison.plan import readable, reader
 from sfl.errors import Exit, UserError
 from sfl.jobs.job import ONE, AtOnce, raise_failures
 from sfl.jobs.pool import run_all
@@ -39,9 +38,7 @@ def train_missing(
         hint = "; ".join([*near, "without --no-train they are trained"])
         raise UserError(f"{root}: no finished run of {names} with these settings", hint, Exit.RUN)
     say(f"to be trained first: {names}")
-    from sfl.training.images import images_of
-
-    read_images = partial(images_of, images_read=models[0].images_read)
+    read_images = reader(models[0].images_read)
     outcomes = run_all([job for _, job in jobs], root, read_images, at_once)
     for (model, job), outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Run):
