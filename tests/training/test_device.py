@@ -21,6 +21,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_120", "compute_120"])
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {cpu: True}, raising=False)
 
@@ -94,7 +95,6 @@ def test_autocast_multiplies_in_bfloat16_and_keeps_weights_in_float32() -> None:
 def test_a_gpu_that_this_pytorch_has_no_programs_for(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_120", "compute_120"])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla P100")
     machine(cuda=1, capability=(7, 5))
     assert pick_device("cuda") == torch.device("cuda")

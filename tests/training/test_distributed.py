@@ -275,6 +275,7 @@ def test_what_workers_cannot_do_is_refused() -> None:
 def test_each_worker_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert pick_device("auto") == pick_device("cuda") == torch.device("cuda:1")
     with pytest.raises(UserError, match="torchrun gives each process a GPU"):
         pick_device("cuda:0")
