@@ -43,18 +43,18 @@ def corruptions(asked: Asked, setup: Setup) -> Corrupted | None:
             most = max(view.down for view in averaged_views(asked.views))
         except ValueError as error:
             raise UserError(f"--views: {error}") from None
-        _check_move(f"--views {asked.views}", most, min(height, width))
+        _check_move(f"--views {asked.views}", most, range(min(height, width)))
     if asked.shifts is not None:
-        _check_move(f"--shifts {asked.shifts}", asked.shifts, min(height, width))
+        _check_move(f"--shifts {asked.shifts}", asked.shifts, range(1, min(height, width)))
     if asked.corrupted is None:
         return None
     return Corrupted(asked.corrupted, setup.dataset.in_dimensions, len(setup.dataset.classes))
 
 
-def _check_move(option: str, pixels: int, size: int) -> None:
-    if not 0 <= pixels < size:
-        said = f"{option}: images of {size} pixels can't be moved by {pixels}"
-        raise UserError(said, f"give 1 to {size - 1}" if size > 1 else "")
+def _check_move(option: str, pixels: int, can: range) -> None:
+    if pixels not in can:
+        said = f"{option}: images of {can.stop} pixels can't be moved by {pixels}"
+        raise UserError(said, "give fewer than their height and width, and at least 1")
 
 
 def test_copies(
@@ -112,7 +112,7 @@ def _viewed(setup: Setup, model: nn.Module, views: Sequence[View]) -> Viewed:
 
 
 def fill_of(setup: Setup) -> Fill:
-    """As the training's random crops fill."""
+    """As the training's random crops fill: with black, where no setting says otherwise."""
     fill: Fill = getattr(setup.config.data.augment, "crop_fill", "black")
     return fill
 

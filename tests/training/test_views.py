@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from sfl.training.views import View, Viewed, averaged_views, moved
@@ -44,3 +45,12 @@ def test_probabilities_are_averaged_not_logits() -> None:
     torch.testing.assert_close(viewed(IMAGES).softmax(1), torch.stack(answers).mean(0))
     alone = Viewed(model, [View(0, 0)], "black", BLACK)
     assert torch.equal(alone(IMAGES), model(IMAGES))  # bit for bit: the plain accuracy
+
+
+@pytest.mark.parametrize("fill", ["black", "reflect"])
+def test_a_gpu_is_neither_waited_for_nor_mixed_with_the_cpu(fill: str) -> None:
+    with FakeTensorMode():  # see test_gpu_path.py
+        images, black = torch.empty(3, 2, 5, 6, device="cuda"), torch.empty(2, device="cuda")
+        model = nn.Sequential(nn.Flatten(), nn.Linear(60, 4, device="cuda"))
+        answers = Viewed(model, averaged_views(50), fill, black)(images)  # type: ignore[arg-type]
+    assert answers.device.type == "cuda" and answers.shape == (3, 4)
