@@ -21,10 +21,8 @@ LABELS = {
 # A setting that makes something else of a network: a line here, and one above. (Of "soft" there is
 # none yet.)
 _HOLDS: dict[str, Callable[[Config, str], bool]] = {
-    "conv-like start": lambda config, _: bool(getattr(config.model, "same_start", False)),
-    "student of a sharing teacher": lambda config, _: (
-        getattr(config.train, "teacher", None) is not None
-    ),
+    "conv-like start": lambda config, _: config.model.same_start,
+    "student of a sharing teacher": lambda config, _: config.train.teacher is not None,
     "in time": lambda _, sharing: sharing == "in time",
     "shared": lambda _, sharing: sharing == "shared",
 }

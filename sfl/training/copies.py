@@ -113,7 +113,7 @@ def _viewed(setup: Setup, model: nn.Module, views: Sequence[View]) -> Viewed:
 
 def fill_of(setup: Setup) -> Fill:
     """As the training's random crops fill: with black, where no setting says otherwise."""
-    fill: Fill = getattr(setup.config.data.augment, "crop_fill", "black")
+    fill: Fill = setup.config.data.augment.crop_fill
     return fill
 
 
