@@ -27,7 +27,7 @@ def result_lines(result: dict[str, Any]) -> list[str]:
         f"{result['n']:,} images)  loss {result['loss']:.3f}"
     )
     label = [f"label: {result['label']}"] if "label" in result else []
-    return [line, *label, *_majority(result)]
+    return [line, *_majority(result), *label]
 
 
 def published_line(said: "Published") -> str:

@@ -6,15 +6,14 @@ What all models have in common is said once; then, in what they differ, and whic
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sfl.comparison import recipe
 from sfl.comparison.model import ComparedModel, label_of
 from sfl.comparison.schema import Images
 from sfl.config.grid import TuneSettings
-from sfl.config.schema import Config
 from sfl.runs.records import Machine
 
 Variants = Sequence[Mapping[str, str]]  # of each cell of a study, by axis
 
-NAMES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "muon": "Muon"}
 LAYERS = {
     None: "convolutions, whose filters all positions share",
     "local": "locally connected layers, with other filters at each position",
@@ -166,83 +165,6 @@ def _learning(model: ComparedModel) -> str:
     return ", ".join(parts)
 
 
-def _optimizer(config: Config) -> str:
-    optimizer = config.optimizer
-    parts = [NAMES[optimizer.name]]
-    if optimizer.name in ("sgd", "muon"):
-        nesterov = "Nesterov " if optimizer.nesterov or optimizer.name == "muon" else ""
-        parts.append(f"{nesterov}momentum {optimizer.momentum:g}")
-    if optimizer.name != "sgd":
-        betas = "β = " + ", ".join(f"{beta:g}" for beta in optimizer.betas)
-        parts.append(betas + " of AdamW for norms and biases" * (optimizer.name == "muon"))
-    alone = " of the weights alone" if optimizer.decay == "weights" else ""
-    parts.append(f"weight decay {optimizer.weight_decay:g}{alone}")
-    if optimizer.clip_norm is not None:
-        parts.append(f"gradients clipped to a norm of {optimizer.clip_norm:g}")
-    return ", ".join(parts)
-
-
-def _schedule(config: Config) -> str:
-    train = config.train
-    rise = f", after {train.warmup:g} epochs of warm-up" if train.warmup else ""
-    return {"constant": "constant", "cosine": "a cosine", "onecycle": "one cycle"}[
-        train.schedule
-    ] + rise
-
-
-def _length(config: Config) -> str:
-    epochs = config.train.epochs
-    smooth = config.train.label_smoothing
-    taught = config.train.teacher
-    teacher = (
-        f", {config.train.teacher_share:g} of the loss being the answers of {taught} at "
-        f"temperature {config.train.teacher_temperature:g}"
-        if taught
-        else ""
-    )
-    return (
-        f"{epochs} epoch{'s' * (epochs > 1)} with batches of {config.data.batch_size} images and "
-        f"cross entropy{f' with label smoothing {smooth:g}' if smooth else ''}{teacher}"
-    )
-
-
-def _subset(config: Config) -> str:
-    count = config.data.train_images
-    alike = "of each class its share, the same for all seeds, smaller ones within larger ones"
-    return f"{count:,}, {alike}" if count else ""
-
-
-def _augmentation(config: Config) -> str:
-    augment = config.data.augment
-    padding = "mirrored " * (augment.crop_fill == "reflect") + "pixels"
-    rand = f"RandAugment ({augment.operations} operations, magnitude {augment.magnitude})"
-    parts = [
-        f"random crops after padding by {augment.crop_padding} {padding}"
-        * bool(augment.crop_padding),
-        {
-            True: "random flips left to right",
-            "alternate": "flips left to right in every second epoch",
-        }.get(augment.flip, ""),
-        {"trivial": "TrivialAugmentWide", "rand": rand}.get(augment.policy, ""),
-        f"cutout of {augment.cutout} pixels" * bool(augment.cutout),
-        f"mixup (alpha {augment.mixup:g})" * bool(augment.mixup),
-        f"CutMix (alpha {augment.cutmix:g}, probability {augment.cutmix_probability:g})"
-        * bool(augment.cutmix),
-    ]
-    *others, last = [part for part in parts if part] or ["none"]
-    return f"{', '.join(others)} and {last}" if others else last
-
-
-def _pixels(config: Config) -> str:
-    mean, std = (
-        ", ".join(f"{value:g}" for value in values)
-        for values in (config.data.normalize.mean, config.data.normalize.std)
-    )
-    size = config.data.resize
-    resized = f"resized to {size}×{size}, " if size else ""
-    return f"{resized}scaled to [0, 1] and normalised by channel (mean {mean}; deviation {std})"
-
-
 def _tested(model: ComparedModel) -> str:
     decay = model.config.train.average.decay
     averaged = f"running average (decay {decay:g}) after the " if decay else ""
@@ -292,13 +214,13 @@ ASPECTS: dict[str, Callable[[ComparedModel], str]] = {
         INITS[m.config.model.init] + ", the same at every position" * m.config.model.same_start
     ),
     "Learning is by": _learning,
-    "The optimizer is": lambda m: _optimizer(m.config),
+    "The optimizer is": lambda m: recipe.optimizer(m.config),
     "The learning rate is": lambda m: f"{m.config.optimizer.lr:g}",
-    "The schedule of the learning rate is": lambda m: _schedule(m.config),
-    "Training takes": lambda m: _length(m.config),
-    "Training images are a subset:": lambda m: _subset(m.config),
-    "Augmentation:": lambda m: _augmentation(m.config),
-    "Pixels are": lambda m: _pixels(m.config),
+    "The schedule of the learning rate is": lambda m: recipe.schedule(m.config),
+    "Training takes": lambda m: recipe.length(m.config),
+    "Training images are a subset:": lambda m: recipe.subset(m.config),
+    "Augmentation:": lambda m: recipe.augmentation(m.config),
+    "Pixels are": lambda m: recipe.pixels(m.config),
     "Tested are the weights of the": _tested,
     "Seeds:": lambda m: _listed([one.seed for one in m.results]),
     "Trained on": _machines(_hardware),

@@ -390,7 +390,7 @@ def test_a_run_directory_holds_what_the_design_says(trained: Path) -> None:
         "run", "model", "accuracy", "accuracy_interval", "loss", "n", "per_class", "confusion",
         "data", "weights", "weight_bytes", "flops_per_image", "training_flops_per_image",
         "train_images", "peak_memory_bytes", "epochs", "seconds", "seconds_per_epoch",
-        "majority_share", "audit",
+        "majority_share", "audit", "label",
     }  # fmt: skip
     assert (result["run"], result["model"], result["n"]) == (trained.name, "SimpleModel", 32)
     assert result["weights"] == 171_010
@@ -556,7 +556,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(here: Path) -> None:
     done = sfl("train", "--config", "tiny.yaml")
     assert re.fullmatch(
         r"test accuracy \d+\.\d\d% \(95 % interval .*, 32 images\)  loss .*\n"
-        r"always answering disk gets 12\.50%: classes are unequal\n",
+        r"always answering disk gets 12\.50%: classes are unequal\nlabel: pure\n",
         done.stdout,
     )
     assert "epoch 1/1  loss " in done.stderr

@@ -6,8 +6,9 @@ import pytest
 
 from sfl.comparison.compute import compare
 from sfl.comparison.grid import run_grid
-from sfl.comparison.methods import INITS, LAYERS, NAMES, NORMS, ROUTES, RULES, methods
+from sfl.comparison.methods import INITS, LAYERS, NORMS, ROUTES, RULES, methods
 from sfl.comparison.model import ComparedModel
+from sfl.comparison.recipe import NAMES
 from sfl.comparison.results import read_result
 from sfl.config.fields import choice
 from sfl.config.grid import Grid
