@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from sfl.bench.timing import interleaved
+from sfl.bench.timing import interleaved, wait
 from sfl.data.augmentation import Augmentation
 from sfl.data.batches import train_batches
 from sfl.data.dataset import Split
@@ -93,6 +93,5 @@ def _seconds(batches: Callable[[], Iterable[object]]) -> float:
     start = time.perf_counter()
     for _ in batches():
         pass
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - start

@@ -47,7 +47,7 @@ class OptimizerSettings(Settings):
         if self.name in ("adam", "adamw") and self.momentum:
             raise ValueError(f"momentum: only for sgd and muon; {self.name} has betas")
         if self.name == "sgd" and "betas" in self.model_fields_set and self.betas != [0.9, 0.999]:
-            raise ValueError("betas: only for adam and adamw; sgd has momentum")
+            raise ValueError("betas: not for sgd, which has momentum")
         if self.nesterov and not (self.name == "sgd" and self.momentum):
             raise ValueError("nesterov: only for sgd with a momentum")
         return self

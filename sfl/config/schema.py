@@ -107,8 +107,9 @@ class TrainSettings(Settings):
     )
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = Field(
         "auto",
-        description="Of products. auto: bfloat16 if the hardware has fast units for it, else "
-        "float32. tf32, on CUDA devices: of float32 numbers, with 10 bits of each.",
+        description="In which numbers products are computed. auto: bfloat16 if the hardware has "
+        "fast units for it, else float32. tf32, only on CUDA devices: float32 numbers, of whose "
+        "mantissas products read 10 bits.",
     )
     schedule: Literal["constant", "cosine", "onecycle"] = Field(
         "constant", description="How the learning rate changes during the run."
@@ -128,10 +129,12 @@ class TrainSettings(Settings):
         "too (distillation).",
     )
     teacher_temperature: Positive | None = Field(
-        None, description="By which both networks' logits are divided; with a teacher 4."
+        None, description="Divides the logits of both networks. With a teacher, the default is 4."
     )
     teacher_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="Of the teacher's answers in the loss, labels have the rest; 0.9."
+        None,
+        description="Share of the teacher's answers in the loss; the labels have the rest. With a "
+        "teacher, the default is 0.9.",
     )
     checkpoint_every: Count = Field(1, description="Number of epochs between checkpoints.")
     keep: Literal["all", "weights"] = Field(
@@ -214,12 +217,6 @@ class Config(Settings):
             raise ValueError(
                 "optimizer.clip_norm: not with learn.route: local; one norm over all gradients "
                 "would let blocks act on each other"
-            )
-        mixed = next((n for n in ("mixup", "cutmix") if getattr(self.data.augment, n)), None)
-        if route == "local" and mixed:
-            raise ValueError(
-                f"data.augment.{mixed}: not with learn.route: local, whose losses need one label "
-                "an image"
             )
         if route == "local" and self.train.teacher is not None:
             raise ValueError(

@@ -170,8 +170,8 @@ def crop_and_flip(
     if offsets is not None:
         rows, columns = rows + offsets[:, :1], columns + offsets[:, 1:]
         if fill == "reflect":
-            rows = _reflected(rows - crop_padding, height)
-            columns = _reflected(columns - crop_padding, width)
+            rows = reflected(rows - crop_padding, height)
+            columns = reflected(columns - crop_padding, width)
         else:
             images = F.pad(images, [crop_padding] * 4)
     # One gather over flattened pixels: twice as fast as indexing with rows and columns.
@@ -182,7 +182,7 @@ def crop_and_flip(
     return chosen.view(batch, channels, height, width)
 
 
-def _reflected(places: Tensor, length: int) -> Tensor:
+def reflected(places: Tensor, length: int) -> Tensor:
     """Places outside [0, length) mirrored at the first and the last pixel, as often as needed."""
     period = max(1, 2 * (length - 1))
     places = places.remainder(period)

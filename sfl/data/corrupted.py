@@ -32,7 +32,7 @@ class Corrupted:
     def __init__(self, folder: Path, in_dimensions: tuple[int, int, int], classes: int) -> None:
         """in_dimensions: (C, H, W) of the run's images; classes: how many it knows."""
         channels, height, width = in_dimensions
-        paths = {path.stem: path for path in sorted(folder.glob("*.npy"))}
+        paths = {path.stem: path for path in sorted(folder.glob("[!.]*.npy"))}
         if LABELS not in paths or len(paths) < 2:
             lacks = "no such folder" if not folder.is_dir() else "no labels.npy and corruptions"
             hint = "give a folder with labels.npy and, for example, fog.npy, as CIFAR-10-C has them"
@@ -72,10 +72,13 @@ def _read(path: Path) -> "NDArray[np.generic]":
     import numpy as np
 
     try:
-        found: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: can't be read: {error}", "", Exit.DATA) from None
-    return found
+    if not isinstance(found, np.ndarray):  # an archive of several
+        raise UserError(f"{path}: can't be read: not one array", "", Exit.DATA)
+    array: NDArray[np.generic] = found
+    return array
 
 
 def _wrong(path: Path, found: "NDArray[np.generic]", expected: str) -> UserError:

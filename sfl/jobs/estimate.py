@@ -34,6 +34,7 @@ def estimate(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> Estima
     for job in jobs:
         config = job.config
         key = f"{config.model} {config.learn} {config.data} {config.optimizer.name}"
+        key += f" {config.train.teacher}"
         with threads(config.train.threads), told_of(job):
             setup = set_up(config, read_images(config), runs=root)
             if key not in speeds:

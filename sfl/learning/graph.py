@@ -24,9 +24,12 @@ class Replay(Protocol):
 
 def record(body: Callable[[], object]) -> Replay:
     """Records what `body` launches on the current device; nothing is computed."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        body()
+    graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph):
+            body()
+    finally:
+        torch.cuda.set_stream(here)  # where a recording fails, torch.cuda.graph leaves its own
     return graph
 
 
@@ -59,6 +62,8 @@ class Graphed:
         self._calls, self._given_up = 0, False
 
     def __call__(self, *tensors: Tensor) -> Outputs:
+        if self._calls and self._recorded is None and tensors[0].numel() > self._inputs[0].numel():
+            self._inputs, self._calls = (), 0  # the first batch of a resumed run was a small one
         if self._given_up or (self._calls and not self._fit(tensors)):
             return self._function(*tensors)
         self._calls += 1
@@ -95,7 +100,10 @@ class Graphed:
         except RuntimeError as error:  # what isn't allowed in a graph; too little memory
             self._given_up = True
             _heal_generator(self._inputs[0].device)
-            self._refused(error)
+            cause = error  # which the error at the recording's end hides
+            while isinstance(cause.__context__, RuntimeError):
+                cause = cause.__context__
+            self._refused(cause)
         return not self._given_up
 
     def _body(self) -> None:

@@ -4,8 +4,10 @@ Knows no config, no images and no files. Its state is tensors by name.
 """
 
 import contextlib
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +73,9 @@ class Learner:
         self.feedback, self.route, self.sleep = feedback or Feedback({}), route or Chain(), sleep
         self.average, self.teacher = average, teacher
         self.guard = Guard(optimizer)
-        self._learn: Function = self._learn_from if graphed is None else graphed(self._learn_from)
+        # Without a reference to itself, so that it is freed, graph and all, when it is done with.
+        body = partial(Learner._learn_from, weakref.proxy(self))
+        self._graphed: Function | None = None if graphed is None else graphed(body)
         if graphed is not None or self.weights[0].is_cuda:  # there always: the same last bits
             keep_rate_on_device(optimizer)
         moved = set(map(id, self.weights))
@@ -102,11 +106,14 @@ class Learner:
         set_rate(self.optimizer, lr)
         self.feedback.before_step(step)
         if self.world.size == 1:
-            loss, hits = self._learn(images, labels)
+            loss, hits = (self._graphed or self._learn_from)(images, labels)
         else:
-            loss, hits = self._learn(images, labels, len(labels) / (count or len(labels)))
+            share = len(labels) / (count or len(labels))
+            loss, hits = self._learn_from(images, labels, share)
         if self.sleep is not None:
             self.sleep.after_step(self.optimizer, step)
+            if self.average is not None:  # of weights that have slept
+                self.average.after_step()
         self.feedback.after_step(step)
         return loss, hits
 
@@ -136,7 +143,7 @@ class Learner:
         self.feedback.take_gradients()  # last, so that no gradient is counted twice
         if self.guard.allows_step():
             self.optimizer.step()
-        if self.average is not None:
+        if self.average is not None and self.sleep is None:
             self.average.after_step()
         return loss, hits
 

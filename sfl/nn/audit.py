@@ -5,8 +5,8 @@ the forward pass uses at several positions of an image. Transport is about forwa
 errors back. What is local in neither sense, such as labels that reach every layer, is listed.
 
 Not counted as transported: weights that no error passes, as those of the first layer; a
-normalisation's scales in its own derivative, which every rule uses (listed as `own_scales`). No two
-positions are equal at birth: all weights are drawn one by one.
+normalisation's scales in its own derivative, which every rule uses (listed as `own_scales`). Nor
+that positions began with one kernel (`same_start`): the label says so, see sfl/runs/labels.py.
 """
 
 import math

@@ -258,10 +258,12 @@ class Machine(Record):
         description="In which numbers products are computed."
     )
     local_precision: Literal["float32", "tf32", "bfloat16"] | None = Field(
-        None, description="The same for local layers: `float32`, but on CUDA devices."
+        None, description="The same for local layers; always `float32` on a CPU and on MPS."
     )
     engine: str | None = Field(
-        None, description="What computed local layers: `compiled` (C++) or `reference` (PyTorch)."
+        None,
+        description="What computed local layers: `compiled` (C++), `triton` (on NVIDIA GPUs) or "
+        "`reference` (PyTorch).",
     )
     compiled_kernel: bool | None = Field(
         None, description="In runs of version 0.1.0: whether the engine was `compiled`."

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from sfl.data.augmentation import Fill
 from sfl.data.corrupted import Corrupted
 from sfl.data.dataset import Split
 from sfl.errors import UserError
@@ -20,7 +21,7 @@ from sfl.runs.records import Copies
 from sfl.stats import wilson_interval
 from sfl.training.evaluate import Evaluation, evaluate
 from sfl.training.setup import Setup
-from sfl.training.views import Fill, View, Viewed, averaged_views
+from sfl.training.views import View, Viewed, averaged_views
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ def export(run: Run, path: Path, dtype: str, data_name: str) -> Published:
     """
     if path.exists():
         raise UserError(f"{path}: exists", "choose another name", Exit.RUN)
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder", "make it first", Exit.RUN)
     if run.result is None:
         raise UserError(f"{run.path}: has not finished", "wait, or go on with it", Exit.RUN)
     checkpoint = read_checkpoint(run.path / BEST)

@@ -43,7 +43,8 @@ def checkpoint_bytes(
     summary: ModelSummary, optimizer: OptimizerSettings, *, averaged: bool = False
 ) -> int:
     """The size of last.safetensors: weights, also of a rule or a route, moments, the average."""
-    moments = 2 if optimizer.name.startswith("adam") else 1 if optimizer.momentum else 0
+    moments = 1 if optimizer.name == "muon" or optimizer.momentum else 0
+    moments = 2 if optimizer.name.startswith("adam") else moments
     feedback = summary.feedback
     own = summary.bytes * (1 + averaged) + moments * summary.learning_bytes
     if feedback is None or not feedback.saved:

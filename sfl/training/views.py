@@ -7,12 +7,13 @@ Of several views the probabilities are averaged, as Krizhevsky, Sutskever and Hi
 import math
 from collections.abc import Sequence
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-Fill = Literal["black", "reflect"]  # what stands where an image was moved away from
+from sfl.data.augmentation import Fill, reflected
+
 STEP = 2  # pixels between the views of `averaged_views`
 
 
@@ -68,7 +69,7 @@ def moved(images: Tensor, view: View, fill: Fill, black: Tensor) -> Tensor:
     if view.mirrored:
         columns = columns.flip(0)
     inside = _inside(rows, height)[:, None] & _inside(columns, width)
-    found = images[:, :, _reflected(rows, height)][:, :, :, _reflected(columns, width)]
+    found = images[:, :, reflected(rows, height)][:, :, :, reflected(columns, width)]
     if fill == "reflect" or not (view.down or view.right):
         return found
     return torch.where(inside, found, black[:, None, None])
@@ -76,9 +77,3 @@ def moved(images: Tensor, view: View, fill: Fill, black: Tensor) -> Tensor:
 
 def _inside(places: Tensor, size: int) -> Tensor:
     return (places >= 0) & (places < size)
-
-
-def _reflected(places: Tensor, size: int) -> Tensor:
-    """Places beyond an edge, mirrored at the edge's pixel, which is not repeated."""
-    last = size - 1
-    return last - (last - places.abs()).abs()

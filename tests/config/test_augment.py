@@ -62,10 +62,3 @@ def test_what_is_refused(augment: str, message: str) -> None:
         load("quickstart", [f"data.augment={augment}"])
     assert raised.value.message == f"--set data.augment={augment}: data.augment.{message}"
     assert raised.value.exit_code == Exit.USAGE
-
-
-@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_local_losses_need_hard_labels(kind: str) -> None:
-    with pytest.raises(UserError, match=rf"data\.augment\.{kind}: not with learn\.route: local"):
-        config(f"{{{kind}: 0.2}}", "learn: {route: local}")
-    assert config(f"{{{kind}: 0.2}}", "learn: {route: dfa}")

@@ -156,7 +156,7 @@ MISTAKES = [
     ),
     (
         MODEL + "optimizer: {name: sgd, betas: [0.8, 0.9]}",
-        "c.yaml:2: optimizer.betas: only for adam and adamw; sgd has momentum",
+        "c.yaml:2: optimizer.betas: not for sgd, which has momentum",
     ),
     (
         MODEL + "train: {warmup: 9}",

@@ -8,6 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sfl.learning.average import Average
 from sfl.learning.learner import Learner
 from sfl.learning.optimizers import build_optimizer
+from sfl.learning.sleep import Sleep
+from sfl.nn.spatial import SpatialFeatureLayer
 
 DECAY = 0.3
 
@@ -82,7 +84,7 @@ def test_without_one_the_model_itself_is_tested() -> None:
     assert not any(name.startswith("average") for name in one.state())
 
 
-def test_a_step_that_diverged_does_not_reach_it() -> None:
+def test_a_step_that_diverged_leaves_the_averaged_weights_finite() -> None:
     one = learner()
     take_step(one, 0)
     with one.tested():
@@ -100,3 +102,16 @@ def test_on_a_gpu_it_never_waits() -> None:
         average = Average(model, DECAY)
         average.after_step()
         assert all(tensor.is_cuda for tensor in average.state().values())
+
+
+def test_of_weights_that_have_slept() -> None:
+    """A decay of 0 averages over the last step alone."""
+    model = nn.Sequential(SpatialFeatureLayer((1, 4, 4), 2, 3), nn.Flatten(), nn.Linear(8, 2))
+    optimizer = build_optimizer(model, lr=0.1)
+    one = Learner(
+        model, optimizer, nn.CrossEntropyLoss(), sleep=Sleep(model, 1), average=Average(model, 0.0)
+    )
+    one.step(torch.randn(8, 1, 4, 4), torch.arange(8) % 2, lr=0.1)
+    slept = floats(model)
+    with one.tested():
+        assert all(torch.equal(t, slept[name]) for name, t in floats(model).items())

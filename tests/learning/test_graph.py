@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sfl.learning.average import Average
 from sfl.learning.graph import WARM_UP, Graphed
 from sfl.learning.learner import Learner
 from sfl.learning.optimizers import build_optimizer
@@ -66,6 +67,15 @@ def test_arguments_of_other_shapes_are_computed_as_they_are() -> None:
     assert watched.made[0].replays == WARM_UP and len(watched.made) == 1
 
 
+def test_a_small_first_batch_does_not_say_what_is_recorded() -> None:
+    """A run may be resumed just before an epoch's last batch."""
+    watched = Watched()
+    graphed = Graphed(lambda x: (x + 1,), never, watched)
+    for size in (3, *[4] * (WARM_UP + 2)):
+        assert torch.equal(graphed(torch.full((size,), 7))[0], torch.full((size,), 8))
+    assert watched.made[0].replays == 2
+
+
 def test_what_cannot_be_recorded_is_said_once_and_computed() -> None:
     said: list[str] = []
 
@@ -93,11 +103,11 @@ def learner(
     }
     more = routes[route]()
     parameters = [*feedback.parameters(), *(more.parameters() if more else [])]
-    settings: dict[str, Any] = {"momentum": 0.9} if name == "sgd" else {}
+    settings: dict[str, Any] = {"momentum": 0.9} if name in ("sgd", "muon") else {}
     optimizer = build_optimizer(model, parameters, name=name, weight_decay=0.01, **settings)
     return Learner(
         model, optimizer, loss, feedback=feedback, route=more, clip_norm=clip_norm,
-        sleep=Sleep(model, every) if every else None, graphed=graphed,
+        sleep=Sleep(model, every) if every else None, average=Average(model, 0.9), graphed=graphed,
     )  # fmt: skip
 
 
@@ -121,6 +131,7 @@ def trained(one: Learner, steps: int) -> list[Tensor]:
         ("adamw", "backprop", "chain", {"clip_norm": 0.1}),
         ("sgd", "backprop", "chain", {"every": 2}),
         ("sgd", "kp", "chain", {}),
+        ("muon", "kp", "chain", {}),
         ("adam", "brsf", "chain", {}),
         ("adam", "backprop", "dfa", {}),
         *(pytest.param("adam", rule, "chain", {}, marks=pytest.mark.slow) for rule in OTHERS),
@@ -130,7 +141,7 @@ def trained(one: Learner, steps: int) -> list[Tensor]:
 def test_a_learners_steps_are_the_same_ones(
     name: str, rule: str, route: str, more: dict[str, Any]
 ) -> None:
-    """Optimizers, rules, routes, clipping, sleep: no number and no tensor of a step is frozen."""
+    """Whatever takes part in a step: no number and no tensor of it is frozen."""
     # F.one_hot looks at the labels, on a CPU alone.
     watched = Watched("nonzero") if route == "local" else Watched()
     graphed = learner(name, rule, route, lambda f: Graphed(f, never, watched), **more)

@@ -1,5 +1,7 @@
 """A step by hand; its state, put back into another learner, makes it go on as the same."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -98,3 +100,19 @@ def test_from_the_first_step_without_finite_numbers_on_nothing_changes() -> None
     assert all(map(torch.equal, before, one.model.parameters()))
     with pytest.raises(Exception, match="epoch 1, step 2 are not finite"):
         one.guard.refuse(1, 0.1, 3)
+
+
+def test_it_is_freed_when_it_is_done_with() -> None:
+    """Without waiting for the garbage collector: its memory is the next run's."""
+    model = nn.Linear(3, 2)
+    one = Learner(
+        model, build_optimizer(model), nn.CrossEntropyLoss(), graphed=lambda f: lambda *t: f(*t)
+    )
+    one.step(torch.randn(4, 3), torch.arange(4) % 2, lr=0.1)
+    gone = weakref.ref(one)
+    gc.disable()
+    try:
+        del one
+        assert gone() is None
+    finally:
+        gc.enable()

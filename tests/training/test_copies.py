@@ -51,11 +51,12 @@ def test_each_number_is_that_of_the_copied_images() -> None:
         return evaluate(model, split, **how).accuracy
 
     test = setup.test.images
-    down = torch.zeros_like(test)
-    down[:, :, 1:, :-1] = test[:, :, :-1, 1:]  # down by 1, left by 1
+    down, left = torch.zeros_like(test), torch.zeros_like(test)
+    down[:, :, 1:], left[..., :-1] = test[:, :, :-1], test[..., 1:]
     shifts = found["shifts"]
     assert (shifts["pixels"], shifts["fill"]) == (1, "black")
-    assert shifts["accuracy"][2][0] == accuracy(down)
+    assert shifts["accuracy"][2][1] == accuracy(down)
+    assert shifts["accuracy"][1][0] == accuracy(left)
     assert shifts["accuracy"][1][1] == accuracy(test)
     assert found["views"]["count"] == 2 and len(found["views"]["accuracy_interval"]) == 2
 

@@ -141,8 +141,8 @@ def test_resume_keeps_the_experiment(
         assert str(caught.value) == (
             "--resume a: these settings would make it another experiment "
             "(only data.root, data.mirror, data.skip_broken, train.device, train.keep, "
-            "train.checkpoint_every, train.tensorboard, train.threads, train.graph may change; with "
-            "schedule constant, train.epochs may be increased)"
+            "train.checkpoint_every, train.tensorboard, train.threads, train.graph may change; "
+            "with schedule constant, train.epochs may be increased)"
         )
     assert trained == []
     changed = ["train.device=auto", "train.checkpoint_every=2"]

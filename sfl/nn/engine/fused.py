@@ -48,7 +48,7 @@ class BatchNormReLU(Whole, nn.BatchNorm2d):
         engine = _engine_in_one_pass(x, self.weight, self.bias)
         if engine is kernel:
             return self.weight.dtype == self.bias.dtype == x.dtype
-        return engine is not None and _norm_of(engine).serves(x, self.weight, self.bias)
+        return engine is not None and _norm_of(x).serves(x, self.weight, self.bias)
 
     def _in_two(self, x: Tensor) -> Tensor:
         if not is_batch_innermost(x):
@@ -126,9 +126,11 @@ def _engine_in_one_pass(x: Tensor, *parameters: Tensor) -> Engine | None:
     return None if engine is reference else engine
 
 
-def _norm_of(engine: Engine) -> Any:
-    """The module with norm_forward and norm_backward. That of the GPU imports Triton."""
-    return pointwise if engine is kernel else import_module("sfl.nn.engine.gpu.norm")
+def _norm_of(x: Tensor) -> Any:
+    """The module with norm_forward and norm_backward; the GPU's imports Triton. By x's device
+    alone: a backward pass is computed as its forward pass was, whatever is asked for since.
+    """
+    return pointwise if x.device.type == "cpu" else import_module("sfl.nn.engine.gpu.norm")
 
 
 # --- operators, so that whatever records or fakes operations knows what they are
@@ -139,7 +141,7 @@ def batch_norm_relu(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """relu(batch_norm(x)), and the batch's mean, biased variance and 1 / √(variance + eps)."""
-    norm = _norm_of(choose(x.device, x.dtype)[0])
+    norm = _norm_of(x)
     y, statistics = norm.norm_forward(x, weight, bias, eps)
     return y, *statistics
 
@@ -149,7 +151,7 @@ def batch_norm_relu_backward(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, weight and bias."""
-    norm = _norm_of(choose(x.device, x.dtype)[0])
+    norm = _norm_of(x)
     dx, of_weight, of_bias = norm.norm_backward(dy, x, weight, bias, mean, scale)
     return dx, of_weight, of_bias
 

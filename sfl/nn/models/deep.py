@@ -1,7 +1,7 @@
 """A network of any depth: layer, normalisation, ReLU, as often as its lists say.
 
-Its default is D-LOCAL of Neyshabur (2020, "Towards Learning Convolutional Neural Networks from
-Scratch", tables 1 and 3) with a = 15, its twin with layer="conv" is D-CONV.
+Its default is D-LOCAL of Neyshabur (2020, "Towards Learning Convolutions from Scratch", tables 1
+and 3) with a = 15, its twin with layer="conv" is D-CONV.
 """
 
 from collections.abc import Mapping
@@ -104,6 +104,8 @@ class Shortcut(Whole):
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         """y (B, *after), x (B, *before) → y, changed in place."""
         x = average_pool(x, self.factor) if self.factor > 1 else x
+        if x.shape == y.shape:
+            return y.add_(x)
         y.narrow(1, 0, x.shape[1]).add_(x)
         return y
 

@@ -24,6 +24,8 @@ from sfl.nn.engine.memory_order import batch_innermost, empty_like, positions_ou
 
 PARTS = 256
 TILE = 4096  # numbers of a program at a time
+# What these numbers are is not compiled in, so that a kernel for few places is the same.
+GENERAL = ("places", "channels", "tiles", "count")
 
 Statistics = tuple[Tensor, Tensor, Tensor]  # mean, biased variance, 1 / √(variance + eps)
 
@@ -46,7 +48,7 @@ def _total(parts, number, c, channels, count, PARTS: tl.constexpr):
     return tl.sum(tl.load(at, mask=each < count, other=0.0), axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=GENERAL)
 def _sums(
     x, parts, places, channels, batch, tiles,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,
@@ -66,7 +68,7 @@ def _sums(
     tl.store(parts + (channels + c) * PARTS + part, tl.sum(tl.sum(two, axis=1), axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=GENERAL)
 def _normalise(
     x, weight, bias, parts, y, statistics, eps, places, channels, batch, count,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,
@@ -90,7 +92,7 @@ def _normalise(
     tl.store(y + at, value.to(y.dtype.element_ty), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=GENERAL)
 def _backward_sums(
     dy, x, weight, bias, mean, scale, parts, places, channels, batch, tiles,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,
@@ -112,7 +114,7 @@ def _backward_sums(
     tl.store(parts + (channels + c) * PARTS + part, tl.sum(tl.sum(two, axis=1), axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=GENERAL)
 def _backward(
     dy, x, weight, bias, mean, scale, parts, dx, gradients, places, channels, batch, count,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,
@@ -190,7 +192,8 @@ def serves(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
     batch = "any" if x.shape[0] % 16 else "16n"
     what = f"norm(columns={columns}, dtype={x.dtype}, batch={batch})"
     bound = trust.EXACT if x.dtype == torch.float32 else trust.HALF
-    return trust.trusts_what(what, x.device, lambda: error_of(x), bound)
+    with torch.inference_mode(False), torch.enable_grad():  # gradients are compared, too
+        return trust.trusts_what(what, x.device, lambda: error_of(x), bound)
 
 
 def error_of(like: Tensor) -> float:

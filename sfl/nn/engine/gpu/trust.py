@@ -3,7 +3,8 @@
 A kernel is compared once with the reference in float64, on random tensors: with the channels,
 window, types and blocks at hand, and few positions, so that it takes milliseconds. What was right
 is kept in the user's cache, in a file for each GPU, driver and versions, a line for each kernel.
-If one is wrong or can't be compiled, none is used any more in this process, and a line says so.
+If one is wrong or can't be compiled, none is used any more in this process, and a line says so; a
+CUDA graph that was recorded before goes on with those that it holds, which were right.
 """
 
 import functools
