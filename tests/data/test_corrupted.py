@@ -64,3 +64,8 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     (write(tmp_path / "broken") / "fog.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(UserError, match=r"fog\.npy: can't be read"):
         Corrupted(tmp_path / "broken", SIZE, CLASSES)
+    np.savez(tmp_path / "broken" / "a.npz", a=1)
+    (tmp_path / "broken" / "a.npz").rename(tmp_path / "broken" / "fog.npy")
+    (tmp_path / "broken" / "._fog.npy").write_bytes(b"\0\5\x16\7")  # as macOS leaves them
+    with pytest.raises(UserError, match=r"/fog\.npy: can't be read: not one array"):
+        Corrupted(tmp_path / "broken", SIZE, CLASSES)

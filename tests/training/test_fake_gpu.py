@@ -14,9 +14,10 @@ from sfl.errors import Exit
 from sfl.nn.feedback.rules import RULES
 from tests.fake_gpu.machine import build, run
 
-# The largest numbers of launches in an eager step with 64 images, by config and precision.
+# The largest numbers of launches in an eager step with 64 images, by config and precision, as
+# counted: normalisation with its ReLU is two each way, and three for the running statistics.
 LAUNCHES = {
-    ("spatial", "bfloat16"): 120,
+    ("spatial", "bfloat16"): 122,
     ("spatial", "float32"): 110,
     ("simple", "bfloat16"): 47,
     ("conv-local", "bfloat16"): 135,

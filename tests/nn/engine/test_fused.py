@@ -334,3 +334,14 @@ def test_synchronized_norms_keep_their_relu_weights_and_names() -> None:
     assert [isinstance(module, nn.SyncBatchNorm) for module in model] == [False, True, True]
     x = torch.randn(2, 3, 4, 4)
     assert model[:2](x).min() == 0
+
+
+@compiled
+def test_a_backward_pass_is_computed_as_its_forward_pass_was() -> None:
+    """Also where plain PyTorch is asked for in between."""
+    model, x = BatchNormReLU(4), batch_innermost(torch.randn(8, 4, 3, 3)).requires_grad_()
+    y = model(x).square()
+    (expected,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+    with reference_engine():
+        (found,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(found, expected)

@@ -27,22 +27,22 @@ def blocks_for(
     product: tuple[int, int, int],
     places: int,
     dtype: torch.dtype,
-    precision: str,
     processors: int,
     resident: bool,
 ) -> Blocks:
     """The blocks of so many products (places) of so many rows, columns and depth, each.
 
-    precision: "ieee" or "tf32", of float32. processors: the GPU's multiprocessors; blocks
-    are made smaller until each has two programs. resident: whether both factors come from memory
-    as they are (the weights' gradient), not one of them through registers.
+    processors: the GPU's multiprocessors; blocks are made smaller until each has two programs.
+    resident: whether both factors come from memory as they are (the weights' gradient), not one of
+    them through registers.
     """
     rows, columns, depth = product
     half = dtype != torch.float32
     # From 64 rows on, Hopper takes TF32 from shared memory, in an order that x isn't in; and IEEE
     # products of float32 take more than 200 registers.
     most = 64 if half else 32
-    height, width = _power(rows, most), _power(columns, 64 if resident else 128)
+    widest = 128 if half and not resident else 64
+    height, width = _power(rows, most), _power(columns, widest)
     while places * -(-rows // height) * -(-columns // width) < 2 * processors:
         if width >= 2 * height and width > 32:
             width //= 2
@@ -50,13 +50,14 @@ def blocks_for(
             height //= 2
         else:
             break
-    most_deep = 64 if half and resident else 32
-    if not half and precision == "ieee":
-        most_deep = 16  # else older GPUs spill registers
+    # Deeper ones need more registers than some GPUs have for a program, in float32 most of all.
+    deepest = 32
+    if resident:
+        deepest = 16 if not half else 64 if height * width > 32 * 32 else 32
     return Blocks(
         height,
         width,
-        _power(depth, most_deep),
+        _power(depth, deepest),
         8 if height * width > 64 * 64 else 4,
         2 if resident else 3,
     )

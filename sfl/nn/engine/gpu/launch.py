@@ -97,7 +97,6 @@ def kernel_for(
             _product(name, x, weight, groups),
             _places(name, x, weight, groups),
             x.dtype,
-            precision,
             _processors(x.device),
             name == "weight_gradient",
         ),
