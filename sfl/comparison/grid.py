@@ -15,7 +15,7 @@ from sfl.comparison.compute import compare
 from sfl.comparison.methods import tuning
 from sfl.comparison.model import ComparedModel
 from sfl.comparison.names import Named
-from sfl.comparison.plan import plan_named, reader, will_log
+from sfl.comparison.plan import images_reader, plan_named, will_log
 from sfl.comparison.results import read_results
 from sfl.comparison.schema import Comparison, Model
 from sfl.comparison.train_missing import train_missing
@@ -96,7 +96,7 @@ def say_plan(grid: Grid, lacking: Sequence[Job], root: Path) -> None:
     if not lacking:
         say("all runs are there")
         return
-    needed = estimate(lacking, root, reader({}))
+    needed = estimate(lacking, root, images_reader({}))
     say(
         f"to be trained: {needed.runs} runs, about {seconds_text(needed.seconds)} one after the "
         f"other, {bytes_text(needed.bytes)} on the disk (which: --list)"

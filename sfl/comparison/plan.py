@@ -84,10 +84,10 @@ def readable(root: Path) -> Iterator[Found]:
 
 def read_images(model: ComparedModel) -> "Dataset":
     """A model's images; a comparison reads each data set once."""
-    return reader(model.images_read)(model.config)
+    return images_reader(model.images_read)(model.config)
 
 
-def reader(images_read: "dict[str, Dataset]") -> "Callable[[Config], Dataset]":
+def images_reader(images_read: "dict[str, Dataset]") -> "Callable[[Config], Dataset]":
     """What reads the images of a config, each once."""
     from sfl.training.images import images_of
 

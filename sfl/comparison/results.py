@@ -60,12 +60,11 @@ def read_result(run: Run) -> RunResult:
 
 def _test_unfinished(run: Run, overrides: Sequence[str]) -> RunResult:
     """An unfinished run's best weights so far, on the test images."""
-    from sfl.training.copies import Asked
     from sfl.training.testing import cost, test_weights
 
     if not run.metrics or not (run.path / BEST).exists():
         raise UserError(f"{run.path}: has no trained weights yet", "wait, or go on", Exit.RUN)
-    tested = test_weights(run.path / BEST, changeable(overrides), need_train=True, asked=Asked())
+    tested = test_weights(run.path / BEST, changeable(overrides), need_train=True)
     # The images that it was trained on, whichever are there now.
     data = run.provenance and run.provenance.to_json()
     values = {"run": run.name, **tested.values, **cost(tested.setup, run.metrics), "data": data}

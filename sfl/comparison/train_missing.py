@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sfl.comparison.model import ComparedModel
 from sfl.comparison.names import differing
-from sfl.comparison.plan import readable, reader
+from sfl.comparison.plan import images_reader, readable
 from sfl.errors import Exit, UserError
 from sfl.jobs.job import ONE, AtOnce, raise_failures
 from sfl.jobs.pool import run_all
@@ -38,7 +38,7 @@ def train_missing(
         hint = "; ".join([*near, "without --no-train they are trained"])
         raise UserError(f"{root}: no finished run of {names} with these settings", hint, Exit.RUN)
     say(f"to be trained first: {names}")
-    read_images = reader(models[0].images_read)
+    read_images = images_reader(models[0].images_read)
     outcomes = run_all([job for _, job in jobs], root, read_images, at_once)
     for (model, job), outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Run):

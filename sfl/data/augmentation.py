@@ -55,7 +55,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class Views:
+class Shown:
     """How each image of the remaining epoch is shown, on the device, in the order of the epoch.
 
     offsets: (N, 2) int64. flips: (N,) bool. passes: the operations of the policy. centres: (N, 2)
@@ -72,7 +72,7 @@ class Views:
     def plan(
         cls, augment: Augmentation, shape: torch.Size, permutation: Tensor, mine: Tensor,
         sizes: Sequence[int], draw: Draw, epoch: int, device: torch.device,
-    ) -> "Views":  # fmt: skip
+    ) -> "Shown":  # fmt: skip
         """shape: of all images. permutation: their order in the epoch. mine: the places in it
         that are to be made, (N,) int64. sizes: how many of them each chunk has.
         """

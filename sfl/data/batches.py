@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sfl.data.augmentation import Augmentation, Draw, Views
+from sfl.data.augmentation import Augmentation, Draw, Shown
 from sfl.data.dataset import Split
 
 # Values that are augmented at once. Small batches share the time that calls take; on the CPU, a
@@ -74,7 +74,7 @@ def train_batches(
     sizes = [sum(map(len, chunk)) for chunk in chunks]
     mine = torch.cat(places)
     permutation = torch.randperm(count, generator=draw("order", epoch))
-    views = Views.plan(augment, split.images.shape, permutation, mine, sizes, draw, epoch, device)
+    views = Shown.plan(augment, split.images.shape, permutation, mine, sizes, draw, epoch, device)
     size = (split.images.shape[2], split.images.shape[3])
     mixes = iter(augment.draw_mixes(batch_count(count, batch_size), size, draw, epoch)[first:])
     chosen, mean, std = permutation[mine].to(device), mean.to(device), std.to(device)

@@ -33,7 +33,10 @@ class Asked:
     corrupted: Path | None = None
 
 
-def corruptions(asked: Asked, setup: Setup) -> Corrupted | None:
+NOTHING = Asked()
+
+
+def checked(asked: Asked, setup: Setup) -> Corrupted | None:
     """The corrupted images that are asked for. Raises UserError for all that can't be tested.
 
     Called before the test, which may take minutes.
@@ -43,7 +46,7 @@ def corruptions(asked: Asked, setup: Setup) -> Corrupted | None:
         try:
             most = max(view.down for view in averaged_views(asked.views))
         except ValueError as error:
-            raise UserError(f"--views: {error}") from None
+            raise UserError(f"--views {error}") from None
         _check_move(f"--views {asked.views}", most, range(min(height, width)))
     if asked.shifts is not None:
         _check_move(f"--shifts {asked.shifts}", asked.shifts, range(1, min(height, width)))
@@ -61,7 +64,7 @@ def _check_move(option: str, pixels: int, can: range) -> None:
 def test_copies(
     asked: Asked, setup: Setup, model: nn.Module, corrupted: Corrupted | None
 ) -> dict[str, Any]:
-    """The fields of `Copies` that are asked for. corrupted: from `corruptions`."""
+    """The fields of `Copies` that are asked for. corrupted: from `checked`."""
     found: dict[str, Any] = {}
     if asked.views is not None:
         found["views"] = _views(setup, model, asked.views)

@@ -20,7 +20,7 @@ from sfl.runs.records import Published, Result
 from sfl.stats import majority_share, wilson_interval
 from sfl.training.audit import audit_model
 from sfl.training.checkpoint import Checkpoint, load_weights, read_checkpoint
-from sfl.training.copies import Asked, corruptions, keep, test_copies
+from sfl.training.copies import NOTHING, Asked, checked, keep, test_copies
 from sfl.training.device import threads
 from sfl.training.evaluate import Evaluation, evaluate
 from sfl.training.images import refuse_lost_root
@@ -114,7 +114,10 @@ def cost(setup: Setup, metrics: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def test_weights(path: Path, overrides: Sequence[str], *, need_train: bool, asked: Asked) -> Tested:
+def test_weights(
+    path: Path, overrides: Sequence[str], *, need_train: bool,
+    asked: Asked = NOTHING,  # noqa: PT028 - a function that tests, none of pytest's
+) -> Tested:  # fmt: skip
     """Tests a file of weights, which has its config inside; its tensors may be float16 or bfloat16.
 
     overrides: `a.b=v` settings, such as this machine's data root or device.
@@ -122,7 +125,7 @@ def test_weights(path: Path, overrides: Sequence[str], *, need_train: bool, aske
     asked: tests on copies of the images, which are made, too, and kept beside a run's result.
 
     Raises UserError (exit 4) if the file is not a checkpoint of its model, (exit 3) if the images
-    have other classes or another shape than the training images, and as `corruptions` does.
+    have other classes or another shape than the training images, and as `checked` does.
     """
     checkpoint = read_checkpoint(path)
     own = from_text(checkpoint.config, str(path))
@@ -148,7 +151,7 @@ def _test(
     seen, known = setup.dataset.fingerprints, trained_on["fingerprints"]
     if not len(setup.train):  # only its test images are here
         seen = known | {"test": seen["test"]}
-    corrupted = corruptions(asked, setup)
+    corrupted = checked(asked, setup)
     model = restore(checkpoint, config)
     if known != seen:
         say(f"{path}: these are not the images of its run")

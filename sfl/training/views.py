@@ -30,7 +30,7 @@ def averaged_views(count: int) -> list[View]:
     up, right, left and both ways. Raises ValueError for any other number.
     """
     if count not in (2, 18, 50):
-        raise ValueError(f"{count} views: expected 2, 18 or 50")
+        raise ValueError(f"{count}: expected 2, 18 or 50")
     most = (math.isqrt(count // 2) // 2) * STEP
     moves = range(-most, most + 1, STEP)
     return [View(*view) for view in product(moves, moves, (False, True))]

@@ -14,7 +14,7 @@ from torchvision.transforms import Normalize, RandAugment, TrivialAugmentWide
 from torchvision.transforms import functional as tv
 
 from sfl.data import batches, policy
-from sfl.data.augmentation import Augmentation, Views, crop_and_flip, draw_crops, draw_flips
+from sfl.data.augmentation import Augmentation, Shown, crop_and_flip, draw_crops, draw_flips
 from sfl.data.dataset import Split
 from sfl.data.mixing import draw_mixup
 from sfl.learning.seeding import generator
@@ -231,7 +231,7 @@ def test_making_a_batch_on_a_gpu_never_waits_for_it(
     size, cuda = torch.Size(split.images.shape), torch.device("cuda")
     augment, draw = Augmentation(**EVERYTHING), partial(generator, 0)
     mine = torch.arange(60)
-    views = Views.plan(augment, size, order(split), mine, [60], draw, 1, torch.device("cpu"))
+    views = Shown.plan(augment, size, order(split), mine, [60], draw, 1, torch.device("cpu"))
     mixes = augment.draw_mixes(2, (32, 32), draw, 1)
     with FakeTensorMode(allow_non_fake_inputs=True):
 

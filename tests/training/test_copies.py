@@ -114,7 +114,7 @@ def test_nothing_is_kept_of_other_images_settings_or_weights(sfl: Sfl, run: Path
 @pytest.mark.parametrize(
     ("asked", "code", "message"),
     [
-        (("--views", 7), 2, "--views: 7 views: expected 2, 18 or 50"),
+        (("--views", 7), 2, "--views 7: expected 2, 18 or 50"),
         (("--shifts", 32), 2, "--shifts 32: images of 32 pixels can't be moved by 32"),
         (("--corrupted", "nowhere"), 3, "nowhere: no such folder"),
         (("--out", "somewhere"), 2, "--out: nothing to draw (give --shifts or --corrupted, too)"),

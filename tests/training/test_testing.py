@@ -16,7 +16,6 @@ from sfl.runs.records import Result
 from sfl.stats import wilson_interval
 from sfl.training import memory
 from sfl.training import testing as results
-from sfl.training.copies import Asked
 from sfl.training.fit import fit
 from sfl.training.recorder import Recorder
 from sfl.training.setup import build_learner
@@ -83,13 +82,13 @@ def test_a_file_of_weights_gives_the_runs_result_again(
     moved = tmp_path / "anything.safetensors"
     (run.path / BEST).rename(moved)
     monkeypatch.setattr(memory, "available_bytes", lambda device: 1000)  # enough to test with
-    found = results.test_weights(moved, [], need_train=True, asked=Asked()).values
+    found = results.test_weights(moved, [], need_train=True).values
     found["accuracy_interval"] = list(found["accuracy_interval"])
     expected = result(run)
     assert found == {key: expected[key] for key in found}
     capsys.readouterr()
     smaller = ["data.shapes.test=20"]
-    other = results.test_weights(moved, smaller, need_train=False, asked=Asked()).values
+    other = results.test_weights(moved, smaller, need_train=False).values
     assert "these are not the images of its run" in capsys.readouterr().err
     assert other["n"] == 20 and other["data"]["test"] != found["data"]["test"]
 
@@ -116,7 +115,7 @@ def test_other_classes_than_it_was_trained_on(
     fit(tiny_setup("train.epochs=1"), run)
     monkeypatch.setattr("sfl.training.images.load_dataset", lambda *a, **k: images)
     with pytest.raises(UserError, match=message) as error:
-        results.test_weights(run.path / BEST, [], need_train=True, asked=Asked())
+        results.test_weights(run.path / BEST, [], need_train=True)
     assert error.value.exit_code == Exit.DATA
 
 
@@ -130,13 +129,13 @@ def test_other_images_than_it_was_trained_on(
     monkeypatch.setattr("sfl.training.images.load_dataset", lambda *a, **k: larger)
     message = "images of the shape 3, 32, 32; data.source shapes has 3, 40, 32"
     with pytest.raises(UserError, match=message) as error:
-        results.test_weights(run.path / BEST, [], need_train=True, asked=Asked())
+        results.test_weights(run.path / BEST, [], need_train=True)
     assert error.value.exit_code == Exit.DATA
 
 
 def test_no_file_of_weights(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such checkpoint") as error:
-        results.test_weights(tmp_path / BEST, [], need_train=True, asked=Asked())
+        results.test_weights(tmp_path / BEST, [], need_train=True)
     assert error.value.exit_code == Exit.RUN
 
 
@@ -153,7 +152,7 @@ def test_it_is_tested_with_the_threads_that_were_asked_for(
 
     monkeypatch.setattr(results, "evaluate", noting)
     for overrides in ([f"train.threads={before + 2}"], []):
-        results.test_weights(run.path / BEST, overrides, need_train=True, asked=Asked())
+        results.test_weights(run.path / BEST, overrides, need_train=True)
     assert found == [before + 2, before]
 
 

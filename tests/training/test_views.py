@@ -32,7 +32,7 @@ def test_which_views_are_averaged() -> None:
         views = averaged_views(count)
         assert len(set(views)) == count
         assert {view.down for view in views} == {view.right for view in views} == moves
-    with pytest.raises(ValueError, match="7 views: expected 2, 18 or 50"):
+    with pytest.raises(ValueError, match="7: expected 2, 18 or 50"):
         averaged_views(7)
 
 
