@@ -70,7 +70,7 @@ def _sums(
 
 @triton.jit(do_not_specialize=GENERAL)
 def _normalise(
-    x, weight, bias, parts, y, statistics, eps, places, channels, batch, count,
+    x, weight, bias, parts, y, mean_of, variance_of, scale_of, eps, places, channels, batch, count,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """Writes a tile of y; of each channel, the first program writes the statistics."""
@@ -82,9 +82,9 @@ def _normalise(
     variance = tl.maximum(variance, 0.0)
     scale = 1 / tl.sqrt(variance + eps)
     if tile == 0:
-        tl.store(statistics + c, mean)
-        tl.store(statistics + channels + c, variance)
-        tl.store(statistics + 2 * channels + c, scale)
+        tl.store(mean_of + c, mean)
+        tl.store(variance_of + c, variance)
+        tl.store(scale_of + c, scale)
     at, there = _places(tile, c, places, channels, batch, ROWS, COLUMNS)
     value = (tl.load(x + at, mask=there, other=0.0).to(tl.float32) - mean) * scale
     value = value * tl.load(weight + c) + tl.load(bias + c)
@@ -116,7 +116,7 @@ def _backward_sums(
 
 @triton.jit(do_not_specialize=GENERAL)
 def _backward(
-    dy, x, weight, bias, mean, scale, parts, dx, gradients, places, channels, batch, count,
+    dy, x, weight, bias, mean, scale, parts, dx, dw, db, places, channels, batch, count,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """Writes a tile of dx; of each channel, the first program writes those of weight and bias."""
@@ -124,8 +124,8 @@ def _backward(
     of_bias = _total(parts, 0, c, channels, count, PARTS)
     of_weight = _total(parts, 1, c, channels, count, PARTS)
     if tile == 0:
-        tl.store(gradients + c, of_weight)
-        tl.store(gradients + channels + c, of_bias)
+        tl.store(dw + c, of_weight)
+        tl.store(db + c, of_bias)
     numbers = places.to(tl.float32) * batch
     m, s = tl.load(mean + c), tl.load(scale + c)
     w, shift = tl.load(weight + c), tl.load(bias + c)
@@ -142,14 +142,13 @@ def norm_forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[T
     x = batch_innermost(x)  # saved tensors may come back in another order
     inner, y = positions_outermost(x), empty_like(x)
     rest, tiles, parts, count = _plan(inner)
-    statistics = parts.new_empty(3, inner.shape[2])
+    mean, variance, scale = (parts.new_empty(inner.shape[2]) for _ in range(3))
     with torch.cuda.device_of(x):
         _sums[count, inner.shape[2]](inner, parts, *rest[:3], tiles, *rest[3:])
         _normalise[tiles, inner.shape[2]](
             inner, weight.contiguous(), bias.contiguous(), parts, positions_outermost(y),
-            statistics, eps, *rest[:3], count, *rest[3:],
+            mean, variance, scale, eps, *rest[:3], count, *rest[3:],
         )  # fmt: skip
-    mean, variance, scale = (each.clone() for each in statistics)
     return y, (mean, variance, scale)
 
 
@@ -160,15 +159,14 @@ def norm_backward(
     x = batch_innermost(x)
     inner, dx = positions_outermost(x), empty_like(x)
     rest, tiles, parts, count = _plan(inner)
-    gradients = parts.new_empty(2, inner.shape[2])
+    dw, db = (parts.new_empty(inner.shape[2]) for _ in range(2))
     given = (positions_outermost(dy), inner, weight.contiguous(), bias.contiguous(), mean, scale)
     with torch.cuda.device_of(x):
         _backward_sums[count, inner.shape[2]](*given, parts, *rest[:3], tiles, *rest[3:])
         _backward[tiles, inner.shape[2]](
-            *given, parts, positions_outermost(dx), gradients, *rest[:3], count, *rest[3:]
+            *given, parts, positions_outermost(dx), dw, db, *rest[:3], count, *rest[3:]
         )
-    of_weight, of_bias = (each.clone() for each in gradients)
-    return dx, of_weight, of_bias
+    return dx, dw, db
 
 
 def _plan(inner: Tensor) -> tuple[tuple[int, int, int, int, int, int], int, Tensor, int]:
