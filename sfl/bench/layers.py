@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfl.bench import references
-from sfl.bench.timing import Timing, added, interleaved, timed
+from sfl.bench.timing import Timing, added, interleaved, recorded, timed
 from sfl.learning.learner import autocast
 from sfl.nn.engine import reference, reference_engine
 from sfl.nn.engine.choice import choose
@@ -83,7 +83,7 @@ Form = Callable[..., Tensor]  # (x, weight, padding=…) → y
 def measure(
     device: torch.device, batch: int, precision: str, repetitions: int
 ) -> list[dict[str, Any]]:
-    """One entry a network: seconds of each form, summed over its layers, and the FLOPs."""
+    """One entry a network: seconds of each form, summed over its layers, the FLOPs, ours' error."""
     found = []
     for name, layers in NETWORKS.items():
         timings = [_timings(layer, device, batch, precision, repetitions) for layer in layers]
@@ -91,7 +91,10 @@ def measure(
         entry = {"layers": name, "batch": batch, "precision": precision}
         flops = sum(layer.flops(batch) for layer in layers)
         seconds = {form: added([timing[form] for timing in timings]) for form in forms}
-        found.append({**entry, "flops": flops, "forms": seconds})
+        errors = [_errors(layer, device, batch, precision) for layer in layers]
+        worst, repeats = _largest([e for e, _ in errors]), all(same for _, same in errors)
+        entry |= {"flops": flops, "error": worst, "same_bits": repeats}
+        found.append({**entry, "forms": seconds})
     return found
 
 
@@ -104,12 +107,15 @@ def measure_growth(device: torch.device, repetitions: int) -> list[dict[str, Any
             sizes = {"batch": 64, "channels in": 32, "positions": 16, axis: value}
             side = sizes["positions"]
             layer = Layer((sizes["channels in"], side, side), 32, 3)
-            calls[(side - 2) ** 2 if axis == "positions" else value] = timed(
-                _call_ours(layer, device, sizes["batch"])
-            )
+            call = _call_ours(layer, device, sizes["batch"])
+            calls[(side - 2) ** 2 if axis == "positions" else value] = _clock(call, device)
         seconds = [timing.median for timing in interleaved(calls, repetitions).values()]
         found.append({"axis": axis, "values": list(calls), "seconds": seconds})
     return found
+
+
+def _clock(call: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    return recorded(call) if device.type == "cuda" else timed(call)
 
 
 def _call_ours(layer: Layer, device: torch.device, batch: int) -> Callable[[], None]:
@@ -144,13 +150,17 @@ def _timings(
     }
     if choose(x.device, x.dtype)[0] is reference:
         del forms["ours, compiled"], forms["ours, compiled, contiguous"]
+    if device.type == "cuda":
+        torch.compiler.reset()  # else it stops compiling after some shapes
+        compiled = torch.compile(references.unfold_einsum)
+        forms["unfold view + einsum, torch.compile"] = (compiled, x, filters.contiguous())
     if _dense_fits(layer, device):
         sizes = (*layer.in_dimensions, layer.out_channels, *layer.positions)
         dense = torch.randn(sizes, device=device)
         forms["dense tensordot (notebook)"] = (references.dense_tensordot, x, dense)
     return interleaved(
         {
-            name: timed(_call(*form, dy, layer, precision, plainly=name == "ours, plain"))
+            name: _clock(_call(*form, dy, layer, precision, plainly=name == "ours, plain"), device)
             for name, form in forms.items()
         },
         repetitions,
@@ -180,6 +190,29 @@ def _call(
             y.backward(dy.to(y.dtype))
 
     return call
+
+
+def _errors(layer: Layer, device: torch.device, batch: int, precision: str) -> tuple[float, bool]:
+    """The largest relative error of y and the gradients, in the 2-norm, against the reference in
+    float64; and whether the same bits come twice.
+    """
+    x, dy, weight = _tensors(layer, device, batch)
+
+    def found(dtype: torch.dtype) -> list[Tensor]:
+        given, filters = (t.to(dtype).requires_grad_() for t in (batch_innermost(x), weight))
+        with autocast(device, precision if dtype == torch.float32 else "float32"):
+            y = spatial_conv2d(given, filters, padding=layer.padding)
+        return [y.detach(), *torch.autograd.grad(y, (given, filters), dy.to(y.dtype))]
+
+    ours, again = found(torch.float32), found(torch.float32)
+    with reference_engine():
+        exact = found(torch.float64)
+    errors = [float((a - b).norm() / b.norm()) for a, b in zip(ours, exact, strict=True)]
+    return _largest(errors), all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
+
+
+def _largest(numbers: list[float]) -> float:
+    return float(torch.tensor(numbers).max())  # NaN if one is
 
 
 def _dense_fits(layer: Layer, device: torch.device) -> bool:

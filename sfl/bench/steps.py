@@ -41,6 +41,13 @@ OURS |= {
     for name, config in (("SpatialDenseNet, local", "spatial"), ("RegularConvNet", "conv"))
     for learn in OTHERWISE
 }
+# On a CUDA device, to be held against a step that is one graph.
+WITHOUT_GRAPH = {"eager": ("train.graph=off",), "torch.compile": ("train.compile=true",)}
+OURS |= {
+    f"{name}, {how}": (config, overrides)
+    for name, config in (("SpatialDenseNet, local", "spatial"), ("RegularConvNet", "conv"))
+    for how, overrides in WITHOUT_GRAPH.items()
+}
 NOTEBOOK = ("SimpleModel", "SpatialDenseNet", "RegularConvNet")
 
 
@@ -83,6 +90,8 @@ def measure(repetitions: int) -> list[dict[str, Any]]:
     found = []
     for network in track(NOTEBOOK, "Measuring steps", len(NOTEBOOK)):
         names = [f"{network}, notebook", *(name for name in OURS if name.startswith(network))]
+        if not torch.cuda.is_available():
+            names = [name for name in names if not name.endswith(tuple(WITHOUT_GRAPH))]
         workers = {name: Worker(name) for name in names}
         timings = interleaved({n: w.seconds for n, w in workers.items()}, repetitions)
         steps = {

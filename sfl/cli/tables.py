@@ -242,6 +242,8 @@ def _layer_tables(entries: Sequence[dict[str, Any]]) -> list[Table]:
     made = []
     for entry in entries:
         title = f"{entry['layers']}, forward + backward, batch {entry['batch']}"
+        bits = "the same" if entry["same_bits"] else "other"
+        title += f"; ours: {entry['error']:.0e} from float64, {bits} bits each time"
         columns = (entry["precision"], "ms", RANGE[0], "share of mm", "÷ first")
         rows = Table(columns, title, RANGE)
         first = next(iter(entry["forms"].values()))["seconds"]
@@ -290,4 +292,5 @@ def _machine_table(measured: dict[str, Any]) -> Table:
 def _milliseconds(timing: dict[str, float]) -> tuple[str, str]:
     """The median, and the range of what was measured."""
     median, low, high = (1e3 * timing[key] for key in ("seconds", "smallest", "largest"))
-    return f"{median:.1f}", f"{low:.1f} – {high:.1f}"
+    digits = 1 if median >= 1 else 3
+    return f"{median:.{digits}f}", f"{low:.{digits}f} – {high:.{digits}f}"

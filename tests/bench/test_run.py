@@ -89,6 +89,7 @@ def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, q
     )
     assert set(plain["forms"]) == forms | {"dense tensordot (notebook)"}
     assert set(padded["forms"]) == forms  # the notebook's layer doesn't pad
+    assert plain["error"] < 1e-6 and plain["same_bits"]
     for form in plain["forms"].values():
         share = plain["flops"] / form["seconds"] / found["machine"]["mm_flops"]["float32"]
         assert form["share_of_mm"] == pytest.approx(share)

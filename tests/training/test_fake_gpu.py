@@ -112,6 +112,7 @@ def test_the_commands_run_through(gpu: Path, tmp_path: Path) -> None:
         ["plot", "checkpoints/spatial"],
         ["show", "spatial"],
         ["runs"],
+        ["bench", "--quick"],
         ["train", "--config", "conv-local", *SMALL, "--set", "train.graph=on"],
         ["train", "--config", "spatial", *SMALL, "--set", "train.graph=off"],
         ["train", "--config", "spatial", *SMALL, "--set", "train.compile=true"],
