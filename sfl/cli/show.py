@@ -1,5 +1,6 @@
 """`sfl show`: describes a model, layer by layer."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,8 +18,8 @@ def show(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="CONFIG_OR_RUN",
-            help="A config, or a run.",
+            metavar="CONFIG_RUN_OR_FILE",
+            help="A config, a run or a file of weights.",
             autocompletion=completion.configs_and_runs,
         ),
     ],
@@ -33,16 +34,23 @@ def show(
       sfl show spatial
       sfl show conv --set model.layer=spatial
     """
-    from sfl.config.load import load
+    from sfl.config.load import from_text, load, override
     from sfl.runs.directory import BEST, CONFIG
     from sfl.runs.store import search
     from sfl.training.audit import audit_model
+    from sfl.training.checkpoint import read_checkpoint
     from sfl.training.images import image_shape
     from sfl.training.setup import describe_model
 
-    folder = run.path if (run := search(runs, what)) else None
-    config = load(folder / CONFIG if folder else what, set_ or [])
-    shape = image_shape(config, folder and folder / BEST)
+    if what.endswith(".safetensors"):
+        weights: Path | None = Path(what)
+        inside = read_checkpoint(Path(what), with_tensors=False).config
+        config = override(from_text(inside, what), set_ or [])
+    else:
+        folder = run.path if (run := search(runs, what)) else None
+        config = load(folder / CONFIG if folder else what, set_ or [])
+        weights = folder and folder / BEST
+    shape = image_shape(config, weights)
     described = describe_model(config, *shape), audit_model(config, *shape)
     print_model(config, *described, as_json, model=config.model.name)
 

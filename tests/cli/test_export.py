@@ -36,6 +36,7 @@ def test_rounded_weights_are_tested_in_float32(
     }  # fmt: skip
     assert abs(evaluated["accuracy"] - result["accuracy"]) < 0.2
     assert evaluated["label"] == result["label"] == "pure"
+    assert sfl("show", file, "--json").stdout == sfl("show", trained, "--json").stdout
     first = sfl("evaluate", file).stdout.splitlines()[0]
     assert first.startswith(f"{trained.name}, pure: accuracy ") and first.endswith(dtype)
 
