@@ -27,14 +27,6 @@ struct Shape {
     Int field() const { return channels_in() * taps(); }
 };
 
-// The images of a batch as vectors.
-template <class T>
-std::vector<Column> images(const Shape& s) {
-    std::vector<Column> columns;
-    add_columns<T>(columns, 0, 0, s.batch);
-    return columns;
-}
-
 // Work is shared out by places (positions or inputs), `near` of them at a time, and groups; where
 // there are few of them, or more rows than `most`, by parts of their rows, too.
 struct Tasks {
@@ -55,39 +47,49 @@ struct Tasks {
 };
 
 // Where results go that are vectors of images. Right into the output, where its batch is innermost.
-// Else into a room in the cache, for as many places as a line holds, and from there turned over: one
-// that is written to memory and read again would cost as much as all other copies together.
+// Else into a room in the cache, for as many places as a line holds and some of the images, and from
+// there turned over: written to memory and read again, they would cost as much as all other copies
+// together.
 template <class T>
 struct Results {
     const Shape& s;
     T* output;
     bool turned;
-    Int near, most;  // places and rows of a task
+    Int near, most, together;  // places and rows of a task; images at a time
+    Int image = 0, images = 0;  // the first one, and how many
+    std::vector<Column> columns;
     std::vector<T> room;
 
     Results(const Shape& s, Int channels, T* output)
         : s(s), output(output),
           turned(s.channel_step != s.batch || s.place_step != s.batch * channels),
-          near(turned ? LINE<T> : 1), most(turned ? std::max<Int>(6, 2048 / s.batch) : INT64_MAX) {}
+          near(turned ? LINE<T> : 1), most(turned ? 32 : INT64_MAX), together(turned ? 64 : s.batch) {}
 
     Tasks tasks(Int places, Int rows) const { return {s, places, rows, near, most}; }
+
+    void begin(Int first) {
+        image = first;
+        images = std::min(together, s.batch - first);
+        columns.clear();
+        add_columns<T>(columns, first, 0, images);
+    }
 
     // Where those of `rows` from `channel` on go, for the place that is n-th of its task.
     T* at(Int place, Int n, Int channel, Int rows) {
         if (!turned) return output + place * s.place_step + channel * s.channel_step;
-        room.resize(near * most * s.batch);
-        return &room[n * rows * s.batch];
+        room.resize(near * most * together);
+        return &room[n * rows * images];
     }
 
     void done(Int place, Int places, Int channel, Int rows) const {
         if (!turned) return;
-        Turn t{rows, places, 1, s.batch, s.batch, rows * s.batch, 0, s.place_step, 0, s.image_step, 1};
+        Turn t{rows, places, 1, images, images, rows * images, 0, s.place_step, 0, s.image_step, 1};
         if (s.channel_step != 1) {
             std::swap(t.rows, t.i);
             std::swap(t.from_row, t.from_i);
             t.to_i = s.channel_step;
         }
-        T* to = output + place * s.place_step + channel * s.channel_step;
+        T* to = output + place * s.place_step + channel * s.channel_step + image * s.image_step;
         for (Int n = 0; n < blocks_of<T>(t); ++n) turn_block(t, room.data(), to, n);
     }
 };
@@ -125,7 +127,6 @@ template <class T>
 void forward(const Shape& s, const T* x, const T* weight, const T* bias, T* y) {
     const Results<T> all(s, s.out_channels, y);
     const Tasks tasks = all.tasks(s.positions(), s.channels_out());
-    const std::vector<Column> columns = images<T>(s);
 #pragma omp parallel num_threads(s.threads)
     {
         std::vector<Stretch> stretches;
@@ -136,21 +137,24 @@ void forward(const Shape& s, const T* x, const T* weight, const T* bias, T* y) {
             const Int begin = tasks.place(task), end = tasks.places_end(task);
             const Int group = tasks.group(task), rows = tasks.last(task) - tasks.first(task);
             const Int unit = group * s.channels_out() + tasks.first(task);
-            for (Int position = begin; position < end; ++position) {
-                const Int number = position * s.out_channels + unit;
-                field(s, position, group, stretches);
-                pieces.clear();
-                for (const Stretch& part : stretches)
-                    pieces.push_back({weight + number * s.field() + part.place,
-                                      x + (part.row * s.width * s.channels + part.input) * s.batch,
-                                      part.length});
-                const T* start = bias ? bias + unit * s.positions() + position : nullptr;
-                product<T>({pieces.data(), Int(pieces.size()), s.field(), 1, s.batch,
-                            results.at(position, position - begin, unit, rows),
-                            s.batch, start, s.positions(), false, s.out_channels * s.field()},
-                           rows, columns);
+            for (Int image = 0; image < s.batch; image += results.together) {
+                results.begin(image);
+                for (Int position = begin; position < end; ++position) {
+                    const Int number = position * s.out_channels + unit;
+                    field(s, position, group, stretches);
+                    pieces.clear();
+                    for (const Stretch& part : stretches)
+                        pieces.push_back({weight + number * s.field() + part.place,
+                                          x + (part.row * s.width * s.channels + part.input) * s.batch,
+                                          part.length});
+                    const T* start = bias ? bias + unit * s.positions() + position : nullptr;
+                    product<T>({pieces.data(), Int(pieces.size()), s.field(), 1, s.batch,
+                                results.at(position, position - begin, unit, rows), results.images,
+                                start, s.positions(), false, s.out_channels * s.field()},
+                               rows, results.columns);
+                }
+                results.done(begin, end - begin, unit, rows);
             }
-            results.done(begin, end - begin, unit, rows);
         }
     }
 }
@@ -181,7 +185,6 @@ template <class T>
 void input_gradient(const Shape& s, const T* dy, const T* weight, T* dx) {
     const Results<T> all(s, s.channels, dx);
     const Tasks tasks = all.tasks(s.height * s.width, s.channels_in());
-    const std::vector<Column> columns = images<T>(s);
 #pragma omp parallel num_threads(s.threads)
     {
         std::vector<Piece<T>> pieces;
@@ -191,18 +194,21 @@ void input_gradient(const Shape& s, const T* dy, const T* weight, T* dx) {
             const Int begin = tasks.place(task), end = tasks.places_end(task);
             const Int group = tasks.group(task), first = tasks.first(task);
             const Int rows = tasks.last(task) - first, channel = group * s.channels_in() + first;
-            for (Int input = begin; input < end; ++input) {
-                units_that_see(s, input, group, [&](Int unit, Int tap) {
-                    pieces.push_back({weight + unit * s.field() + tap * s.channels_in() + first,
-                                      dy + unit * s.batch, s.channels_out()});
-                });
-                product<T>({pieces.data(), Int(pieces.size()), 1, s.field(), s.batch,
-                            results.at(input, input - begin, channel, rows),
-                            s.batch, nullptr, 0, false, s.out_channels * s.field()},
-                           rows, columns);
-                pieces.clear();
+            for (Int image = 0; image < s.batch; image += results.together) {
+                results.begin(image);
+                for (Int input = begin; input < end; ++input) {
+                    pieces.clear();
+                    units_that_see(s, input, group, [&](Int unit, Int tap) {
+                        pieces.push_back({weight + unit * s.field() + tap * s.channels_in() + first,
+                                          dy + unit * s.batch, s.channels_out()});
+                    });
+                    product<T>({pieces.data(), Int(pieces.size()), 1, s.field(), s.batch,
+                                results.at(input, input - begin, channel, rows), results.images,
+                                nullptr, 0, false, s.out_channels * s.field()},
+                               rows, results.columns);
+                }
+                results.done(begin, end - begin, channel, rows);
             }
-            results.done(begin, end - begin, channel, rows);
         }
     }
 }
