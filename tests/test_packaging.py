@@ -45,11 +45,8 @@ def files(folder: Path, pattern: str) -> set[str]:
 
 
 def test_the_wheel_holds_every_module_and_every_config(site: Path) -> None:
-    assert files(site / "sfl", "*.py") == files(ROOT / "sfl", "*.py")
-    assert files(site / "sfl", "*.cpp") == {
-        f"nn/engine/cpu/{name}.cpp" for name in ("kernel", "pointwise")
-    }
-    assert files(site / "sfl", "*.h") == {"nn/engine/cpu/vectors.h", "nn/engine/cpu/product.h"}
+    for pattern in ("*.py", "*.cpp", "*.h"):
+        assert files(site / "sfl", pattern) == files(ROOT / "sfl", pattern) != set()
     assert files(site / "sfl", "*.html") == {"comparison/report.html"}
     configs = files(ROOT / "configs", "*.yaml")
     assert files(site / "sfl" / "configs", "*.yaml") == configs

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfl.bench import references
-from sfl.bench.timing import Timing, added, interleaved, recorded, timed
+from sfl.bench.timing import Timing, added, clock, interleaved
 from sfl.learning.learner import autocast
 from sfl.nn.engine import reference, reference_engine
 from sfl.nn.engine.choice import choose
@@ -108,14 +108,10 @@ def measure_growth(device: torch.device, repetitions: int) -> list[dict[str, Any
             side = sizes["positions"]
             layer = Layer((sizes["channels in"], side, side), 32, 3)
             call = _call_ours(layer, device, sizes["batch"])
-            calls[(side - 2) ** 2 if axis == "positions" else value] = _clock(call, device)
+            calls[(side - 2) ** 2 if axis == "positions" else value] = clock(call, device)
         seconds = [timing.median for timing in interleaved(calls, repetitions).values()]
         found.append({"axis": axis, "values": list(calls), "seconds": seconds})
     return found
-
-
-def _clock(call: Callable[[], object], device: torch.device) -> Callable[[], float]:
-    return recorded(call) if device.type == "cuda" else timed(call)
 
 
 def _call_ours(layer: Layer, device: torch.device, batch: int) -> Callable[[], None]:
@@ -151,7 +147,7 @@ def _timings(
     if choose(x.device, x.dtype)[0] is reference:
         del forms["ours, compiled"], forms["ours, compiled, contiguous"]
     if device.type == "cuda":
-        torch.compiler.reset()  # else it stops compiling after some shapes
+        torch.compiler.reset()  # else later layers are compiled for any size, or not at all
         compiled = torch.compile(references.unfold_einsum)
         forms["unfold view + einsum, torch.compile"] = (compiled, x, filters.contiguous())
     if _dense_fits(layer, device):
@@ -160,7 +156,7 @@ def _timings(
         forms["dense tensordot (notebook)"] = (references.dense_tensordot, x, dense)
     return interleaved(
         {
-            name: _clock(_call(*form, dy, layer, precision, plainly=name == "ours, plain"), device)
+            name: clock(_call(*form, dy, layer, precision, plainly=name == "ours, plain"), device)
             for name, form in forms.items()
         },
         repetitions,

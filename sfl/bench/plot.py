@@ -56,7 +56,7 @@ def _draw_forms(axes: "Axes", entry: dict[str, Any]) -> None:
     colours = [OURS if name.startswith("ours") else OTHERS for name in forms]
     milliseconds = [1e3 * form["seconds"] for form in forms.values()]
     bars = axes.barh(list(forms), milliseconds, color=colours)
-    axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.bar_label(bars, fmt="%.3g", padding=3)
     axes.set_xscale("log")
     axes.set_xlim(min(milliseconds) / 3, max(milliseconds) * 3)  # room for the numbers
     pictures.log_ticks(axes.xaxis)

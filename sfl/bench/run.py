@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sfl.bench import augmentation, layers, steps
-from sfl.bench.timing import interleaved, timed, wait
+from sfl.bench.timing import clock, interleaved, wait
 from sfl.data.augmentation import Augmentation
 from sfl.data.batches import train_batches
 from sfl.data.dataset import Split
@@ -56,7 +56,7 @@ def machine(device: torch.device, repetitions: int) -> dict[str, Any]:
     products = {
         name: partial(torch.mm, *matrices.to(getattr(torch, name))) for name in precisions(device)
     }
-    timings = interleaved({name: timed(mm) for name, mm in products.items()}, repetitions)
+    timings = interleaved({name: clock(mm, device) for name, mm in products.items()}, repetitions)
     return {
         "device": device_name(device),
         "threads": torch.get_num_threads(),

@@ -35,18 +35,15 @@ OURS = {
     "RegularConvNet": ("conv", ()),
 }
 # The same with errors sent back otherwise, to be held against "local" and RegularConvNet.
-OTHERWISE = ("rule=fa", "rule=usf", "rule=kp", "route=dfa")
-OURS |= {
-    f"{name}, {learn}": (config, (f"learn.{learn}",))
-    for name, config in (("SpatialDenseNet, local", "spatial"), ("RegularConvNet", "conv"))
-    for learn in OTHERWISE
+OTHERWISE = {
+    learn: (f"learn.{learn}",) for learn in ("rule=fa", "rule=usf", "rule=kp", "route=dfa")
 }
 # On a CUDA device, to be held against a step that is one graph.
 WITHOUT_GRAPH = {"eager": ("train.graph=off",), "torch.compile": ("train.compile=true",)}
 OURS |= {
     f"{name}, {how}": (config, overrides)
     for name, config in (("SpatialDenseNet, local", "spatial"), ("RegularConvNet", "conv"))
-    for how, overrides in WITHOUT_GRAPH.items()
+    for how, overrides in (OTHERWISE | WITHOUT_GRAPH).items()
 }
 NOTEBOOK = ("SimpleModel", "SpatialDenseNet", "RegularConvNet")
 

@@ -12,7 +12,9 @@ from sfl.learning.graph import WARM_UP, record
 
 Name = TypeVar("Name", str, int)
 CALLS = 10  # in a CUDA graph
-MAX_SECONDS = 20.0  # for one function in total: slow functions are repeated less often
+MAX_SECONDS = (
+    20.0  # for one function in total, as it returned them: slow functions are repeated less often
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ def timed(function: Callable[[], object]) -> Callable[[], float]:
         return time.perf_counter() - start
 
     return seconds
+
+
+def clock(function: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    """What times `function` on that device: see `timed` and `recorded`."""
+    return recorded(function) if device.type == "cuda" else timed(function)
 
 
 def recorded(function: Callable[[], object]) -> Callable[[], float]:

@@ -33,6 +33,7 @@ def show(
     Examples:
       sfl show spatial
       sfl show conv --set model.layer=spatial
+      sfl show weights.safetensors
     """
     from sfl.config.load import from_text, load, override
     from sfl.runs.directory import BEST, CONFIG

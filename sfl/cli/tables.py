@@ -242,8 +242,8 @@ def _layer_tables(entries: Sequence[dict[str, Any]]) -> list[Table]:
     made = []
     for entry in entries:
         title = f"{entry['layers']}, forward + backward, batch {entry['batch']}"
-        bits = "the same" if entry["same_bits"] else "other"
-        title += f"; ours: {entry['error']:.0e} from float64, {bits} bits each time"
+        bits = "the same bits twice" if entry["same_bits"] else "other bits the second time"
+        title += f"; ours: {entry['error']:.0e} from float64, {bits}"
         columns = (entry["precision"], "ms", RANGE[0], "share of mm", "÷ first")
         rows = Table(columns, title, RANGE)
         first = next(iter(entry["forms"].values()))["seconds"]

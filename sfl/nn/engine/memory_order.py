@@ -68,8 +68,8 @@ def room_for(output: Tensor) -> Tensor:
     return turned if turned.is_contiguous() else turned.new_empty(turned.shape)
 
 
-def filled(output: Tensor, room: Tensor, copy: Copy = Tensor.copy_) -> Tensor:
+def filled(output: Tensor, room: Tensor) -> Tensor:
     """The output (B, C, H, W) with the numbers of its room (H, W, C, B)."""
     if room.data_ptr() != output.data_ptr():
-        copy(output, room.permute(3, 2, 0, 1))
+        output.copy_(room.permute(3, 2, 0, 1))
     return output

@@ -51,9 +51,10 @@ def library() -> ctypes.CDLL:
 
 
 def call(name: str, numbers: tuple[int, ...], *tensors: Tensor | None) -> None:
-    """Calls the library's function of that name on contiguous tensors of one dtype.
+    """Calls the library's function of that name on tensors of one dtype, each dense in memory.
 
-    The last tensor is written to. numbers: the sizes; the first is 0 where there are no images.
+    The last one is written to. numbers: the sizes, and how tensors lie where that is not the same
+    each time; the first is 0 where there are no images.
     """
     *_, output = tensors
     if numbers[0] == 0 and output is not None:  # nothing to read; a gradient of the weights is zero

@@ -1,6 +1,7 @@
 // The locally connected product and its two gradients on a CPU, without laying out the fields.
 //
-// In memory: x (H, W, C, B), y (OH, OW, O, B), weight (OH, OW, O, kh, kw, C/G), bias (O, OH, OW).
+// In memory: x (H, W, C, B), dy (OH, OW, O, B), weight (OH, OW, O, kh, kw, C/G), bias (O, OH, OW). y
+// and dx lie as the steps in Shape say: so, too, or contiguous, or channels_last.
 // The batch is innermost, so a vector holds as many images, a weight is read once and broadcast,
 // and a tile of sums (rows x vectors) stays in registers while one runs along the field. All three
 // are that one product (see `tile` in product.h); they differ in what is a row, what is a vector and
@@ -36,7 +37,7 @@ struct Tasks {
         : groups(s.groups), rows(rows), places(places), near(near) {
         const Int shares = (places + near - 1) / near * groups;
         parts = std::max<Int>(1, std::min(4 * s.threads / std::max<Int>(1, shares), rows / 6));
-        parts = std::max(parts, (rows + most - 1) / most);
+        parts = std::max(parts, (rows - 1) / most + 1);
         count = shares * parts;
     }
     Int place(Int task) const { return task / parts / groups * near; }
@@ -46,64 +47,11 @@ struct Tasks {
     Int last(Int task) const { return rows * (task % parts + 1) / parts; }
 };
 
-// Where results go that are vectors of images. Right into the output, where its batch is innermost.
-// Else into a room in the cache, for as many places as a line holds and some of the images, and from
-// there turned over: written to memory and read again, they would cost as much as all other copies
-// together.
-template <class T>
-struct Results {
-    const Shape& s;
-    T* output;
-    bool turned;
-    Int near, most, together;  // places and rows of a task; images at a time
-    Int image = 0, images = 0;  // the first one, and how many
-    std::vector<Column> columns;
-    std::vector<T> room;
-
-    Results(const Shape& s, Int channels, T* output)
-        : s(s), output(output),
-          turned(s.channel_step != s.batch || s.place_step != s.batch * channels),
-          near(turned ? LINE<T> : 1), most(turned ? 32 : INT64_MAX), together(turned ? 64 : s.batch) {}
-
-    Tasks tasks(Int places, Int rows) const { return {s, places, rows, near, most}; }
-
-    void begin(Int first) {
-        image = first;
-        images = std::min(together, s.batch - first);
-        columns.clear();
-        add_columns<T>(columns, first, 0, images);
-    }
-
-    // Where those of `rows` from `channel` on go, for the place that is n-th of its task.
-    T* at(Int place, Int n, Int channel, Int rows) {
-        if (!turned) return output + place * s.place_step + channel * s.channel_step;
-        room.resize(near * most * together);
-        return &room[n * rows * images];
-    }
-
-    void done(Int place, Int places, Int channel, Int rows) const {
-        if (!turned) return;
-        Turn t{rows, places, 1, images, images, rows * images, 0, s.place_step, 0, s.image_step, 1};
-        if (s.channel_step != 1) {
-            std::swap(t.rows, t.i);
-            std::swap(t.from_row, t.from_i);
-            t.to_i = s.channel_step;
-        }
-        T* to = output + place * s.place_step + channel * s.channel_step + image * s.image_step;
-        for (Int n = 0; n < blocks_of<T>(t); ++n) turn_block(t, room.data(), to, n);
-    }
-};
-
-// A stretch of a unit's field that is one piece of its weights (from `place` on) and of a row of
-// the input (from input number `input` on, channels innermost).
-struct Stretch {
-    Int row, input, place, length;
-};
-
-// The field of a position and group without what is padding: row by row where possible, else tap
-// by tap.
-void field(const Shape& s, Int position, Int group, std::vector<Stretch>& stretches) {
-    stretches.clear();
+// The field of a position and group without what is padding, in stretches that are one piece of the
+// weights and of a row of the input: row by row where possible, else tap by tap. Of each, `see` gets
+// the row, its first number there (channels innermost) and among the weights, and its length.
+template <class See>
+void field(const Shape& s, Int position, Int group, const See& see) {
     const Int top = position / s.positions_w * s.stride_h - s.padding_h;
     const Int left = position % s.positions_w * s.stride_w - s.padding_w;
     const bool by_row = s.groups == 1 && s.dilation_w == 1;
@@ -114,49 +62,76 @@ void field(const Shape& s, Int position, Int group, std::vector<Stretch>& stretc
         for (Int j = 0; j < s.kernel_w; j += taps) {
             const Int column = left + j * s.dilation_w;
             const Int first = std::max<Int>(0, -column), last = std::min(taps, s.width - column);
-            if (first >= last) continue;
-            stretches.push_back({row, (column + first) * s.channels + group * s.channels_in(),
-                                 (i * s.kernel_w + j + first) * s.channels_in(),
-                                 (last - first) * s.channels_in()});
+            if (first < last)
+                see(row, (column + first) * s.channels + group * s.channels_in(),
+                    (i * s.kernel_w + j + first) * s.channels_in(),
+                    (last - first) * s.channels_in());
         }
     }
 }
 
-// y[unit] = bias + sum over its field of weight * x. Rows: units; vectors: images.
-template <class T>
-void forward(const Shape& s, const T* x, const T* weight, const T* bias, T* y) {
-    const Results<T> all(s, s.out_channels, y);
-    const Tasks tasks = all.tasks(s.positions(), s.channels_out());
+// out[place, channel] = bias + the sum over the pieces that `add_pieces` finds; a vector of images
+// each. Rows: channels of a group; `add_pieces` gets the first of them.
+//
+// Where the batch is innermost in the output, they are written there. Else a task takes the places of
+// a line of the cache, 32 channels and 64 images at a time: the results stay in the cache until they
+// are turned over into the output.
+template <class T, class Add>
+void vectors_of_images(const Shape& s, Int places, Int channels, Int row_step, Int depth_step,
+                       const T* bias, T* output, const Add& add_pieces) {
+    const bool turned = s.channel_step != s.batch || s.place_step != s.batch * channels;
+    const Int in_group = channels / s.groups, near = turned ? LINE<T> : 1;
+    const Int most = turned ? 32 : INT64_MAX;
+    const Int together = turned ? std::min<Int>(64, s.batch) : s.batch;
+    const Tasks tasks(s, places, in_group, near, most);
 #pragma omp parallel num_threads(s.threads)
     {
-        std::vector<Stretch> stretches;
         std::vector<Piece<T>> pieces;
-        Results<T> results = all;
+        std::vector<Column> columns;
+        std::vector<T> room(turned ? near * std::min(most, in_group) * together : 0);
 #pragma omp for
         for (Int task = 0; task < tasks.count; ++task) {
-            const Int begin = tasks.place(task), end = tasks.places_end(task);
-            const Int group = tasks.group(task), rows = tasks.last(task) - tasks.first(task);
-            const Int unit = group * s.channels_out() + tasks.first(task);
-            for (Int image = 0; image < s.batch; image += results.together) {
-                results.begin(image);
-                for (Int position = begin; position < end; ++position) {
-                    const Int number = position * s.out_channels + unit;
-                    field(s, position, group, stretches);
+            const Int begin = tasks.place(task), count = tasks.places_end(task) - begin;
+            const Int group = tasks.group(task), first = tasks.first(task);
+            const Int rows = tasks.last(task) - first, channel = group * in_group + first;
+            for (Int image = 0; image < s.batch; image += together) {
+                const Int images = std::min(together, s.batch - image);
+                T* to = output + image * s.image_step + channel * s.channel_step +
+                        begin * s.place_step;
+                columns.clear();
+                add_columns<T>(columns, image, 0, images);
+                for (Int n = 0; n < count; ++n) {
                     pieces.clear();
-                    for (const Stretch& part : stretches)
-                        pieces.push_back({weight + number * s.field() + part.place,
-                                          x + (part.row * s.width * s.channels + part.input) * s.batch,
-                                          part.length});
-                    const T* start = bias ? bias + unit * s.positions() + position : nullptr;
-                    product<T>({pieces.data(), Int(pieces.size()), s.field(), 1, s.batch,
-                                results.at(position, position - begin, unit, rows), results.images,
-                                start, s.positions(), false, s.out_channels * s.field()},
-                               rows, results.columns);
+                    add_pieces(pieces, begin + n, group, first);
+                    product<T>({pieces.data(), Int(pieces.size()), row_step, depth_step, s.batch,
+                                turned ? room.data() + n * rows * images : to, images,
+                                bias ? bias + channel * places + begin + n : nullptr, places, false,
+                                s.out_channels * s.field()},
+                               rows, columns);
                 }
-                results.done(begin, end - begin, unit, rows);
+                if (!turned) continue;
+                const Int a_place = rows * images;
+                const Turn t = s.channel_step == 1 ? Turn{rows, count, 1, images, images, a_place, 0,
+                                                          s.place_step, 0, s.image_step, 1}
+                                                   : Turn{count, rows, 1, images, a_place, images, 0,
+                                                          s.channel_step, 0, s.image_step, 1};
+                for (Int n = 0; n < blocks_of<T>(t); ++n) turn_block(t, room.data(), to, n);
             }
         }
     }
+}
+
+// y[unit] = bias + sum over its field of weight * x.
+template <class T>
+void forward(const Shape& s, const T* x, const T* weight, const T* bias, T* y) {
+    const auto add = [&](std::vector<Piece<T>>& pieces, Int position, Int group, Int first) {
+        const Int unit = position * s.out_channels + group * s.channels_out() + first;
+        field(s, position, group, [&](Int row, Int input, Int place, Int length) {
+            pieces.push_back({weight + unit * s.field() + place,
+                              x + (row * s.width * s.channels + input) * s.batch, length});
+        });
+    };
+    vectors_of_images(s, s.positions(), s.out_channels, s.field(), 1, bias, y, add);
 }
 
 // Along one axis, the position whose tap `tap` sees the input `at`; -1: there is none.
@@ -165,52 +140,25 @@ inline Int seen_by(Int at, Int tap, Int stride, Int padding, Int dilation, Int p
     return from >= 0 && from % stride == 0 && from / stride < positions ? from / stride : -1;
 }
 
-// The first unit of a group at each position that sees an input, and by which tap.
-template <class See>
-void units_that_see(const Shape& s, Int input, Int group, const See& see) {
-    for (Int i = 0; i < s.kernel_h; ++i)
-        for (Int j = 0; j < s.kernel_w; ++j) {
-            const Int h = seen_by(input / s.width, i, s.stride_h, s.padding_h, s.dilation_h,
-                                  s.positions_h);
-            const Int w = seen_by(input % s.width, j, s.stride_w, s.padding_w, s.dilation_w,
-                                  s.positions_w);
-            if (h >= 0 && w >= 0)
-                see((h * s.positions_w + w) * s.out_channels + group * s.channels_out(),
-                    i * s.kernel_w + j);
-        }
-}
-
-// dx[input] = sum over the units that see it of weight * dy. Rows: channels; vectors: images.
+// dx[input] = sum over the units that see it of weight * dy.
 template <class T>
 void input_gradient(const Shape& s, const T* dy, const T* weight, T* dx) {
-    const Results<T> all(s, s.channels, dx);
-    const Tasks tasks = all.tasks(s.height * s.width, s.channels_in());
-#pragma omp parallel num_threads(s.threads)
-    {
-        std::vector<Piece<T>> pieces;
-        Results<T> results = all;
-#pragma omp for
-        for (Int task = 0; task < tasks.count; ++task) {
-            const Int begin = tasks.place(task), end = tasks.places_end(task);
-            const Int group = tasks.group(task), first = tasks.first(task);
-            const Int rows = tasks.last(task) - first, channel = group * s.channels_in() + first;
-            for (Int image = 0; image < s.batch; image += results.together) {
-                results.begin(image);
-                for (Int input = begin; input < end; ++input) {
-                    pieces.clear();
-                    units_that_see(s, input, group, [&](Int unit, Int tap) {
-                        pieces.push_back({weight + unit * s.field() + tap * s.channels_in() + first,
-                                          dy + unit * s.batch, s.channels_out()});
-                    });
-                    product<T>({pieces.data(), Int(pieces.size()), 1, s.field(), s.batch,
-                                results.at(input, input - begin, channel, rows), results.images,
-                                nullptr, 0, false, s.out_channels * s.field()},
-                               rows, results.columns);
-                }
-                results.done(begin, end - begin, channel, rows);
+    const auto add = [&](std::vector<Piece<T>>& pieces, Int input, Int group, Int first) {
+        for (Int i = 0; i < s.kernel_h; ++i)
+            for (Int j = 0; j < s.kernel_w; ++j) {
+                const Int h = seen_by(input / s.width, i, s.stride_h, s.padding_h, s.dilation_h,
+                                      s.positions_h);
+                const Int w = seen_by(input % s.width, j, s.stride_w, s.padding_w, s.dilation_w,
+                                      s.positions_w);
+                if (h < 0 || w < 0) continue;
+                const Int unit = (h * s.positions_w + w) * s.out_channels + group * s.channels_out();
+                const Int place = (i * s.kernel_w + j) * s.channels_in() + first;
+                pieces.push_back({weight + unit * s.field() + place, dy + unit * s.batch,
+                                  s.channels_out()});
             }
-        }
-    }
+    };
+    const T* no_bias = nullptr;
+    vectors_of_images(s, s.height * s.width, s.channels, 1, s.field(), no_bias, dx, add);
 }
 
 // dw[unit][place] = sum over the images of dy * x. Rows: units; vectors: places of the field, for
@@ -221,7 +169,6 @@ void weight_gradient(const Shape& s, const T* x, const T* dy, T* dw) {
     const Tasks tasks(s, s.positions(), s.channels_out());
 #pragma omp parallel num_threads(s.threads)
     {
-        std::vector<Stretch> stretches;
         std::vector<Column> columns;
 #pragma omp for
         for (Int task = 0; task < tasks.count; ++task) {
@@ -229,14 +176,12 @@ void weight_gradient(const Shape& s, const T* x, const T* dy, T* dw) {
             const Int unit = group * s.channels_out() + tasks.first(task);
             const Int number = position * s.out_channels + unit;
             const Int rows = tasks.last(task) - tasks.first(task);
-            field(s, position, group, stretches);
             columns.clear();
             Int places = 0;
-            for (const Stretch& part : stretches) {
-                add_columns<T>(columns, part.row * s.batch * inputs + part.input, part.place,
-                               part.length);
-                places += part.length;
-            }
+            field(s, position, group, [&](Int row, Int input, Int place, Int length) {
+                add_columns<T>(columns, row * s.batch * inputs + input, place, length);
+                places += length;
+            });
             T* out = dw + number * s.field();
             if (places < s.field()) std::fill_n(out, rows * s.field(), T(0));
             const Piece<T> piece{dy + number * s.batch, x, s.batch};

@@ -74,7 +74,7 @@ inline void turn_square(const T* from, T* to, int rows, int columns, Int from_ro
 template <class T>
 constexpr Int LINE = 64 / sizeof(T);
 
-// Columns of a block: two lines, which the processor fetches as a pair. The last block takes the rest.
+// Columns of a block: two lines, which the processor fetches as a pair. The last one takes the rest.
 template <class T>
 constexpr Int WIDE = 2 * LINE<T>;
 
@@ -88,7 +88,7 @@ Int blocks_of(const Turn& t) {
     return t.i * t.j * across<T>(t);
 }
 
-// A block is of all rows. It fetches the next one: the processor doesn't foresee such steps by itself.
+// A block is of all rows. It asks for the next one: the processor doesn't foresee such steps.
 template <class T>
 void turn_block(const Turn& t, const T* from, T* to, Int n) {
     constexpr Int lanes = LANES<T>;

@@ -1,4 +1,4 @@
-"""Copies a tensor into another order in memory, faster than PyTorch (turn in kernel.cpp)."""
+"""Copies a tensor into another order in memory, faster than PyTorch (turn.h)."""
 
 from typing import NamedTuple
 
