@@ -97,7 +97,7 @@ def _three_blocks(
         if block < pooled:
             stack.add_relu_pool()
         else:
-            stack.add(nn.ReLU(inplace=True))
+            stack.add_relu()
         if block == 1:
             stack.add(nn.Dropout2d(graph["dropout2d"]))
     return nn.Sequential(stack.modules)

@@ -141,7 +141,11 @@ class Stack:
         elif self.norm == "position":
             self.add(UnitBatchNormReLU(self.dimensions), operations=2)
         else:
-            self.add(nn.ReLU(inplace=inplace), operations=2)
+            self.add_relu(2, inplace=inplace)
+
+    def add_relu(self, operations: int = 1, *, inplace: bool = True) -> None:
+        # A dense layer puts out a view: in place of one the gradient would be copied as a whole.
+        self.add(nn.ReLU(inplace=inplace and self.storage != "dense"), operations=operations)
 
     def add_relu_pool(self) -> None:
         channels, height, width = self.dimensions
