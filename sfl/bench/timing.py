@@ -12,9 +12,7 @@ from sfl.learning.graph import WARM_UP, record
 
 Name = TypeVar("Name", str, int)
 CALLS = 10  # in a CUDA graph
-MAX_SECONDS = (
-    20.0  # for one function in total, as it returned them: slow functions are repeated less often
-)
+MAX_SECONDS = 20.0  # that one function returned in total: slow ones are repeated less often
 
 
 @dataclass(frozen=True)
