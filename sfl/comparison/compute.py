@@ -1,6 +1,7 @@
 """A comparison's numbers, computed from what runs left behind. Needs no torch and no images."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from statistics import fmean, stdev
 from typing import Any
 
@@ -12,7 +13,7 @@ from sfl.comparison.model import ComparedModel, RunResult, label_of
 from sfl.comparison.schema import Comparison, Difference, Model, Target
 from sfl.comparison.sentences import conclusion, remarks
 from sfl.errors import Exit, UserError
-from sfl.plots.measures import mean_angle
+from sfl.plots.measures import mean_over_layers
 from sfl.plots.test_images import name_of_images
 from sfl.runs.listing import Images, judged_on
 
@@ -114,7 +115,7 @@ def _describe(model: ComparedModel, target: tuple[float, Images] | None) -> Mode
         accuracy_interval=interval and [max(0.0, interval[0]), min(1.0, interval[1])],
         interval_covers="seeds" if several else "images",
         loss=fmean([result.loss for result in results]),
-        gradient_angle=_last_measured(model, mean_angle),
+        gradient_angle=_last_measured(model, partial(mean_over_layers, "gradient_angle")),
         probe_decrease=_last_measured(model, lambda line: line.get("probe_decrease")),
         **of_copies(model),
         per_class={name: _mean(r.per_class[name] for r in results) for name in model.classes},

@@ -27,7 +27,7 @@ from sfl.pictures import (
     shorten,
 )
 from sfl.plots import copies
-from sfl.plots.measures import mean_angle
+from sfl.plots.measures import DECREASE, PANELS, mean_over_layers
 from sfl.plots.test_images import TestImages
 from sfl.runs.listing import judged_on
 from sfl.units import count_text
@@ -154,19 +154,19 @@ def _title(comparison: Comparison) -> str:
 def _learning(compared: Sequence[ComparedModel], title: str) -> list[Picture]:
     """How models learn, of those whose runs have measured it."""
     found = []
-    for name, read, label in (
-        ("gradient-angle", mean_angle, "angle to true gradient, degrees"),
-        ("probe-decrease", partial(_read, "probe_decrease", 1.0), "loss decrease in one step"),
-    ):
+    for name, label in (PANELS | {"probe_decrease": DECREASE}).items():
+        of_layers = name in PANELS
+        read = partial(mean_over_layers, name) if of_layers else partial(_read, name, 1.0)
         having = [m for m in compared if _has(m, read)]
         if having:
-            over = ", mean over layers" if read is mean_angle else ""
+            over = ", mean over layers" if of_layers else ""
+            said = label.partition(",")[0]
             caption = (
-                f"{label.partition(',')[0].capitalize()}{over}, over the epochs; mean, and "
-                "smallest to largest of the runs."
+                f"{said[:1].upper()}{said[1:]}{over}, over the epochs; mean, and smallest to "
+                "largest of the runs."
             )
             draw = partial(_curves, having, title, read, label)
-            found.append(Picture(name, caption, draw, _size(having)))
+            found.append(Picture(name.replace("_", "-"), caption, draw, _size(having)))
     return found
 
 

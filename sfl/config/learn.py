@@ -29,12 +29,12 @@ class SleepSettings(Settings):
         0, description="Number of training steps between sleeps. 0: never."
     )
     strength: Part = Field(
-        1.0, description="How far: 1 makes the filters equal, s goes that part of the way."
+        1.0, description="How far: w becomes w + strength (mean − w), so 1 makes the filters equal."
     )
     kernels: Literal["one", "k2"] = Field(
         "one",
-        description="one: a mean over all positions. k2: k² means of a k×k kernel, each over the "
-        "positions whose fields don't overlap, as in the paper.",
+        description="one: a mean over all positions. k2: for a k×k kernel k² groups of "
+        "positions whose fields don't overlap, with a mean each, as in the paper.",
     )
 
     @model_validator(mode="after")
@@ -64,18 +64,18 @@ class LearnSettings(Settings):
     )
     alignment: Share = Field(
         0.0,
-        description="Only with rule: fa. Cosine between feedback and forward weights at birth: one "
-        "transport.",
+        description="Only with rule: fa. Cosine between feedback and forward weights at birth; "
+        "above 0 the forward weights are copied once.",
     )
     scale: Literal["xavier", "kaiming"] = Field(
         "xavier",
-        description="Size of the feedback weights at birth: standard deviation √(2 / (fan-in + "
-        "fan-out)) or 1/√(3 fan-in).",
+        description="Size of the feedback weights that are drawn, and usf's in each step: standard "
+        "deviation √(2 / (fan-in + fan-out)) or 1/√(3 fan-in).",
     )
     loss: Literal["pred", "sim", "predsim"] = Field(
         "predsim",
         description="Only with route: local. pred: cross entropy of a linear readout. sim: "
-        "similarities between images as between their labels. predsim: 0.01 and 0.99 of them.",
+        "similarities between images as between their labels. predsim: 0.01 pred + 0.99 sim.",
     )
     mirror: MirrorSettings = Field(MirrorSettings(), description="Only with rule: mirror.")
     sleep: SleepSettings = Field(SleepSettings(), description="Sharing in time.")

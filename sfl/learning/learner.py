@@ -48,7 +48,8 @@ class Learner:
     graphed: makes one launch of the launches of a step, see sfl.learning.graph; for one worker.
 
     Raises ValueError for an optimizer that isn't fused or lacks parameters of `feedback` or
-    `route`.
+    `route`; for Adam with weight decay where it moves feedback weights, and for clip_norm with
+    losses of layers.
     """
 
     def __init__(
@@ -85,6 +86,11 @@ class Learner:
                     f"the optimizer lacks {owner}.parameters(): "
                     f"build_optimizer(model, {owner}.parameters(), …)"
                 )
+        decay = any(group.get("weight_decay") for group in optimizer.param_groups)
+        if self.feedback.parameters() and type(optimizer) is torch.optim.Adam and decay:
+            raise ValueError("Adam's decay would differ between weights and those of feedback")
+        if self.route.heads() and clip_norm is not None:
+            raise ValueError("clip_norm: one norm over all gradients is not for losses of layers")
         self._parallel = world.parallel(model, sync_batchnorm=sync_batchnorm)
 
     def step(
@@ -111,7 +117,7 @@ class Learner:
             share = len(labels) / (count or len(labels))
             loss, hits = self._learn_from(images, labels, share)
         if self.sleep is not None:
-            self.sleep.after_step(self.optimizer, step)
+            self.sleep.after_step(self.optimizer, step, self.feedback)
             if self.average is not None:  # of weights that have slept
                 self.average.after_step()
         self.feedback.after_step(step)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sfl.learning.learner import Learner
 from sfl.learning.routes import Chain, Route
-from sfl.nn.feedback.drawing import stored
+from sfl.nn.feedback.drawing import inside
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.storage import dense_to_local, sharing_distance
 from sfl.nn.weighted import Weighted, weighted_layers
@@ -202,8 +202,7 @@ def _existing(layer: Weighted) -> Tensor:
     weight = layer.weight.detach()
     if not isinstance(layer, SpatialFeatureLayer) or layer.storage == "local":
         return weight
-    one = torch.ones((), dtype=weight.dtype)
-    return weight * stored(layer, layer.field_mask()[:, :, None, :, :, None] * one)
+    return weight * inside(layer)
 
 
 def _sharing(layer: SpatialFeatureLayer) -> float:

@@ -3,13 +3,12 @@
 Sharing in time: between two sleeps nothing crosses positions.
 """
 
-from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from sfl.nn.feedback.rules import Rule
+from sfl.nn.feedback.attach import Feedback
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.storage import shared_filter
 
@@ -26,9 +25,6 @@ class Sleep:
     kernels: "one", a mean over all positions; "k2", kh·kw means: of positions whose row has the
     same remainder by kh and whose column has the same by kw. Without dilation their fields don't
     overlap; it is the paper's own form.
-    rules: backward rules by layer, as Feedback.rules. Feedback weights that the optimizer moves
-    (kp) sleep with the layer's, so that their difference goes on shrinking.
-
     Raises ValueError for settings out of range, a model without local layers, and dense storage.
     """
 
@@ -38,7 +34,6 @@ class Sleep:
         every: int,
         strength: float = 1.0,
         kernels: Kernels = "one",
-        rules: Mapping[str, Rule] | None = None,
     ) -> None:
         if every < 1 or not 0 < strength <= 1 or kernels not in get_args(Kernels):
             raise ValueError(
@@ -53,20 +48,22 @@ class Sleep:
         for name, layer in self.layers.items():
             if layer.storage == "dense":
                 raise ValueError(f"{name}: dense storage has no filters to be pulled together")
-        self._rules = rules or {}
 
     @torch.no_grad()
-    def after_step(self, optimizer: torch.optim.Optimizer, step: int) -> bool:
+    def after_step(
+        self, optimizer: torch.optim.Optimizer, step: int, feedback: Feedback | None = None
+    ) -> bool:
         """After the optimizer's step of that number, counted from 0 over the whole run.
 
-        Returns whether it was followed by sleep.
+        feedback: the model's backward rules. Feedback weights that the optimizer moves (kp) sleep
+        with the layer's, so that their difference goes on shrinking. Returns whether it slept.
         """
         if (step + 1) % self.every:
             return False
         for name, layer in self.layers.items():
             pools = layer.kernel_size if self.kernels == "k2" else (1, 1)
             exists = layer.field_mask().to(layer.weight.device)
-            rule = self._rules.get(name)
+            rule = feedback.rules.get(name) if feedback else None
             for weight in [layer.weight, *(rule.parameters() if rule else [])]:
                 for tensor in _with_moments(weight, optimizer):
                     pull(tensor, exists, self.strength, pools)

@@ -16,13 +16,13 @@ from typing import Any
 
 from torch import nn
 
-from sfl.nn.feedback.attach import followers
+from sfl.nn.feedback.attach import BEFORE_FIRST
 from sfl.nn.feedback.drawing import existing
 from sfl.nn.feedback.rules import rule_named
 from sfl.nn.norm import BATCH_NORMS, UnitBatchNormReLU
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.summary import summarize
-from sfl.nn.weighted import Weighted, expect_no_others, weighted_layers
+from sfl.nn.weighted import Weighted, expect_no_others, passed_by_errors, weighted_layers
 
 # From the strictest grade to the loosest; a network has the loosest one of its layers.
 SHARING = {
@@ -127,16 +127,19 @@ def audit(
     their global norm. heads: of local losses, how many weights each has that send its error back,
     by the name of the layer that it trains.
 
-    Raises ValueError for an unknown rule, and for a module whose weights it can't judge: of an
-    unknown kind, used in another way than by calling it, or the same as another module's.
+    Raises ValueError for an unknown rule, for a model whose first layer would have to follow it,
+    and for a module whose weights it can't judge: of an unknown kind, used in another way than by
+    calling it, or the same as another module's.
     """
     grade = _grade(rule, alignment)
     expect_no_others(model, (*BATCH_NORMS, UnitBatchNormReLU))
-    passed = followers(model) if route == "chain" else {}
+    passed = passed_by_errors(model, in_dimensions) if route == "chain" else {}
+    first = next(iter(weighted_layers(model)), None)
+    if first in passed and rule != "backprop":
+        raise ValueError(f"{first}: {BEFORE_FIRST}")
     runs: dict[str, list[tuple[int, ...]]] = {}
     for run in summarize(model, in_dimensions).layers:
         runs.setdefault(run.name, []).append(run.out_shape)
-    first = next(iter(weighted_layers(model)), None)
     owners: dict[nn.Parameter, str] = {}
     layers, behind = [], False  # behind the first layer with weights; no error goes on before it
     for name, module in model.named_modules():
@@ -149,8 +152,8 @@ def audit(
                 found |= _sent(grade, _served(passed[name], grade), passed[name])
             if number := (heads or {}).get(name):
                 found |= _sent("transports", number, module)
-            passed_by_errors = behind and route != "frozen"
-            if passed_by_errors and isinstance(module, (*BATCH_NORMS, UnitBatchNormReLU)):
+            is_norm = isinstance(module, (*BATCH_NORMS, UnitBatchNormReLU))
+            if is_norm and behind and route != "frozen":
                 found["own_scales"] = _count(module) // 2
             layers.append(LayerAudit(name, type(module).__name__, **found))
         behind |= name == first

@@ -1,8 +1,11 @@
 """The layers of a model that have weights between units: those that rules and routes are about."""
 
+import copy
 from collections.abc import Mapping
+from functools import partial
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sfl.nn.spatial import SpatialFeatureLayer
 
@@ -15,6 +18,26 @@ def weighted_layers(model: nn.Module) -> dict[str, Weighted]:
     readout, and the input of the first are the images.
     """
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, KINDS)}
+
+
+def passed_by_errors(model: nn.Module, in_dimensions: tuple[int, int, int]) -> dict[str, Weighted]:
+    """Those of `weighted_layers` whose input depends on what learns, by one image of (C, H, W) on
+    the meta device: through their weights errors are sent back.
+    """
+    copied = copy.deepcopy(model).to("meta").eval()
+    passed: set[str] = set()
+
+    def note(
+        name: str, layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
+    ) -> None:
+        if any(x.requires_grad for x in (*inputs, *named.values())):
+            passed.add(name)
+
+    for name, layer in weighted_layers(copied).items():
+        layer.register_forward_pre_hook(partial(note, name), with_kwargs=True)
+    with torch.enable_grad():
+        copied(torch.empty(1, *in_dimensions, device="meta"))
+    return {name: layer for name, layer in weighted_layers(model).items() if name in passed}
 
 
 def expect_no_others(model: nn.Module, norms: tuple[type[nn.Module], ...]) -> None:

@@ -63,14 +63,15 @@ def curves(lines: Sequence[dict[str, Any]], name: str) -> Curves:
     return found
 
 
-def mean_angle(line: dict[str, Any]) -> float | None:
-    """The mean over layers of gradient_angle in a line of metrics; None if a layer has none.
+def mean_over_layers(name: str, line: dict[str, Any]) -> float | None:
+    """The mean of a measure in a line of metrics, over the layers that have it; None if none has.
 
-    A layer that doesn't learn has no angle. A mean over the others would hide that.
+    A layer that doesn't learn has no gradient_angle. A mean over the others would hide that: None.
     """
-    angles = [values.get("gradient_angle") for values in line.get("measures", {}).values()]
-    known = [angle for angle in angles if angle is not None]
-    return fmean(known) if known and len(known) == len(angles) else None
+    found = [values.get(name) for values in line.get("measures", {}).values()]
+    known = [value for value in found if value is not None]
+    lacking = name == "gradient_angle" and len(known) < len(found)
+    return fmean(known) if known and not lacking else None
 
 
 def predictions(
@@ -79,8 +80,8 @@ def predictions(
 ) -> dict[str, Curves]:  # fmt: skip
     """What theory says of measures, by their names; nothing where it says nothing.
 
-    kp: ‖W − B‖ shrinks by exp(−λ Σ η) from its first measurement on. A decay λ in a momentum μ
-    counts as λ / (1 − μ), a few steps after its start. Sleep, and adam with decay, change the
+    kp: ‖W − B‖ shrinks by exp(−λ Σ η) from its first measurement on. With sgd's momentum μ a decay
+    λ counts as λ / (1 − μ), a few steps after its start. Sleep, and adam with decay, change the
     difference otherwise.
     mirror: feedback at an angle of atan √(K/N), see sfl.nn.feedback.rules.Mirror, for weights that
     rest. Those that still change are followed with a delay.
@@ -91,7 +92,8 @@ def predictions(
     if learn.rule == "kp" and not learn.sleep.every:
         if optimizer.name == "adam" and optimizer.weight_decay:
             return {}
-        decay = optimizer.weight_decay / (1 - optimizer.momentum)
+        momentum = optimizer.momentum if optimizer.name == "sgd" else 0.0
+        decay = optimizer.weight_decay / (1 - momentum)
         return {"feedback_distance": _shrinking(lines, decay)}
     if learn.rule == "mirror":
         mirror = learn.mirror

@@ -208,7 +208,7 @@ def build_learner(setup: Setup) -> Learner:
         clip_norm=config.optimizer.clip_norm,
         feedback=feedback,
         route=route,
-        sleep=build_sleep(config, model, feedback),
+        sleep=build_sleep(config, model),
         average=Average(model, config.train.average.decay) if config.train.average.decay else None,
         teacher=setup.teacher,
         world=setup.world,
@@ -240,12 +240,12 @@ def build_route(
     return Chain()
 
 
-def build_sleep(config: Config, model: nn.Module, feedback: Feedback) -> Sleep | None:
+def build_sleep(config: Config, model: nn.Module) -> Sleep | None:
     """None where the config has none."""
     sleep = config.learn.sleep
     if not sleep.every:
         return None
-    return Sleep(model, sleep.every, sleep.strength, sleep.kernels, feedback.rules)
+    return Sleep(model, sleep.every, sleep.strength, sleep.kernels)
 
 
 def describe_model(

@@ -139,9 +139,9 @@ def test_how_models_learn_is_drawn_of_those_that_measured_it(tmp_path: Path) -> 
         return found
 
     layers: dict[str, dict[str, float]]
-    layers = {"a": {"gradient_angle": 10.0}, "b": {"gradient_angle": 20.0}}
+    layers = {"a": {"gradient_angle": 10.0}, "b": {"gradient_angle": 20.0, "error_rank": 9.0}}
     found = shown({}, {"epoch": 2, "measures": layers, "probe_decrease": 0.25})
-    for name, value in (("gradient-angle", 15.0), ("probe-decrease", 0.25)):
+    for name, value in (("gradient-angle", 15.0), ("error-rank", 9.0), ("probe-decrease", 0.25)):
         (line,) = found[name].axes[0].lines
         assert line.get_label() == "one" and line.get_xydata().tolist() == [[2, value]]  # type: ignore[union-attr]
     # With a layer that doesn't learn there is no mean over all.

@@ -126,6 +126,8 @@ def test_mirrors_angle_is_that_of_its_samples(kind: str, images: int) -> None:
     own = layer.weight
     assert isinstance(own, nn.Parameter)
     assert angle(own.detach(), found) == pytest.approx(predicted, rel=0.1)
+    along = (found * own.detach()).sum() / own.detach().square().sum()
+    assert float(along) == pytest.approx(1, abs=0.15)  # E[y xᵀ] is W, not a multiple of it
     if kind == "dense":
         assert torch.equal(found == 0, own == 0)
 
@@ -199,6 +201,18 @@ def test_an_optimizer_without_the_feedback_weights_is_refused() -> None:
     feedback = attach(model, "kp", DRAW)
     with pytest.raises(ValueError, match=r"^the optimizer lacks feedback\.parameters\(\)"):
         Learner(model, build_optimizer(model), nn.CrossEntropyLoss(), feedback=feedback)
+
+
+def test_kp_under_adam_with_decay_is_refused() -> None:
+    model = net()
+    feedback = attach(model, "kp", DRAW)
+    for name in ("adamw", "adam"):
+        optimizer = build_optimizer(model, feedback.parameters(), name=name, weight_decay=0.1)
+        if name == "adam":
+            with pytest.raises(ValueError, match=r"^Adam's decay would differ between weights and"):
+                Learner(model, optimizer, nn.CrossEntropyLoss(), feedback=feedback)
+        else:
+            Learner(model, optimizer, nn.CrossEntropyLoss(), feedback=feedback)
 
 
 def test_in_dense_storage_kps_feedback_stays_inside_the_fields() -> None:

@@ -409,6 +409,14 @@ def test_a_model_has_one_rule_or_one_route(route: str) -> None:
             other(model)
 
 
+def test_one_norm_over_all_gradients_is_not_for_losses_of_layers() -> None:
+    model = tiny_net()
+    route = ROUTES["local"](model)
+    optimizer = build_optimizer(model, route.parameters())
+    with pytest.raises(ValueError, match=r"^clip_norm: one norm over all gradients is not for"):
+        Learner(model, optimizer, nn.CrossEntropyLoss(), route=route, clip_norm=1.0)
+
+
 def test_an_unknown_local_loss_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^kind 'simm' is none of pred, sim, predsim"):
         LocalLosses(tiny_net(), (3, 6, 6), DRAW, "simm", nn.CrossEntropyLoss())  # type: ignore[arg-type]

@@ -153,7 +153,7 @@ def test_feedback_weights_of_kp_sleep_with_the_layer() -> None:
     feedback = attach(model, "kp", DRAW)
     more = feedback.parameters()
     optimizer = build_optimizer(model, more, name="adamw", weight_decay=0.5)
-    sleep = Sleep(model, 2, 0.3, rules=feedback.rules)
+    sleep = Sleep(model, 2, 0.3)
     learner = Learner(model, optimizer, nn.CrossEntropyLoss(), feedback=feedback, sleep=sleep)
     expected = (layer.weight - more[0]).detach()
     for step in range(6):

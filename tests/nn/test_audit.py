@@ -116,6 +116,22 @@ def test_one_layer_that_is_run_twice() -> None:
     assert shares == {"0": ("shared", layer.weight_count(), 2)}
 
 
+class Backwards(nn.Module):
+    """Its readout comes first in the order of its modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.first = nn.Linear(4, 7), nn.Linear(90, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(self.first(x.flatten(1)))
+        return y
+
+
+def test_what_is_transported_goes_by_the_calls_not_by_the_order_of_the_modules() -> None:
+    assert found(audit(Backwards(), SIZE), "transported") == {"last": (28,), "first": (0,)}
+
+
 class Uncalled(nn.Module):
     """Uses a layer's weights without calling it, as nn.MultiheadAttention does."""
 

@@ -56,6 +56,11 @@ def test_kp_is_predicted_by_decay_and_learning_rates() -> None:
     (second, fourth) = found["feedback_distance"]["b"]
     assert second == (2, 2.0) and fourth[0] == 4
     assert fourth[1] == pytest.approx(2 * math.exp(-0.05 / (1 - 0.5) * (3 - 1)))
+    muon = SGD.replace("sgd", "muon")  # whose decay is beside its momentum
+    (_, fourth) = predictions(tiny_config(muon, "learn.rule=kp"), LINES, nn.Sequential(), {})[
+        "feedback_distance"
+    ]["b"]
+    assert fourth[1] == pytest.approx(2 * math.exp(-0.05 * (3 - 1)))
     assert predictions(tiny_config(SGD), LINES, nn.Sequential(), {}) == {}
     spatial = ("model.layer=spatial", "learn.sleep.every=2", "learn.rule=kp")
     assert predictions(tiny_config(SGD, *spatial), LINES, nn.Sequential(), {}) == {}

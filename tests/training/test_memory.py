@@ -13,6 +13,7 @@ from sfl.config.optimizer import OptimizerSettings
 from sfl.errors import Exit, UserError
 from sfl.learning.seeding import generator
 from sfl.nn.feedback.attach import attach
+from sfl.nn.feedback.rules import RULES
 from sfl.nn.models.networks import build_model
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.summary import LayerSummary, ModelSummary, summarize
@@ -69,6 +70,18 @@ def test_feedback_weights_are_counted(rule: str, in_memory: int, in_file: int) -
     held = sum(tensor.numel() for tensor in feedback.state().values())
     assert 4 * held == (room if in_file else 0)
     assert len(feedback.parameters()) == (rule == "kp")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_in_dense_storage_a_rule_holds_no_more_than_is_counted(rule: str) -> None:
+    """But for a pattern of the fields, which has no channels."""
+    model = nn.Sequential(nn.Conv2d(1, 6, 2), SpatialFeatureLayer((6, 3, 3), 5, 2, storage="dense"))
+    counted = summarize(model, (1, 4, 4), rule).feedback
+    (held,) = attach(model, rule, partial(generator, 0)).rules.values()
+    tensors = [value for value in vars(held).values() if isinstance(value, torch.Tensor)]
+    pattern = 4 * 3 * 3 * 2 * 2 if rule in ("usf", "kp") else 0
+    assert counted is not None
+    assert sum(tensor.nbytes for tensor in tensors) == counted.bytes + pattern
 
 
 @pytest.mark.parametrize("route", ["dfa", "local", "frozen"])

@@ -7,6 +7,7 @@ Behind it x is joined again: forward nothing happens, backward x gets what the r
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,10 @@ from sfl.nn.norm import BATCH_NORMS, UnitBatchNormReLU
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.weighted import Weighted, claim, expect_no_others, weighted_layers
 
+BEFORE_FIRST = (
+    "follows no rule, as the first layer with weights in the model's order, but is given what "
+    "needs a gradient: the output of another layer, its own, or images that do"
+)
 NORMS = (*BATCH_NORMS, UnitBatchNormReLU, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -96,7 +101,8 @@ def attach(
 
     The model must be on its device already, with the weights that it begins with. Raises
     ValueError for an unknown rule or scale, options out of range, a model that has a rule or a
-    route already, and as `check` does.
+    route already, and as `check` does. The model raises it later if its first layer is given what
+    needs a gradient, which would be sent back through that layer's own weights.
     """
     claim(weighted_layers(model), "")
     if rule == "backprop":
@@ -110,6 +116,9 @@ def attach(
     claim(weighted_layers(model), f"the rule {rule}")
     for each in rules.values():
         _Joined(each)
+    name, first = next(iter(weighted_layers(model).items()))
+    refuse = partial(_refuse_error, name, next(iter(rules.values())))
+    first.register_forward_pre_hook(refuse, with_kwargs=True)
     return Feedback(rules)
 
 
@@ -137,6 +146,15 @@ def check(model: nn.Module) -> None:
         if other != name:
             raise ValueError(f"{name} and {other} have one weight; give each its own")
     expect_no_others(model, NORMS)
+
+
+def _refuse_error(
+    name: str, rule: Rule, layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
+) -> None:
+    """In front of the first layer, which follows no rule. rule: another layer's."""
+    (x,) = (*inputs, *named.values())
+    if x.requires_grad and rule.active:
+        raise ValueError(f"{name}: {BEFORE_FIRST}")
 
 
 @dataclass(frozen=True)

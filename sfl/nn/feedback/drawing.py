@@ -62,7 +62,7 @@ def _numbers(fan_in: float, fan_out: float) -> tuple[Tensor, Tensor]:
 def drawn(layer: Weighted, scale: Scale, generator: torch.Generator) -> Tensor:
     """Feedback weights from U(±√3 · `spread`), drawn on the CPU, as the layer's own lie."""
     weights = uniform(_local_shape(layer), layer.weight.dtype, generator)
-    return stored(layer, weights.mul_(math.sqrt(3) * spread(layer, scale)))
+    return _stored(layer, weights.mul_(math.sqrt(3) * spread(layer, scale)))
 
 
 def uniform(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
@@ -78,13 +78,26 @@ def existing(layer: Weighted) -> int:
     return layer.weight.numel()
 
 
-def stored(layer: Weighted, weights: Tensor) -> Tensor:
-    """Weights in local form as the layer stores its own: in its storage, device and memory order.
-
-    What broadcasts to local form may be given.
+def pattern(layer: Weighted, numbers: Tensor) -> Tensor:
+    """Numbers of all places of the fields, of the shape of `spread`, as they broadcast to the
+    layer's weights: in dense storage (1, H, W, 1, OH, OW), zero outside the fields.
     """
+    if not isinstance(layer, SpatialFeatureLayer) or layer.storage == "local":
+        return numbers.to(layer.weight.device)
+    if layer.groups > 1:  # where a channel and a unit of two groups have no weight
+        return _stored(layer, numbers.expand(_local_shape(layer)))
+    size = (1, *layer.in_dimensions[1:])
+    return local_to_dense(numbers, size, layer.window).to(layer.weight.device)
+
+
+def inside(layer: SpatialFeatureLayer) -> Tensor:
+    """`pattern` of ones: 1 where the layer has a weight in a field, else 0."""
+    return pattern(layer, layer.field_mask()[:, :, None, :, :, None].to(layer.weight.dtype))
+
+
+def _stored(layer: Weighted, weights: Tensor) -> Tensor:
+    """Weights in local form as the layer stores its own: storage, device and memory order."""
     if isinstance(layer, SpatialFeatureLayer) and layer.storage == "dense":
-        weights = weights.expand(_local_shape(layer))
         weights = local_to_dense(weights, layer.in_dimensions, layer.window, layer.groups)
     return torch.empty_like(layer.weight, requires_grad=False).copy_(weights)
 

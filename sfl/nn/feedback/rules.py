@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sfl.nn.feedback.drawing import Draw, Scale, drawn, spread, stored
+from sfl.nn.feedback.drawing import Draw, Scale, drawn, inside, pattern, spread
 from sfl.nn.feedback.products import response
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.weighted import Weighted
@@ -104,8 +104,9 @@ class KolenPollack(FeedbackAlignment):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        dense = getattr(self.layer, "storage", "") == "dense"
-        self.inside = stored(self.layer, torch.ones(())) if dense else None
+        layer, self.inside = self.layer, None  # None: all weights are inside the fields
+        if isinstance(layer, SpatialFeatureLayer) and layer.storage == "dense":
+            self.inside = inside(layer)
 
     def take_gradients(self) -> None:
         given = self.layer.weight.grad
@@ -161,7 +162,7 @@ class Mirror(FeedbackAlignment):
         """1 / the number of samples that each weight gets of a batch; 0 where there is none."""
         layer, one = self.layer, torch.tensor(1 / self.images, dtype=self.layer.weight.dtype)
         if isinstance(layer, SpatialFeatureLayer) and layer.storage == "dense":
-            return stored(layer, layer.field_mask()[:, :, None, :, :, None] * one)
+            return inside(layer) * one
         if not isinstance(layer, nn.Conv2d):
             return one
         settings = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
@@ -184,10 +185,7 @@ class UniformSigns(Rule):
         self.magnitudes = self._magnitudes()
 
     def _magnitudes(self) -> Tensor:
-        size = spread(self.layer, self.scale)
-        if getattr(self.layer, "storage", "") == "dense":
-            return stored(self.layer, size)
-        return size.to(self.layer.weight.device)
+        return pattern(self.layer, spread(self.layer, self.scale))
 
     def weight(self) -> Tensor:
         return self.layer.weight.detach().sign().mul_(self.magnitudes)

@@ -180,4 +180,5 @@ def classifier(
 def expect_entries(count: int, **lists: Sequence[object]) -> None:
     for name, values in lists.items():
         if len(values) != count:
-            raise ValueError(f"{name} has {len(values)} entries, this model has {count} layers")
+            layers = "1 layer" if count == 1 else f"{count} layers"
+            raise ValueError(f"{name} has {len(values)} entries, this model has {layers}")

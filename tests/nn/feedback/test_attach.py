@@ -1,5 +1,6 @@
 """What can't follow a rule is refused in words; torch.compile takes the rest in one graph."""
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from sfl.learning.seeding import generator
+from sfl.nn.audit import audit
 from sfl.nn.feedback.attach import attach
 from sfl.nn.feedback.rules import RULES
 from sfl.nn.models.networks import build_model
@@ -133,6 +135,32 @@ def test_weights_that_are_used_without_calling_their_layer_are_refused() -> None
     model(torch.ones(2, 4)).sum().backward()
     with pytest.raises(ValueError, match="second: is used otherwise than by calling it"):
         feedback.take_gradients()
+
+
+class Backwards(Named):
+    """Its readout comes first in the order of its modules."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.first(self.second(x)[:, [0, 1, 2, 0]])
+        return y
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Backwards(),
+        nn.Sequential(*2 * [nn.Linear(4, 4)], nn.Linear(4, 3)),
+        nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 4), nn.Linear(4, 3)),
+    ],
+)
+def test_no_error_goes_through_the_weights_of_the_first_layer(model: nn.Module) -> None:
+    feedback = attach(model, "fa", DRAW)
+    with pytest.raises(ValueError, match="follows no rule, as the first layer with weights in the"):
+        model(torch.ones(2, 4))
+    with pytest.raises(ValueError, match="follows no rule, as the first layer with weights in the"):
+        audit(nn.Sequential(nn.Flatten(), copy.deepcopy(model)), (4, 1, 1), rule="fa")
+    with feedback.off():
+        model(torch.ones(2, 4)).sum().backward()
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.LayerNorm(4), nn.GroupNorm(2, 4)])
