@@ -55,15 +55,11 @@ def measure(device: torch.device, steps: list[dict[str, Any]]) -> list[dict[str,
 
     Ours on the device, torchvision's where it always is, on the CPU.
     """
-    images = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8)
-    split = Split(images, torch.zeros(IMAGES, dtype=torch.int64)).to(device)
-    functions = {name: partial(_epoch, split, augment) for name, augment in RECIPES.items()}
-    timed: dict[str, Callable[[], float]] = {
-        name: partial(_seconds, batches) for name, batches in functions.items()
-    }
+    split = random_images(IMAGES)
+    timed = {name: epoch(split.to(device), BATCH, augment) for name, augment in RECIPES.items()}
     workers = torch.get_num_threads()
     loader = DataLoader(
-        Pictures(images), BATCH, shuffle=True, num_workers=workers, persistent_workers=True
+        Pictures(split.images), BATCH, shuffle=True, num_workers=workers, persistent_workers=True
     )
     # As for the others, the first call isn't counted: it starts the workers.
     timed[TORCHVISION] = partial(_seconds, lambda: loader)
@@ -81,11 +77,20 @@ def measure(device: torch.device, steps: list[dict[str, Any]]) -> list[dict[str,
     return found
 
 
-def _epoch(split: Split, augment: Augmentation) -> Iterable[object]:
+def random_images(count: int) -> Split:
+    """As large as CIFAR-10's, of one class."""
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+    return Split(images, torch.zeros(count, dtype=torch.int64))
+
+
+def epoch(split: Split, batch: int, augment: Augmentation) -> Callable[[], float]:
+    """What goes once through a split in batches, and returns the seconds."""
     mean = std = torch.full((3,), 0.5)
-    return train_batches(
-        split, batch_size=BATCH, classes=10, augment=augment, mean=mean, std=std, epoch=1,
-        draw=partial(generator, 0),
+    return lambda: _seconds(
+        lambda: train_batches(
+            split, batch_size=batch, classes=10, augment=augment, mean=mean, std=std, epoch=1,
+            draw=partial(generator, 0),
+        )
     )  # fmt: skip
 
 

@@ -1,17 +1,12 @@
 """All that `sfl bench` measures, in one run: the machine, layers, steps, memory, data."""
 
-import time
 from functools import partial
 from typing import Any
 
 import torch
 
 from sfl.bench import augmentation, layers, steps
-from sfl.bench.timing import clock, interleaved, wait
-from sfl.data.augmentation import Augmentation
-from sfl.data.batches import train_batches
-from sfl.data.dataset import Split
-from sfl.learning.seeding import generator
+from sfl.bench.timing import clock, interleaved
 from sfl.nn import engine
 from sfl.progress import track
 from sfl.training.device import pick_device, pick_precision, prepare
@@ -68,17 +63,8 @@ def machine(device: torch.device, repetitions: int) -> dict[str, Any]:
 
 def data_share(device: torch.device, measured: list[dict[str, Any]]) -> dict[str, float]:
     """What an epoch's batches take of an epoch of SpatialDenseNet, local."""
-    images = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8)
-    split = Split(images, torch.zeros(IMAGES, dtype=torch.int64)).to(device)
-    mean = std = torch.full((3,), 0.5)
-    start = time.perf_counter()
-    for _ in train_batches(
-        split, batch_size=steps.BATCH, classes=10, mean=mean, std=std, epoch=1,
-        augment=Augmentation(crop_padding=4, flip=True), draw=partial(generator, 0),
-    ):  # fmt: skip
-        pass
-    wait()
-    seconds = time.perf_counter() - start
+    split, recipe = augmentation.random_images(IMAGES), augmentation.RECIPES["crop, flip"]
+    seconds = augmentation.epoch(split.to(device), steps.BATCH, recipe)()
     (entry,) = (e for e in measured if e["network"] == "SpatialDenseNet")
     training = entry["steps"]["SpatialDenseNet, local"]["seconds"] * -(-IMAGES // steps.BATCH)
     return {"seconds": seconds, "share_of_epoch": seconds / (seconds + training)}

@@ -104,10 +104,6 @@ class ModelSettings(Settings):
             raise ValueError(
                 "same_start: only for layer: spatial; all positions of a conv layer have one kernel"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _storage_needs_spatial(self) -> "ModelSettings":
         if self.layer == "conv" and self.storage is not None:
             raise ValueError(
                 f"storage: {self.storage} is only for layer: spatial, not for conv; remove it, or "

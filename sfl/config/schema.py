@@ -89,6 +89,11 @@ class DataSettings(Settings):
     )
     shapes: ShapesSettings = Field(ShapesSettings(), description="Only with source: shapes.")
 
+    def which(self) -> dict[str, Any]:
+        """All that says which images these are, as `sfl.data.sources.load_dataset` takes it."""
+        names = {"source", "root", "mirror", "resize", "shapes", "skip_broken"}
+        return self.model_dump(include=names)
+
 
 class TrainSettings(Settings):
     """Length, device and precision of the training, and the files that it writes."""
@@ -174,14 +179,10 @@ class TrainSettings(Settings):
         return given
 
     @model_validator(mode="after")
-    def _needs_a_teacher(self) -> "TrainSettings":
+    def _fit_each_other(self) -> "TrainSettings":
         for name in ("teacher_temperature", "teacher_share"):
             if self.teacher is None and getattr(self, name) is not None:
                 raise ValueError(f"{name}: needs train.teacher, without which nothing is taught")
-        return self
-
-    @model_validator(mode="after")
-    def _warmup_fits(self) -> "TrainSettings":
         if self.schedule == "onecycle" and self.warmup:
             raise ValueError("warmup: only for schedule constant and cosine; onecycle has its own")
         if self.warmup > self.epochs:

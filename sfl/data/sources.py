@@ -5,12 +5,13 @@ from pathlib import Path
 
 from sfl.data.dataset import Dataset
 from sfl.errors import UserError
+from sfl.shell import home
 
 
 def load_dataset(
     source: str,
     *,
-    root: Path,
+    root: str | Path,
     mirror: str | None = None,
     resize: int | None = None,
     shapes: Mapping[str, int] | None = None,
@@ -35,11 +36,11 @@ def load_dataset(
     if source == "cifar10":
         from sfl.data.cifar10 import load_cifar10
 
-        return load_cifar10(root, mirror, fetch=fetch)
+        return load_cifar10(home(root), mirror, fetch=fetch)
     if source == "folder":
         from sfl.data.folder import load_folder
 
-        return load_folder(root, resize, skip_broken=skip_broken, need_train=need_train)
+        return load_folder(home(root), resize, skip_broken=skip_broken, need_train=need_train)
     if source == "shapes":
         from sfl.data.shapes import draw_shapes
 

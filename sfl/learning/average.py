@@ -52,11 +52,6 @@ class Average:
         averages = {f"model.{name}": tensor for name, tensor in self._averages.items()}
         return {"steps": self._steps, **averages}
 
-    @torch.no_grad()
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Puts back what `state` gave, in place."""
-        _copy(self.state(), tensors)
-
 
 @torch.no_grad()
 def _copy(into: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

@@ -190,18 +190,17 @@ class Learner:
                     tensors[f"optimizer.{place}.{name}"] = moment
         return tensors
 
+    @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Puts back what `state` gave for the same model and optimizer."""
+        for name, own in self.state().items():
+            if not name.startswith("optimizer."):
+                own.copy_(tensors[name])
         weights = self.weights
-        owners: dict[str, dict[str, Tensor]] = {
-            name: {} for name in ("model", "feedback", "route", "average")
-        }
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             owner, _, rest = name.partition(".")
-            if owner in owners:
-                owners[owner][rest] = tensor
-            elif owner == "optimizer":
+            if owner == "optimizer":
                 place, _, moment = rest.partition(".")
                 weight = weights[int(place)]
                 # A fused step goes through a weight and its moments as they lie in memory, which
@@ -209,10 +208,5 @@ class Learner:
                 if tensor.shape == weight.shape:
                     tensor = torch.empty_like(weight, dtype=tensor.dtype).copy_(tensor)
                 moments.setdefault(int(place), {})[moment] = tensor
-        self.model.load_state_dict(owners["model"])
-        self.feedback.load_state(owners["feedback"])
-        self.route.load_state(owners["route"])
-        if self.average is not None:
-            self.average.load_state(owners["average"])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})

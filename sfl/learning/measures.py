@@ -16,7 +16,7 @@ from sfl.learning.learner import Learner
 from sfl.learning.routes import Chain, Route
 from sfl.nn.feedback.drawing import inside
 from sfl.nn.spatial import SpatialFeatureLayer
-from sfl.nn.storage import dense_to_local, sharing_distance
+from sfl.nn.storage import sharing_distance
 from sfl.nn.weighted import Weighted, weighted_layers
 
 ByLayer = dict[str, dict[str, float]]
@@ -206,7 +206,5 @@ def _existing(layer: Weighted) -> Tensor:
 
 
 def _sharing(layer: SpatialFeatureLayer) -> float:
-    weight, exists = layer.weight.detach(), layer.field_mask().to(layer.weight.device)
-    if layer.storage == "dense":
-        weight = dense_to_local(weight, layer.window, layer.groups)
-    return sharing_distance(weight, exists)
+    exists = layer.field_mask().to(layer.weight.device)
+    return sharing_distance(layer.filters().detach().movedim(3, -1), exists)

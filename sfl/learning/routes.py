@@ -5,7 +5,7 @@ A route is joined to a model when it is made, before torch.compile. Blocks: sfl.
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -37,14 +37,10 @@ class Route:
         return {}
 
     def state(self) -> dict[str, Tensor]:
-        """What resuming needs, as `<layer>.<name>`: the layer whose block it serves."""
+        """What resuming needs, as `<layer>.<name>`: the layer whose block it serves. The tensors
+        themselves, to be copied into.
+        """
         return {}
-
-    @torch.no_grad()
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Puts back what `state` gave, in place."""
-        for name, tensor in self.state().items():
-            tensor.copy_(tensors[name])
 
     def off(self) -> AbstractContextManager[None]:
         """Inside, the model is as it was before it had the route: loss.backward() gives the true

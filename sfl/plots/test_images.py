@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
-from sfl.shell import home
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,10 +44,7 @@ def load_test_images(config: Config, fingerprint: str) -> TestImages:
     from sfl.data.sources import load_dataset
 
     data = config.data
-    dataset = load_dataset(
-        data.source, root=home(data.root), resize=data.resize, shapes=data.shapes.model_dump(),
-        fetch=False, need_train=False, skip_broken=data.skip_broken,
-    )  # fmt: skip
+    dataset = load_dataset(**data.which(), fetch=False, need_train=False)
     if dataset.fingerprints["test"] != fingerprint:
         where = data.root if data.source == "folder" else data.source
         said = f"{where}: these are not the images that the runs were tested on"

@@ -8,7 +8,6 @@ from sfl.data.dataset import Dataset, Split, hold_out, subset
 from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
 from sfl.progress import say
-from sfl.shell import home
 from sfl.training.checkpoint import read_checkpoint
 
 
@@ -22,24 +21,14 @@ class Sizes(NamedTuple):
 
 def load_images(config: Config, *, need_train: bool = True) -> Dataset:
     """The config's images, on the CPU; need_train: whether a folder without train is refused."""
-    data = config.data
-    dataset = load_dataset(
-        data.source,
-        root=home(data.root),
-        mirror=data.mirror,
-        resize=data.resize,
-        shapes=data.shapes.model_dump(),
-        skip_broken=data.skip_broken,
-        need_train=need_train,
-    )
+    dataset = load_dataset(**config.data.which(), need_train=need_train)
     check_channels(config, dataset.in_dimensions)
     return dataset
 
 
 def images_of(config: Config, images_read: dict[str, Dataset]) -> Dataset:
     """A config's images, from those that have been read, or read now and put there."""
-    what = {"source", "root", "mirror", "resize", "shapes", "skip_broken"}  # `load_images` takes
-    key = config.data.model_dump_json(include=what)
+    key = repr(config.data.which())
     if key not in images_read:
         images_read[key] = load_images(config)
     return images_read[key]

@@ -152,7 +152,7 @@ def test_the_step_is_as_long_as_the_true_gradient() -> None:
     one = learner("fa")
     rules, lr = one.feedback.rules, 1e-3
     with torch.no_grad():  # so that only the readout's feedback differs from backprop
-        rules["3"].load_state({"weights": one.model.state_dict()["3.weight"]})
+        rules["3"].state()["weights"].copy_(one.model.state_dict()["3.weight"])
     found = measured(one, lr)
     weights = one.model.state_dict()
     true, _ = by_hand(weights)
@@ -167,7 +167,7 @@ def test_feedback_equal_to_the_weights_has_no_angle() -> None:
     own = one.model.state_dict()
     with torch.no_grad():
         for name, rule in one.feedback.rules.items():
-            rule.load_state({"weights": own[f"{name}.weight"]})
+            rule.state()["weights"].copy_(own[f"{name}.weight"])
     found = measured(one).layers
     for values in found.values():
         assert values["gradient_angle"] == pytest.approx(0, abs=1e-3)

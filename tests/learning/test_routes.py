@@ -118,12 +118,8 @@ def local(case: Case, kind: Any) -> LocalLosses:
     """With readouts that are no longer zero."""
     route = LocalLosses(case.model, SIZE, DRAW, kind, nn.CrossEntropyLoss())
     drawn = torch.Generator().manual_seed(2)
-    route.load_state(
-        {
-            n: torch.randn(t.shape, generator=drawn, dtype=t.dtype) / 4
-            for n, t in route.state().items()
-        }
-    )
+    for held in route.state().values():
+        held.copy_(torch.randn(held.shape, generator=drawn, dtype=held.dtype) / 4)
     return route
 
 

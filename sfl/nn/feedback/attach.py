@@ -76,18 +76,12 @@ class Feedback:
             rule.active = active
 
     def state(self) -> dict[str, Tensor]:
-        """What resuming needs, as `<layer>.<name>`."""
+        """What resuming needs, as `<layer>.<name>`: the tensors themselves, to be copied into."""
         return {
             f"{layer}.{name}": tensor
             for layer, rule in self.rules.items()
             for name, tensor in rule.state().items()
         }
-
-    @torch.no_grad()
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Puts back what `state` gave, in place."""
-        for layer, rule in self.rules.items():
-            rule.load_state({name: tensors[f"{layer}.{name}"] for name in rule.state()})
 
 
 def attach(

@@ -6,12 +6,12 @@ outside the receptive fields in dense storage.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from sfl.nn.spatial import SpatialFeatureLayer
+from sfl.nn.spatial import SpatialFeatureLayer, expect_choice
 from sfl.nn.storage import local_to_dense
 from sfl.nn.weighted import Weighted
 from sfl.nn.window import field_uses
@@ -29,8 +29,7 @@ def spread(layer: Weighted, scale: Scale) -> Tensor:
 
     Raises ValueError for another scale.
     """
-    if scale not in get_args(Scale):
-        raise ValueError(f"scale {scale!r} is none of {', '.join(get_args(Scale))}")
+    expect_choice("scale", scale, Scale)
     fan_in, fan_out = fans(layer)
     squared = 2 / (fan_in + fan_out) if scale == "xavier" else 1 / (3 * fan_in)
     return torch.where(fan_out > 0, squared.sqrt(), 0).to(layer.weight.dtype)

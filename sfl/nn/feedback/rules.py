@@ -8,7 +8,6 @@ To add a rule: a class here, its name in RULES and among those of learn.rule.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -57,10 +56,6 @@ class Rule:
 
     def state(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in self.holds}
-
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, tensor in self.state().items():
-            tensor.copy_(tensors[name])
 
 
 class FeedbackAlignment(Rule):

@@ -138,7 +138,7 @@ def test_with_the_layers_own_weights_it_is_backprop(kind: str, steps: str, rule:
         if isinstance(each, UniformSigns):
             each.magnitudes = own.abs()
         else:
-            each.load_state({"weights": own})
+            each.state()["weights"].copy_(own)
     assert_same(case.gradients(), expected)
 
 
@@ -163,7 +163,7 @@ def test_padding_in_words(words: str, kernel: Any) -> None:
     first = model[0].weight
     assert isinstance(first, nn.Parameter) and first.grad is not None
     expected, first.grad = first.grad, None
-    attach(model, "fa", DRAW).load_state({"2.weights": conv.weight.detach()})
+    attach(model, "fa", DRAW).state()["2.weights"].copy_(conv.weight.detach())
     model(x).square().sum().backward()
     torch.testing.assert_close(first.grad, expected, rtol=1e-10, atol=1e-10)
 
