@@ -9,6 +9,8 @@ from enum import IntEnum
 # The program's name in messages that say what to type next; scripts/sfl sets it to its own path.
 PROGRAM = os.environ.get("SFL_PROGRAM", "sfl")
 
+DIVERGED = "training diverged"  # how the message of an error with exit code 5 begins
+
 
 class Exit(IntEnum):
     """The exit codes (docs/commands.md explains them)."""

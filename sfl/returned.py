@@ -57,13 +57,16 @@ class Compared(Comparison):
         return self.model_dump()
 
     def _repr_html_(self) -> str:
+        from sfl.comparison.cells import sheets
         from sfl.comparison.table import rows
 
-        table = _table(
-            ["", *(model.name for model in self.models)],
-            ([label, *cells] for label, cells in rows(self)),
-        )
-        return table + _paragraphs([*self.conclusion, *self.remarks])
+        tables = [
+            _table(one.head, ([label, *row] for label, row in one.rows)) for one in sheets(self)
+        ]
+        if self.grid is None or len(self.grid.axes) < 2:
+            head = ["", *(model.name for model in self.models)]
+            tables.insert(0, _table(head, ([label, *cells] for label, cells in rows(self))))
+        return "".join(tables) + _paragraphs([*self.conclusion, *self.remarks])
 
 
 def _scores_html(scores: Scores, line: str) -> str:

@@ -74,10 +74,14 @@ def _trials(comparison: Comparison) -> Sheet | None:
     rows = []
     for cell in cells:
         accuracy = {_values(trial.values): trial.accuracy for trial in cell.trials}
-        texts = [percent_text(accuracy[each]) if each in accuracy else NONE for each in tried]
+        texts = [_tried(accuracy[each]) if each in accuracy else NONE for each in tried]
         rows.append((cell.model, [*texts, _values(cell.chosen)]))
     title = "validation accuracy of what each cell tried, with one seed, and what it chose"
     return Sheet(title, ["cell", *tried, "chosen"], rows, {})
+
+
+def _tried(accuracy: float | None) -> str:
+    return "diverged" if accuracy is None else percent_text(accuracy)
 
 
 def _values(values: dict[str, object]) -> str:

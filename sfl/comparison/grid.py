@@ -15,16 +15,17 @@ from sfl.comparison.compute import compare
 from sfl.comparison.methods import tuning
 from sfl.comparison.model import ComparedModel
 from sfl.comparison.names import Named
-from sfl.comparison.plan import images_reader, plan_named, will_log
+from sfl.comparison.plan import images_reader, plan_named, refuse_unreadable, will_log
 from sfl.comparison.results import read_results
 from sfl.comparison.schema import Comparison, Model
 from sfl.comparison.train_missing import train_missing
 from sfl.config.grid import Cell, Grid, as_override
 from sfl.config.load import flat, load, override
-from sfl.errors import UserError
+from sfl.errors import DIVERGED, Exit, UserError
 from sfl.jobs.estimate import estimate
 from sfl.jobs.job import ONE, AtOnce, Job
 from sfl.progress import say
+from sfl.runs.directory import METRICS
 from sfl.runs.store import data_root_option
 from sfl.shell import command
 from sfl.units import bytes_text, seconds_text
@@ -39,9 +40,13 @@ class Trial:
     model: ComparedModel
 
     @property
-    def accuracy(self) -> float:
-        """On the validation images, after the last epoch."""
+    def accuracy(self) -> float | None:
+        """On the validation images, after the last epoch; None if it has diverged."""
         (run,) = self.model.runs.values()
+        if run.has_diverged:
+            return None
+        if not run.metrics:
+            raise run.damaged(METRICS)
         return float(run.metrics[-1]["validation_accuracy"])
 
 
@@ -58,7 +63,9 @@ def run_grid(
     """
     trials = plan_trials(grid, root, training=training)
     train = partial(train_missing, root=root, training=training, at_once=at_once)
-    train([trial.model for trial in trials])
+    if any(trial.model.missing for trial in trials):
+        train([trial.model for trial in trials], may_diverge=True)
+        trials = plan_trials(grid, root, training=training)
     models = plan_cells(grid, choose(trials), root, training=training, unfinished=unfinished)
     train(models)
     read_results(models, overrides, unfinished=unfinished)
@@ -81,12 +88,16 @@ def missing(grid: Grid, root: Path, *, known: bool = False) -> list[Job]:
     """
     trials = plan_trials(grid, root)
     lacking = [job for trial in trials for job in trial.model.missing]
-    if lacking and known:
-        return lacking
-    done = [trial for trial in trials if not trial.model.missing]
-    waiting = {trial.cell: trial.values for trial in reversed(trials) if trial.model.missing}
-    models = plan_cells(grid, {**choose(done), **waiting}, root)
-    return lacking + [job for model in models for job in model.missing]
+    if not lacking or not known:
+        waiting = {trial.cell: trial.values for trial in reversed(trials) if trial.model.missing}
+        done = [trial for trial in trials if trial.cell not in waiting]
+        models = plan_cells(grid, {**choose(done), **waiting}, root)
+        lacking += [job for model in models for job in model.missing]
+    # Where trials are as long as runs, one of them is the cell's first run.
+    each = dict[str, Job]()
+    for job in lacking:
+        each.setdefault(f"{job.config.train.seed} {job.config.identity()}", job)
+    return list(each.values())
 
 
 def say_plan(grid: Grid, lacking: Sequence[Job], root: Path) -> None:
@@ -97,9 +108,10 @@ def say_plan(grid: Grid, lacking: Sequence[Job], root: Path) -> None:
         say("all runs are there")
         return
     needed = estimate(lacking, root, images_reader({}))
+    runs = f"{needed.runs} run{'s' * (needed.runs > 1)}"
     say(
-        f"to be trained: {needed.runs} runs, about {seconds_text(needed.seconds)} one after the "
-        f"other, {bytes_text(needed.bytes)} on the disk (which: --list)"
+        f"to be trained: {runs}, about {seconds_text(needed.seconds)} one after the other, "
+        f"{bytes_text(needed.bytes)} on the disk (which: --list)"
     )
 
 
@@ -115,10 +127,12 @@ def plan_trials(grid: Grid, root: Path, *, training: bool = True) -> list[Trial]
     asked = [(cell, values) for cell in grid.cells for values in _combinations(tune.values)]
     named = [_trial(cell, values, tune.epochs) for cell, values in asked]
     models = plan_named(named, 1, root, training=training)
-    for model in models:
+    refuse_unreadable(models, root)
+    for (cell, _), model in zip(asked, models, strict=True):
         if "validation_accuracy" not in will_log(model):
-            said = f"tune: {model.name} has no validation images to choose by"
+            said = f"tune: {cell.name} has no validation images to choose by"
             raise UserError(said, "hold some out: set: {data.validation: 5000}")
+        model.missing = [job for job in model.missing if not (job.run and job.run.has_diverged)]
     return [
         Trial(cell.name, values, model) for (cell, values), model in zip(asked, models, strict=True)
     ]
@@ -143,12 +157,20 @@ def _overrides(values: Mapping[str, Any]) -> list[str]:
 
 
 def choose(trials: Sequence[Trial]) -> dict[str, Mapping[str, Any]]:
-    """By cell: the values of its best trial, of equal ones the first. All have been trained."""
-    best: dict[str, Trial] = {}
+    """By cell: the values of its best trial, of equal ones the first. All have been trained.
+
+    Raises UserError (exit 5) for a cell of which each has diverged.
+    """
+    best: dict[str, tuple[float, Mapping[str, Any]]] = {}
     for trial in trials:
-        if trial.cell not in best or trial.accuracy > best[trial.cell].accuracy:
-            best[trial.cell] = trial
-    return {cell: trial.values for cell, trial in best.items()}
+        found = -1.0 if (accuracy := trial.accuracy) is None else accuracy
+        if trial.cell not in best or found > best[trial.cell][0]:
+            best[trial.cell] = found, trial.values
+    for cell, (accuracy, _) in best.items():
+        if accuracy < 0:
+            said = f"{cell}: {DIVERGED} with each of the values tried"
+            raise UserError(said, "give tune: others", Exit.DIVERGED)
+    return {cell: values for cell, (_, values) in best.items()}
 
 
 def plan_cells(
@@ -161,7 +183,9 @@ def plan_cells(
         for cell in grid.cells
     ]
     seeds = grid.settings.seeds
-    return plan_named(named, seeds, root, training=training, unfinished=unfinished)
+    models = plan_named(named, seeds, root, training=training, unfinished=unfinished)
+    refuse_unreadable(models, root)
+    return models
 
 
 def describe(grid: Grid, models: Sequence[Model], trials: Sequence[Trial]) -> schema.Grid:

@@ -112,6 +112,20 @@ def refuse_target(models: Sequence[ComparedModel]) -> None:
     )
 
 
+def refuse_unreadable(models: Sequence[ComparedModel], root: Path) -> None:
+    """Raises UserError (exit 4) where a run that is missing has a directory of its name whose
+    config this version can't read: that run would be trained again, beside it.
+    """
+    for job in (job for model in models for job in model.missing if job.run is None):
+        run = Run(root / job.name)
+        if run.config_text:
+            try:
+                from_tree(run.config_tree)
+            except UserError as error:
+                hint = "of another version, or damaged; delete it, or give another --runs"
+                raise UserError(f"{run.path}: {error.message}", hint, Exit.RUN) from None
+
+
 def will_log(model: ComparedModel) -> set[str]:
     """Which accuracies a model's runs log; a folder may have validation images of its own."""
     logged = will_be_logged(model.config).union(*(run.logged for run in model.runs.values()))

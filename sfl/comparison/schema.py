@@ -210,7 +210,9 @@ class Trial(_Values):
 
     values: dict[str, Any] = Field(description="What was tried, by setting.")
     run: str = Field(description="The name of its run.")
-    accuracy: float = Field(description="Validation accuracy after its last epoch.")
+    accuracy: float | None = Field(
+        description="Validation accuracy after its last epoch; null: it has diverged."
+    )
 
 
 class Cell(_Values):

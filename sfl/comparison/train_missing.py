@@ -10,7 +10,7 @@ from sfl.comparison.model import ComparedModel
 from sfl.comparison.names import differing
 from sfl.comparison.plan import images_reader, readable
 from sfl.errors import Exit, UserError
-from sfl.jobs.job import ONE, AtOnce, raise_failures
+from sfl.jobs.job import ONE, AtOnce, Failure, Outcome, raise_failures
 from sfl.jobs.pool import run_all
 from sfl.progress import say
 from sfl.runs.directory import Run
@@ -19,12 +19,13 @@ MOST_DIFFERING = 3  # settings in which a run may differ and still be named as a
 
 
 def train_missing(
-    models: Sequence[ComparedModel], root: Path, *, training: bool = True, at_once: AtOnce = ONE
-) -> None:
+    models: Sequence[ComparedModel], root: Path, *, training: bool = True, at_once: AtOnce = ONE,
+    may_diverge: bool = False,
+) -> None:  # fmt: skip
     """Says what is missing, then trains it: goes on with interrupted runs, starts the others.
 
     training: if False, UserError (exit 4) names what is missing.
-    at_once: how many, and by what.
+    at_once: how many, and by what. may_diverge: whether a run that diverges is no failure.
 
     Raises UserError before the first run is trained if one of them can't be: a model that doesn't
     fit its images or the memory, a disk without room; after the last one if some have failed.
@@ -44,7 +45,11 @@ def train_missing(
         if isinstance(outcome, Run):
             model.runs[job.config.train.seed] = outcome
             model.missing.remove(job)
-    raise_failures(outcomes)
+    raise_failures([one for one in outcomes if not (may_diverge and _has_diverged(one))])
+
+
+def _has_diverged(outcome: Outcome) -> bool:
+    return isinstance(outcome, Failure) and outcome.error.exit_code is Exit.DIVERGED
 
 
 def _nearest(model: ComparedModel, root: Path) -> str | None:

@@ -67,5 +67,5 @@ def _kinds(field: FieldInfo) -> tuple[Any, ...]:
 
 def _inner(field: FieldInfo) -> type[BaseModel] | None:
     """The settings that a field holds; None if it holds a plain value."""
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    settings = (k for k in _kinds(field) if isinstance(k, type) and issubclass(k, BaseModel))
+    return next(settings, None)

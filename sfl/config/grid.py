@@ -33,6 +33,11 @@ class TuneSettings(Settings):
     on: Literal["validation"] = Field("validation", description="The images that choose.")
     epochs: Count = Field(description="Number of epochs of each trial, with the first seed.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _dotted(cls, given: Any) -> Any:
+        return flat(given) if isinstance(given, dict) else given
+
     @model_validator(mode="after")
     def _something(self) -> "TuneSettings":
         if not self.__pydantic_extra__:
@@ -120,6 +125,9 @@ def load_grid(name: str, overrides: Sequence[str] = ()) -> Grid:
         raise UserError(said, "the first variants make the reference of all cells")
     if len(cells) < 2:
         raise UserError(f"{path}: axes: one cell alone; a study needs two or more")
+    names = [cell.name for cell in cells]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{path}: axes: two cells are called {twice}", "rename a variant")
     return Grid(path.stem, settings, base, cells)
 
 
@@ -135,6 +143,10 @@ def _cells(
             set_ = settings.axes[axis][variant]
             given += _given(("axes", axis, variant), set_ or {}, tree)
         given += [(override, f"--set {override}") for override in overrides]
+        tuned = settings.tune.values if settings.tune else {}
+        for override, place in given:
+            if (key := override.partition("=")[0]) in tuned:
+                raise UserError(f"{place}: {key} is tuned", "take it out here, or out of tune:")
         texts, sources = zip(*given, strict=True) if given else ((), ())
         yield Cell(variants, load(base, texts, sources))
 

@@ -29,6 +29,7 @@ _RANGES = {
     "list_type": "expected a list",
     "string_type": "expected text (write it in quotes)",
     "model_type": "expected keys and values",
+    "dict_type": "expected keys and values",
     "too_short": "expected at least {min_length} values",
     "too_long": "expected at most {max_length} values",
 }
@@ -88,7 +89,8 @@ def _explain(mistake: ErrorDetails, settings: type[BaseModel]) -> tuple[Loc, str
             for name, n in context.items()
             if isinstance(n, int | float)
         }
-        return loc, f"{key or 'the file'}: {_RANGES[kind].format(**bounds)}, not {given}"
+        said = _RANGES[kind].format(**bounds).replace(" 1 values", " 1 value")
+        return loc, f"{key or 'the file'}: {said}, not {given}"
     return loc, f"{key}: {mistake['msg']}, not {given}"
 
 

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sfl.errors import Exit, UserError
+from sfl.errors import DIVERGED, Exit, UserError
 
 HINT = "lower optimizer.lr, or set optimizer.clip_norm"
 
@@ -84,4 +84,4 @@ def refuse_loss(loss: float, what: str) -> None:
 
 
 def _diverged(what: str) -> UserError:
-    return UserError(f"training diverged: {what}", HINT, Exit.DIVERGED)
+    return UserError(f"{DIVERGED}: {what}", HINT, Exit.DIVERGED)

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from sfl import locks
 from sfl.config.yamlfile import YamlTree, parse
-from sfl.errors import Exit, UserError
+from sfl.errors import DIVERGED, Exit, UserError
 from sfl.files import atomic_path, write_error, write_text
 from sfl.runs.records import Environment, Epoch, Provenance, Record, Result
 from sfl.shell import command
@@ -136,6 +136,11 @@ class Run:
     def failure(self) -> str | None:
         """Why training failed, in one line; None if it did not fail."""
         return self._read(FAILURE)
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether training ended in numbers that are not finite; the same settings would again."""
+        return self.status == "failed" and (self.failure or "").startswith(DIVERGED)
 
     @property
     def modified(self) -> float:

@@ -29,7 +29,8 @@ def train(
     exact: if the name exists, raise UserError instead of taking another (see runs.store.create).
         Of several processes that train one name at once, one does; the others raise.
     dataset: the config's images, if they have been read already.
-    If training fails before the first epoch is done, the directory is removed.
+    If training fails before the first epoch is done, and not because it diverges, the directory is
+    removed.
     """
     device = pick_device(config.train.device)
     with threads(config.train.threads), open_world(device) as world:
@@ -43,9 +44,11 @@ def train(
                 world.from_first(lambda: _check_not_begun(run))
                 return _fit(setup, run)
         except BaseException as error:
-            # Kept: a stopped run that has its config, a failed one that has finished an epoch.
+            # Kept: a stopped run that has its config; a failed one that has finished an epoch or
+            # has diverged, which says something of its settings.
             failed = isinstance(error, Exception)
-            kept = run.has_begun() if failed else (run.path / CONFIG).exists()
+            begun = run.has_begun() or run.has_diverged
+            kept = begun if failed else (run.path / CONFIG).exists()
             if world.is_first and not kept:
                 with contextlib.suppress(UserError):  # the first error is the one to be told
                     store.remove(run)

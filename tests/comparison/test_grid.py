@@ -1,20 +1,24 @@
 """A study: what is tried first, what is chosen, what is trained then. Training has a stand-in."""
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from sfl.comparison.grid import commands, missing, run_grid
 from sfl.config.grid import Grid, load_grid
 from sfl.config.load import load
 from sfl.config.schema import Config
-from sfl.errors import Exit, UserError
+from sfl.errors import DIVERGED, Exit, UserError
+from sfl.returned import Compared
 from sfl.runs.directory import Run
 from tests.stand_ins import configs, images, trained
 
 __all__ = ["configs", "images", "trained"]
+ROOT = Path(__file__).parent.parent.parent
 STUDY = """\
 base: one
 set: {data.validation: 5}
@@ -97,6 +101,73 @@ def test_the_commands_train_the_same(
     assert len(missing(study, runs_dir)) == 9 + 6
     run_grid(study, runs_dir)
     assert missing(study, runs_dir, known=True) == []
+
+
+def test_a_notebook_shows_its_tables_and_the_report_is_in_the_schema(
+    study: Grid, runs_dir: Path
+) -> None:
+    comparison, _ = run_grid(study, runs_dir)
+    shown = Compared(**dict(comparison))
+    html = shown._repr_html_()
+    for text in ("sharing × learning", "<th>fa</th>", "<td>local</td>", "<td>lr = 0.3</td>"):
+        assert text in html
+    assert html.count("<table>") == 2
+    schema = json.loads((ROOT / "docs" / "compare.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(json.loads(json.dumps(shown.to_dict())), schema)
+
+
+def test_a_trial_that_diverges_is_the_worst(
+    study: Grid, trained: list[tuple[str, Config]], runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sfl.training.start
+
+    stand_in = vars(sfl.training.start)["fit"]
+    too_large = 0.2  # otherwise the best of local-backprop
+
+    def fit(setup: Any, run: Run) -> dict[str, Any]:
+        if setup.config.optimizer.lr >= too_large and run.name.startswith("local-backprop"):
+            trained.append((run.name, setup.config))
+            (run.path / "config.yaml").write_text(setup.config.to_yaml())
+            error = UserError(f"{DIVERGED}: by the test", exit_code=Exit.DIVERGED)
+            run.write_failure(error)
+            raise error
+        result: dict[str, Any] = stand_in(setup, run)
+        return result
+
+    monkeypatch.setattr("sfl.training.start.fit", fit)
+    comparison, _ = run_grid(study, runs_dir)
+    assert comparison.grid is not None
+    cell = comparison.grid.cells[0]
+    assert [trial.accuracy for trial in cell.trials] == [pytest.approx(0.9), None, None]
+    assert cell.chosen == {"optimizer.lr": 0.1}
+    trained.clear()
+    again, _ = run_grid(study, runs_dir, training=False)
+    assert (trained, again, missing(study, runs_dir)) == ([], comparison, [])
+    too_large = 0.0
+    with pytest.raises(UserError, match="local-backprop: training diverged with each of the") as e:
+        run_grid(study, runs_dir / "others")
+    assert e.value.exit_code is Exit.DIVERGED
+
+
+def test_a_run_of_another_version_is_told_before_anything_is_trained(
+    study: Grid, trained: list[tuple[str, Config]], runs_dir: Path
+) -> None:
+    run_grid(study, runs_dir)
+    trained.clear()
+    with (runs_dir / "local-fa-s1" / "config.yaml").open("a") as file:
+        file.write("future: 1\n")
+    with pytest.raises(UserError, match=r"local-fa-s1: .*unknown key future.*another version") as e:
+        run_grid(study, runs_dir)
+    assert e.value.exit_code is Exit.RUN and trained == []
+
+
+def test_a_trial_as_long_as_a_run_is_trained_once(
+    study: Grid, trained: list[tuple[str, Config]], runs_dir: Path
+) -> None:
+    Path("study.yaml").write_text(STUDY.replace("epochs: 1", "epochs: 2"))
+    lacking = missing(load_grid("study.yaml"), runs_dir)
+    run_grid(load_grid("study.yaml"), runs_dir)
+    assert len(lacking) == len(trained) == 9 + 3
 
 
 def test_what_cannot_be_tuned_is_refused_first(

@@ -74,6 +74,12 @@ MISTAKES = {
     ("base: one\n", "base: one\ntune: {epochs: 1}\n"): "study.yaml:2: tune: names no setting",
     ("base: one\n", "base: one\ntune: {optimizer.lr: [1e-3], epochs: 1}\n"): "at least 2 values",
     ("base: one\n", "base: one\ntune: {optimizer.lr: [1, 2]}\n"): "tune.epochs is missing",
+    ("base: one\n", "base: one\ntune: {optimizer.lr: [1, 2], epochs: 1, on: test}\n"):
+        'study.yaml:2: tune.on: expected validation, not "test"',
+    ("set: {", "tune: {optimizer: {lr: [1, 2]}, epochs: 1}\nset: {optimizer.lr: 1, "):
+        "study.yaml:3: optimizer.lr is tuned (take it out here, or out of tune:)",
+    ("    frozen:\n      learn.route: frozen", "    frozen: 3"):
+        "axes.learning.frozen: expected keys and values, not 3",
 }  # fmt: skip
 
 
@@ -91,6 +97,13 @@ def test_mistakes_are_told_in_a_line(study: Path, change: tuple[str, str], said:
 def test_one_cell_is_no_study(study: Path) -> None:
     study.write_text("base: one\naxes: {a: {x: {}}}\n")
     with pytest.raises(UserError, match="one cell alone"):
+        load_grid("study.yaml")
+
+
+def test_two_cells_of_one_name_are_refused(study: Path) -> None:
+    axes = "{a: {x: {}, x-y: {train.epochs: 2}}, b: {y-z: {}, z: {train.epochs: 3}}}"
+    study.write_text(f"base: one\naxes: {axes}\n")
+    with pytest.raises(UserError, match="two cells are called x-y-z"):
         load_grid("study.yaml")
 
 
