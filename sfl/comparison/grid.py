@@ -96,10 +96,10 @@ def say_plan(grid: Grid, lacking: Sequence[Job], root: Path) -> None:
     if not lacking:
         say("all runs are there")
         return
-    needed = estimate(lacking, root, images_reader({}))
+    seconds, size = estimate(lacking, root, images_reader({}))
     say(
-        f"to be trained: {needed.runs} runs, about {seconds_text(needed.seconds)} one after the "
-        f"other, {bytes_text(needed.bytes)} on the disk (which: --list)"
+        f"to be trained: {len(lacking)} runs, about {seconds_text(seconds)} one after the "
+        f"other, {bytes_text(size)} on the disk (which: --list)"
     )
 
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
-from sfl.files import check_space
+from sfl.files import check_folder, check_space
 from sfl.jobs.job import Job
-from sfl.runs import store
 from sfl.units import bytes_text
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def check_all(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> list[
     from sfl.training.memory import disk_bytes
     from sfl.training.setup import set_up
 
-    store.check_root(root)
+    check_folder(root, "--runs")
     needs = []
     needed = kept = 0  # bytes: the most at any time; what the jobs so far leave on the disk
     for job in jobs:

@@ -1,7 +1,6 @@
 """How long many runs take, from a few steps of each, and how large they are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from sfl.jobs.check import ReadImages, told_of
@@ -11,17 +10,10 @@ from sfl.jobs.speed import images_per_second
 SECONDS = 0.5  # of steps that are counted, for each network
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Of a number of runs, one after the other: seconds of training, bytes that stay on disk."""
+def estimate(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> tuple[float, int]:
+    """Seconds of training, one run after the other, and the bytes that stay on the disk.
 
-    runs: int
-    seconds: float
-    bytes: int
-
-
-def estimate(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> Estimate:
-    """Measures each network once: how long a step takes depends on neither seed nor rate.
+    Measures each network once: how long a step takes depends on neither seed nor rate.
 
     Raises UserError for a run that can't be trained here.
     """
@@ -44,4 +36,4 @@ def estimate(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> Estima
         train = config.train
         averaged = train.average.decay > 0
         kept += disk_bytes(setup.summary, config.optimizer, train.keep, averaged=averaged)[0]
-    return Estimate(len(jobs), seconds, kept)
+    return seconds, kept
