@@ -54,13 +54,11 @@ def images_per_second(
     setup: "Setup", seconds: float, ready: Callable[[], object] = lambda: None
 ) -> float:
     """Training steps on the first batch. ready: called before the first step that counts."""
-    from sfl.data.batches import test_batches
+    from sfl.data.batches import normalize
     from sfl.training.setup import build_learner
 
-    learner, size = build_learner(setup), setup.config.data.batch_size
-    first = setup.train[:size]
-    batches = test_batches(first, batch_size=size, mean=setup.mean, std=setup.std)
-    images, labels = next(iter(batches))
+    learner, first = build_learner(setup), setup.train[: setup.config.data.batch_size]
+    images, labels = normalize(first.images, setup.mean, setup.std), first.labels
     learner.model.train()
     learner.step(images, labels, lr=setup.config.optimizer.lr)  # loads what is loaded once
     ready()

@@ -18,7 +18,7 @@ from sfl.progress import say, track
 from sfl.runs.directory import BEST, COPIES, Run
 from sfl.runs.records import Copies
 from sfl.stats import wilson_interval
-from sfl.training.evaluate import Evaluation, evaluate
+from sfl.training.evaluate import Evaluation
 from sfl.training.setup import Setup
 from sfl.training.views import View, Viewed, averaged_views
 
@@ -97,15 +97,7 @@ def keep(weights: Path, found: dict[str, Any], *, same: bool) -> None:
 
 
 def _test(setup: Setup, model: nn.Module, split: Split, description: str = "") -> Evaluation:
-    found = evaluate(
-        model,
-        split,
-        mean=setup.mean,
-        std=setup.std,
-        precision=setup.precision,
-        description=description,
-        world=setup.world,
-    )
+    found = setup.evaluate(model, split, description)
     refuse_loss(found.loss, "test loss of the trained model")
     return found
 

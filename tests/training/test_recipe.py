@@ -7,7 +7,6 @@ import torch
 
 from sfl.errors import Exit, UserError
 from sfl.runs.directory import BEST, CONFIG, LAST, Run
-from sfl.training.evaluate import evaluate
 from sfl.training.fit import fit
 from sfl.training.load import load_run
 from sfl.training.memory import checkpoint_bytes
@@ -69,8 +68,7 @@ def test_resumed_it_is_the_same_run(changes: list[str], tmp_path: Path, taught_b
 
 
 def accuracy(setup: Setup, model: torch.nn.Module) -> float:
-    like = {"mean": setup.mean, "std": setup.std, "precision": "float32"}
-    return evaluate(model, setup.validation or setup.test, **like).accuracy  # type: ignore[arg-type]
+    return setup.evaluate(model, setup.validation or setup.test).accuracy
 
 
 def test_the_average_is_what_is_measured_tested_and_saved_as_the_best(tmp_path: Path) -> None:
