@@ -96,7 +96,7 @@ class Recorder:
                 best_path = self._run.path / directory.BEST
                 with learner.tested():
                     weights = {f"model.{n}": t for n, t in learner.model.state_dict().items()}
-                    write_checkpoint(best_path, weights, self._config, self._images)
+                    write_checkpoint(Checkpoint(best_path, weights, self._config, self._images))
             # Also with each best: a resumed run must know the epoch of its best weights.
             self._write_last(learner.state(), metrics)
         self._write_metrics(metrics, epoch - 1)
@@ -142,7 +142,7 @@ class Recorder:
         self, state: dict[str, Any], metrics: list[Metrics], so_far: dict[str, Any] | None = None
     ) -> None:
         path = self._run.path / directory.LAST
-        write_checkpoint(path, state, self._config, self._images, metrics, so_far)
+        write_checkpoint(Checkpoint(path, state, self._config, self._images, metrics, so_far))
 
     def _write_metrics(self, metrics: list[Metrics], first: int = 0) -> None:
         """Writes metrics.jsonl and, by `train.tensorboard`, its new lines (from `first`) there."""
