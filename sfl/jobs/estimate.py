@@ -33,7 +33,5 @@ def estimate(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> tuple[
                 speeds[key] = images_per_second(setup, SECONDS)
         epochs = config.train.epochs - (len(job.run.metrics) if job.run else 0)
         seconds += epochs * len(setup.train) / speeds[key]
-        train = config.train
-        averaged = train.average.decay > 0
-        kept += disk_bytes(setup.summary, config.optimizer, train.keep, averaged=averaged)[0]
+        kept += disk_bytes(setup.summary, config)[0]
     return seconds, kept

@@ -45,10 +45,7 @@ class Recorder:
         if not self._writes:
             return
         setup, run = self._setup, self._run
-        train = setup.config.train
-        _, most = disk_bytes(
-            setup.summary, setup.config.optimizer, train.keep, averaged=train.average.decay > 0
-        )
+        _, most = disk_bytes(setup.summary, setup.config)
         check_space(run.path, most - run.checkpoint_bytes)
         now = environment(setup.device, setup.precision).to_json()
         kept = run.environment
