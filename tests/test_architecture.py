@@ -13,7 +13,7 @@ import pytest
 SFL = Path(__file__).parent.parent / "sfl"
 LEAVES = {
     "errors", "files", "units", "progress", "pictures", "shell", "stats", "torchrun",
-    "host_memory", "locks",
+    "host_memory", "locks", "cores",
 }  # fmt: skip
 # What each room may import of sfl, beside itself. A name stands for a room or a leaf, a dotted one
 # for a single module.

@@ -107,11 +107,11 @@ def say_plan(grid: Grid, lacking: Sequence[Job], root: Path) -> None:
     if not lacking:
         say("all runs are there")
         return
-    needed = estimate(lacking, root, images_reader({}))
-    runs = f"{needed.runs} run{'s' * (needed.runs > 1)}"
+    seconds, size = estimate(lacking, root, images_reader({}))
     say(
-        f"to be trained: {runs}, about {seconds_text(needed.seconds)} one after the other, "
-        f"{bytes_text(needed.bytes)} on the disk (which: --list)"
+        f"to be trained: {len(lacking)} run{'s' * (len(lacking) > 1)}, about "
+        f"{seconds_text(seconds)} one after the other, {bytes_text(size)} on the disk "
+        "(which: --list)"
     )
 
 

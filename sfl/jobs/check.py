@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
-from sfl.files import check_space
+from sfl.files import check_folder, check_space
 from sfl.jobs.job import Job
-from sfl.runs import store
 from sfl.units import bytes_text
 
 if TYPE_CHECKING:
@@ -48,16 +47,13 @@ def check_all(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> list[
     from sfl.training.memory import disk_bytes
     from sfl.training.setup import set_up
 
-    store.check_root(root)
+    check_folder(root, "--runs")
     needs = []
     needed = kept = 0  # bytes: the most at any time; what the jobs so far leave on the disk
     for job in jobs:
         with told_of(job):
             setup = set_up(job.config, read_images(job.config), runs=root)
-        train = job.config.train
-        stays, most = disk_bytes(
-            setup.summary, job.config.optimizer, train.keep, averaged=train.average.decay > 0
-        )
+        stays, most = disk_bytes(setup.summary, job.config)
         there = job.run.checkpoint_bytes if job.run else 0
         needed, kept = max(needed, kept + most - there), kept + stays - there
         needs.append(_need(setup))
@@ -105,11 +101,7 @@ def refuse_too_many(needs: Sequence[Need], at_once: int, fit: int) -> None:
 def _need(setup: "Setup") -> Need:
     from sfl.training.memory import available_bytes, training_bytes
 
-    config, splits = setup.config, setup.dataset.splits
-    images = sum(split.images.nbytes for split in splits.values())
-    training = training_bytes(
-        setup.summary, config.data.batch_size, config.optimizer, setup.precision,
-        measured=config.train.measure_every > 0, averaged=config.train.average.decay > 0,
-    )  # fmt: skip
+    images = sum(split.images.nbytes for split in setup.dataset.splits.values())
+    training = training_bytes(setup.summary, setup.config, setup.precision)
     any_gpu = setup.device.type == "cuda" and setup.device.index is None
     return Need(any_gpu, training + images + PROCESS, available_bytes(setup.device))

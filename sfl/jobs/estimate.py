@@ -1,7 +1,6 @@
 """How long many runs take, from a few steps of each, and how large they are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from sfl.jobs.check import ReadImages, told_of
@@ -11,17 +10,10 @@ from sfl.jobs.speed import images_per_second
 SECONDS = 0.5  # of steps that are counted, for each network
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Of a number of runs, one after the other: seconds of training, bytes that stay on disk."""
+def estimate(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> tuple[float, int]:
+    """Seconds of training, one run after the other, and the bytes that stay on the disk.
 
-    runs: int
-    seconds: float
-    bytes: int
-
-
-def estimate(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> Estimate:
-    """Measures each network once: how long a step takes depends on neither seed nor rate.
+    Measures each network once: how long a step takes depends on neither seed nor rate.
 
     Raises UserError for a run that can't be trained here.
     """
@@ -29,19 +21,18 @@ def estimate(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> Estima
     from sfl.training.memory import disk_bytes
     from sfl.training.setup import set_up
 
-    speeds: dict[str, float] = {}
+    measured: dict[str, tuple[float, int]] = {}  # by network: seconds of an epoch, bytes of a run
     seconds, kept = 0.0, 0
     for job in jobs:
-        config = job.config
+        config, train = job.config, job.config.train
         key = f"{config.model} {config.learn} {config.data} {config.optimizer.name}"
-        key += f" {config.train.teacher}"
-        with threads(config.train.threads), told_of(job):
-            setup = set_up(config, read_images(config), runs=root)
-            if key not in speeds:
-                speeds[key] = images_per_second(setup, SECONDS)
-        epochs = config.train.epochs - (len(job.run.metrics) if job.run else 0)
-        seconds += epochs * len(setup.train) / speeds[key]
-        train = config.train
-        averaged = train.average.decay > 0
-        kept += disk_bytes(setup.summary, config.optimizer, train.keep, averaged=averaged)[0]
-    return Estimate(len(jobs), seconds, kept)
+        key += f" {train.teacher} {train.keep} {train.average}"
+        if key not in measured:
+            with threads(train.threads), told_of(job):
+                setup = set_up(config, read_images(config), runs=root)
+                epoch = len(setup.train) / images_per_second(setup, SECONDS)
+            measured[key] = epoch, disk_bytes(setup.summary, config)[0]
+        epoch, size = measured[key]
+        seconds += epoch * (train.epochs - (len(job.run.metrics) if job.run else 0))
+        kept += size
+    return seconds, kept

@@ -6,6 +6,7 @@ Torch is imported when it is asked for GPUs.
 import os
 from collections.abc import Sequence
 
+from sfl.cores import usable_cores
 from sfl.errors import UserError
 from sfl.jobs import speed
 from sfl.jobs.check import Need, most_at_once, refuse_too_many
@@ -29,7 +30,7 @@ def slots(jobs: Sequence[Job], needs: Sequence[Need], asked: AtOnce) -> list[dic
         )
     if at_once == "auto":
         most = min(fit, room, len(jobs))
-        at_once = most if gpus else speed.fastest(jobs[0].config, min(most, speed.cores()))
+        at_once = most if gpus else speed.fastest(jobs[0].config, min(most, usable_cores()))
     elif gpus and at_once > room:
         raise UserError(
             f"--jobs {at_once}: this machine has {len(gpus)} GPUs, for {jobs_per_gpu} at once each",

@@ -7,19 +7,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from sfl.config.schema import Config
+from sfl.cores import usable_cores
 from sfl.progress import say
 
 if TYPE_CHECKING:
     from sfl.training.setup import Setup
 
 SECONDS = 2.0  # of steps that are counted
-
-
-def cores() -> int:
-    """How many of the machine's cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def thread_share(config: Config, at_once: int) -> dict[str, str]:
@@ -29,7 +23,7 @@ def thread_share(config: Config, at_once: int) -> dict[str, str]:
     """
     if config.train.threads is not None or "OMP_NUM_THREADS" in os.environ:
         return {}
-    return {"OMP_NUM_THREADS": str(max(1, cores() // at_once))}
+    return {"OMP_NUM_THREADS": str(max(1, usable_cores() // at_once))}
 
 
 def fastest(config: Config, most: int) -> int:
@@ -54,13 +48,11 @@ def images_per_second(
     setup: "Setup", seconds: float, ready: Callable[[], object] = lambda: None
 ) -> float:
     """Training steps on the first batch. ready: called before the first step that counts."""
-    from sfl.data.batches import test_batches
+    from sfl.data.batches import normalize
     from sfl.training.setup import build_learner
 
-    learner, size = build_learner(setup), setup.config.data.batch_size
-    first = setup.train[:size]
-    batches = test_batches(first, batch_size=size, mean=setup.mean, std=setup.std)
-    images, labels = next(iter(batches))
+    learner, first = build_learner(setup), setup.train[: setup.config.data.batch_size]
+    images, labels = normalize(first.images, setup.mean, setup.std), first.labels
     learner.model.train()
     learner.step(images, labels, lr=setup.config.optimizer.lr)  # loads what is loaded once
     ready()

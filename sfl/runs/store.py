@@ -31,7 +31,7 @@ def create(root: Path, name: str, *, exact: bool = False) -> Run:
             path.mkdir()
             return Run(path)
         except FileExistsError:
-            check_root(root)
+            check_folder(root, "--runs")
             if exact:
                 check_new(root, name)
                 return Run(path)
@@ -82,11 +82,6 @@ def taken(path: Path) -> UserError:
     else:
         hint, then = "choose another, or go on with it", command("train", "--resume", path)
     return UserError(f"{path}: {said}", hint, Exit.RUN, then)
-
-
-def check_root(root: Path) -> None:
-    """Raises UserError (exit 4) if no run can be made in `root`."""
-    check_folder(root, "--runs")
 
 
 def list_runs(root: Path) -> list[Run]:

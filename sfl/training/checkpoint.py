@@ -40,33 +40,25 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     config: str
     images: dict[str, Any]
-    metrics: list[dict[str, Any]] | None
+    metrics: list[dict[str, Any]] | None = None
     so_far: dict[str, Any] | None = None
     published: dict[str, Any] | None = None
 
 
-def write_checkpoint(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    config: str,
-    images: dict[str, Any],
-    metrics: list[dict[str, Any]] | None = None,
-    so_far: dict[str, Any] | None = None,
-    published: dict[str, Any] | None = None,
-) -> None:
-    """Writes tensors with what Checkpoint says beside them. Raises UserError (exit 4 or 6)."""
-    progress: dict[str, Any] = {"images": images}
-    if metrics is not None:
-        progress |= {"metrics": metrics, "so_far": so_far}
-    if published is not None:
-        progress["published"] = published
-    metadata = {"format": FORMAT, "config": config, "progress": json.dumps(progress)}
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def write_checkpoint(checkpoint: Checkpoint) -> None:
+    """Writes the file at its path. Raises UserError (exit 4 or 6)."""
+    progress: dict[str, Any] = {"images": checkpoint.images}
+    if checkpoint.metrics is not None:
+        progress |= {"metrics": checkpoint.metrics, "so_far": checkpoint.so_far}
+    if checkpoint.published is not None:
+        progress["published"] = checkpoint.published
+    metadata = {"format": FORMAT, "config": checkpoint.config, "progress": json.dumps(progress)}
+    contiguous = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
     metadata["sha256"] = _hash(contiguous, metadata)
     # One text, because safetensors writes several in an order that differs from time to time.
     metadata = {NAME: json.dumps(metadata, sort_keys=True, ensure_ascii=False)}
     needed = sum(map(len, metadata.values())) + sum(t.nbytes for t in contiguous.values())
-    with atomic_path(path, needed) as temporary:
+    with atomic_path(checkpoint.path, needed) as temporary:
         try:
             save_file(contiguous, temporary, metadata)
         except SafetensorError as error:  # its writer tells an OSError in words alone

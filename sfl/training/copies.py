@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from sfl.data.augmentation import Fill
 from sfl.data.corrupted import Corrupted
 from sfl.data.dataset import Split
 from sfl.errors import UserError
@@ -19,7 +18,7 @@ from sfl.progress import say, track
 from sfl.runs.directory import BEST, COPIES, Run
 from sfl.runs.records import Copies
 from sfl.stats import wilson_interval
-from sfl.training.evaluate import Evaluation, evaluate
+from sfl.training.evaluate import Evaluation
 from sfl.training.setup import Setup
 from sfl.training.views import View, Viewed, averaged_views
 
@@ -98,27 +97,14 @@ def keep(weights: Path, found: dict[str, Any], *, same: bool) -> None:
 
 
 def _test(setup: Setup, model: nn.Module, split: Split, description: str = "") -> Evaluation:
-    found = evaluate(
-        model,
-        split,
-        mean=setup.mean,
-        std=setup.std,
-        precision=setup.precision,
-        description=description,
-        world=setup.world,
-    )
+    found = setup.evaluate(model, split, description)
     refuse_loss(found.loss, "test loss of the trained model")
     return found
 
 
 def _viewed(setup: Setup, model: nn.Module, views: Sequence[View]) -> Viewed:
-    return Viewed(model, views, fill_of(setup), -setup.mean / setup.std)
-
-
-def fill_of(setup: Setup) -> Fill:
-    """As the training's random crops fill: with black, where no setting says otherwise."""
-    fill: Fill = setup.config.data.augment.crop_fill
-    return fill
+    # Filled as the training's random crops: with black, where no setting says otherwise.
+    return Viewed(model, views, setup.config.data.augment.crop_fill, -setup.mean / setup.std)
 
 
 def _views(setup: Setup, model: nn.Module, count: int) -> dict[str, Any]:
@@ -126,7 +112,7 @@ def _views(setup: Setup, model: nn.Module, count: int) -> dict[str, Any]:
     found = _test(setup, viewed, setup.test, f"testing with {count} views")
     return {
         "count": count,
-        "fill": fill_of(setup),
+        "fill": setup.config.data.augment.crop_fill,
         "accuracy": found.accuracy,
         "accuracy_interval": list(wilson_interval(found.correct, len(found.labels))),
         "loss": found.loss,
@@ -141,7 +127,7 @@ def _shifts(setup: Setup, model: nn.Module, pixels: int) -> dict[str, Any]:
         for view in track(views, f"testing {len(views)} shifts", len(views))
     ]
     rows = [accuracy[first : first + len(moves)] for first in range(0, len(views), len(moves))]
-    return {"pixels": pixels, "fill": fill_of(setup), "accuracy": rows}
+    return {"pixels": pixels, "fill": setup.config.data.augment.crop_fill, "accuracy": rows}
 
 
 def _corrupted(setup: Setup, model: nn.Module, corrupted: Corrupted) -> dict[str, Any]:

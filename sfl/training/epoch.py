@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from sfl.data.augmentation import Augmentation
-from sfl.data.batches import test_batches, train_batches
-from sfl.data.dataset import Split
+from sfl.data.batches import normalize, train_batches
 from sfl.learning import measures
 from sfl.learning.divergence import refuse_loss
 from sfl.learning.learner import Learner
@@ -23,7 +22,6 @@ from sfl.learning.seeding import generator, seed_global
 from sfl.learning.sleep import sleeps
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.progress import TrainingDisplay
-from sfl.training.evaluate import evaluate
 from sfl.training.looks import Looks
 from sfl.training.setup import Setup
 
@@ -146,10 +144,6 @@ def measure(setup: Setup, learner: Learner, epoch: int) -> Metrics:
     """
     model = learner.model
     setup.world.copy_first(model)  # rank 0's statistics of batch normalisation are saved
-    test = partial(
-        evaluate, model, mean=setup.mean, std=setup.std, precision=setup.precision,
-        world=setup.world,
-    )  # fmt: skip
     found: Metrics = {}
     outside = {
         name: layer.outside_share()
@@ -167,13 +161,13 @@ def measure(setup: Setup, learner: Learner, epoch: int) -> Metrics:
     with learner.tested():
         setup.world.copy_first(model)  # of an average, too
         if setup.validation is not None:
-            evaluation = test(setup.validation)
+            evaluation = setup.evaluate(model, setup.validation)
             refuse_loss(evaluation.loss, f"validation loss after epoch {epoch}")
             found["validation_loss"] = evaluation.loss
             found["validation_accuracy"] = evaluation.accuracy
         test_every = setup.config.train.test_every
         if test_every and epoch % test_every == 0:
-            found["test_accuracy"] = test(setup.test).accuracy
+            found["test_accuracy"] = setup.evaluate(model, setup.test).accuracy
     return found
 
 
@@ -182,11 +176,9 @@ def _learning(setup: Setup, learner: Learner, epoch: int) -> Metrics:
     split = setup.train if setup.validation is None else setup.validation
     places = measures.probe_places(len(split), min(setup.config.data.batch_size, PROBE_IMAGES))
     places = places.to(split.labels.device)
-    probe = Split(split.images[places], split.labels[places])
-    batches = test_batches(probe, batch_size=len(probe), mean=setup.mean, std=setup.std)
-    ((images, labels),) = batches
+    images = normalize(split.images[places], setup.mean, setup.std)
     steps, lr = epoch * setup.steps_per_epoch, setup.config.optimizer.lr
-    found = measures.measure(learner, images, labels, lr=lr, step=steps - 1)
+    found = measures.measure(learner, images, split.labels[places], lr=lr, step=steps - 1)
     return {
         "measures": found.layers,
         "probe_decrease": found.probe_decrease,

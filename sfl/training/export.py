@@ -1,5 +1,6 @@
 """A finished run's weights as one file to publish: rounded, with its config and what it reached."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -52,5 +53,5 @@ def export(run: Run, path: Path, dtype: str, data_name: str) -> Published:
         dtype=dtype,
     )
     said = published.to_json()
-    write_checkpoint(path, tensors, checkpoint.config, checkpoint.images, published=said)
+    write_checkpoint(replace(checkpoint, path=path, tensors=tensors, published=said))
     return published

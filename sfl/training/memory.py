@@ -3,7 +3,6 @@
 import torch
 
 from sfl import host_memory
-from sfl.config.optimizer import OptimizerSettings
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.nn.summary import ModelSummary
@@ -12,37 +11,29 @@ GB = 1e9
 
 
 def training_bytes(
-    summary: ModelSummary,
-    batch_size: int,
-    optimizer: OptimizerSettings,
-    precision: str,
-    *,
-    measured: bool = False,
-    averaged: bool = False,
+    summary: ModelSummary, config: Config, precision: str, images: int | None = None
 ) -> int:
     """The least memory that a training step takes, at the higher of its two peaks.
 
     Weights, those of a rule or a route and the optimizer's moments are always held. The first peak
     adds the activations, at the end of the forward pass, the second one the gradients, at the end
-    of the backward pass. measured: whether learning is measured, too, which holds the true
-    gradient, that learnt from, and a copy of what learns. averaged: whether there is an average of
-    the weights, too.
+    of the backward pass; where learning is measured, too, the true gradient, that learnt from, and
+    a copy of what learns. images: of a step; None: data.batch_size.
     """
+    images = config.data.batch_size if images is None else images
     activation_bytes = 2 if precision == "bfloat16" else 4
-    activations = activation_bytes * summary.activations * batch_size
+    activations = activation_bytes * summary.activations * images
     feedback = summary.feedback
     beside = 0 if feedback is None or feedback.saved else feedback.bytes
     gradients = summary.learning_bytes
-    if measured:
+    if config.train.measure_every:
         gradients = summary.bytes + 2 * summary.learning_bytes
-    saved = checkpoint_bytes(summary, optimizer, averaged=averaged)
-    return saved + beside + max(gradients, activations)
+    return checkpoint_bytes(summary, config) + beside + max(gradients, activations)
 
 
-def checkpoint_bytes(
-    summary: ModelSummary, optimizer: OptimizerSettings, *, averaged: bool = False
-) -> int:
+def checkpoint_bytes(summary: ModelSummary, config: Config) -> int:
     """The size of last.safetensors: weights, also of a rule or a route, moments, the average."""
+    optimizer, averaged = config.optimizer, config.train.average.decay > 0
     moments = 1 if optimizer.name == "muon" or optimizer.momentum else 0
     moments = 2 if optimizer.name.startswith("adam") else moments
     feedback = summary.feedback
@@ -52,15 +43,11 @@ def checkpoint_bytes(
     return own + feedback.bytes * (1 + moments * feedback.moved)
 
 
-def disk_bytes(
-    summary: ModelSummary, optimizer: OptimizerSettings, keep: str, *, averaged: bool = False
-) -> tuple[int, int]:
-    """The bytes of a finished run, and its largest size: while a checkpoint replaces another one.
-
-    keep: train.keep.
-    """
-    last = checkpoint_bytes(summary, optimizer, averaged=averaged)
-    return summary.bytes + (last if keep == "all" else 0), summary.bytes + 2 * last
+def disk_bytes(summary: ModelSummary, config: Config) -> tuple[int, int]:
+    """The bytes of a finished run, and its largest size: while a checkpoint replaces another."""
+    last = checkpoint_bytes(summary, config)
+    stays = summary.bytes + (last if config.train.keep == "all" else 0)
+    return stays, summary.bytes + 2 * last
 
 
 class Peak:
@@ -114,17 +101,12 @@ def check_memory(
 
     in_dimensions: (C, H, W) of the images. What would save most is named first.
     """
-    batch_size = config.data.batch_size
-    measured = config.train.measure_every > 0
-    needed = training_bytes(
-        summary, batch_size, config.optimizer, precision, measured=measured,
-        averaged=config.train.average.decay > 0,
-    )  # fmt: skip
+    needed = training_bytes(summary, config, precision)
     free = available_bytes(device)
     if free is not None and needed > free:
         raise UserError(
             f"training this model takes at least {needed / GB:.1f} GB "
-            f"({summary.weights:,} weights, batch {batch_size}), {device.type} has "
+            f"({summary.weights:,} weights, batch {config.data.batch_size}), {device.type} has "
             f"{free / GB:.1f} GB free",
             f"choose {_ways_to_save(summary, config, precision, in_dimensions)}",
             Exit.RESOURCES,
@@ -136,9 +118,8 @@ def _ways_to_save(
 ) -> str:
     """Settings that lower the memory of training, first those that lower it most."""
     _, height, width = in_dimensions
-    optimizer, batch_size = config.optimizer, config.data.batch_size
-    one, whole = (training_bytes(summary, n, optimizer, precision) for n in (1, batch_size))
-    batch = [f"a data.batch_size below {batch_size}"] if one < whole else []
+    one, whole = (training_bytes(summary, config, precision, images) for images in (1, None))
+    batch = [f"a data.batch_size below {config.data.batch_size}"] if one < whole else []
     ways = ["fewer model.channels"]
     if config.data.source == "folder":
         ways = [f"a data.resize below their {height}×{width} pixels", *ways]

@@ -45,10 +45,7 @@ class Recorder:
         if not self._writes:
             return
         setup, run = self._setup, self._run
-        train = setup.config.train
-        _, most = disk_bytes(
-            setup.summary, setup.config.optimizer, train.keep, averaged=train.average.decay > 0
-        )
+        _, most = disk_bytes(setup.summary, setup.config)
         check_space(run.path, most - run.checkpoint_bytes)
         now = environment(setup.device, setup.precision).to_json()
         kept = run.environment
@@ -96,7 +93,7 @@ class Recorder:
                 best_path = self._run.path / directory.BEST
                 with learner.tested():
                     weights = {f"model.{n}": t for n, t in learner.model.state_dict().items()}
-                    write_checkpoint(best_path, weights, self._config, self._images)
+                    write_checkpoint(Checkpoint(best_path, weights, self._config, self._images))
             # Also with each best: a resumed run must know the epoch of its best weights.
             self._write_last(learner.state(), metrics)
         self._write_metrics(metrics, epoch - 1)
@@ -142,7 +139,7 @@ class Recorder:
         self, state: dict[str, Any], metrics: list[Metrics], so_far: dict[str, Any] | None = None
     ) -> None:
         path = self._run.path / directory.LAST
-        write_checkpoint(path, state, self._config, self._images, metrics, so_far)
+        write_checkpoint(Checkpoint(path, state, self._config, self._images, metrics, so_far))
 
     def _write_metrics(self, metrics: list[Metrics], first: int = 0) -> None:
         """Writes metrics.jsonl and, by `train.tensorboard`, its new lines (from `first`) there."""

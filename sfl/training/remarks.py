@@ -3,17 +3,15 @@
 import contextlib
 import os
 import time
-from pathlib import Path
 
 import torch
 
 from sfl import torchrun
+from sfl.cores import usable_cores
 from sfl.data.survey import doubts, pictures_of
 from sfl.progress import say
 from sfl.runs.directory import Run
 from sfl.training.setup import Setup
-
-QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container, on Linux
 
 
 def remark(setup: Setup, run: Run) -> None:
@@ -56,17 +54,6 @@ def too_many_threads(cores: int, threads: int) -> str | None:
         return None
     may = f"{cores} core{'s' * (cores > 1)}"
     return f"{threads} threads for the {may} that it may use (--set train.threads={cores})"
-
-
-def usable_cores() -> int:
-    """The cores that this process may use: by its affinity, and by the quota of a container."""
-    found = os.cpu_count() or 1
-    with contextlib.suppress(AttributeError):  # not on macOS
-        found = len(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError, ValueError):  # cgroup v2; "max" is no number
-        quota, period = QUOTA.read_text().split()
-        found = min(found, max(1, int(quota) // int(period)))
-    return found
 
 
 def busy(load: float, cores: int, threads: int) -> str | None:

@@ -32,6 +32,7 @@ from sfl.training import images
 from sfl.training.build import build
 from sfl.training.device import pick_device, pick_precision, prepare, refuse_precision
 from sfl.training.distributed import check_workers, refuse_other_workers
+from sfl.training.evaluate import Evaluation, evaluate
 from sfl.training.graph import check_graph, graphed_steps
 from sfl.training.memory import check_memory
 from sfl.training.teacher import find_teacher
@@ -58,6 +59,13 @@ class Setup:
     @property
     def steps_per_epoch(self) -> int:
         return batch_count(len(self.train), self.config.data.batch_size)
+
+    def evaluate(self, model: nn.Module, split: Split, description: str = "") -> Evaluation:
+        """On one of the splits, or on one like them on the device; see `training.evaluate`."""
+        return evaluate(
+            model, split, mean=self.mean, std=self.std, precision=self.precision,
+            description=description, world=self.world,
+        )  # fmt: skip
 
 
 def set_up(

@@ -8,6 +8,7 @@ from typing import Any
 from sfl.config.schema import Config
 from sfl.data.dataset import Dataset
 from sfl.errors import UserError
+from sfl.files import check_folder
 from sfl.learning.world import World
 from sfl.progress import say
 from sfl.runs import store
@@ -77,7 +78,7 @@ def train_at(path: Path, config: Config, dataset: Dataset, *, resumes: bool) -> 
 
 
 def _check_place(root: Path, name: str, *, exact: bool) -> str:
-    store.check_root(root)
+    check_folder(root, "--runs")
     if exact:
         store.check_new(root, name)
     return name

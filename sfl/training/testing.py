@@ -22,7 +22,7 @@ from sfl.training.audit import audit_model
 from sfl.training.checkpoint import Checkpoint, load_weights, read_checkpoint
 from sfl.training.copies import NOTHING, Asked, checked, keep, test_copies
 from sfl.training.device import threads
-from sfl.training.evaluate import Evaluation, evaluate
+from sfl.training.evaluate import Evaluation
 from sfl.training.images import refuse_lost_root
 from sfl.training.load import restore
 from sfl.training.setup import Setup, set_up
@@ -30,15 +30,7 @@ from sfl.training.setup import Setup, set_up
 
 def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, Any]]:
     """The evaluation on the test set, and its fields of result.json."""
-    evaluation = evaluate(
-        model,
-        setup.test,
-        mean=setup.mean,
-        std=setup.std,
-        precision=setup.precision,
-        description="testing",
-        world=setup.world,
-    )
+    evaluation = setup.evaluate(model, setup.test, "testing")
     refuse_loss(evaluation.loss, "test loss of the trained model")
     classes, feedback = setup.dataset.classes, setup.summary.feedback
     confusion = evaluation.confusion(len(classes))

@@ -1,7 +1,10 @@
 """How many runs are trained at once, with which GPU, threads and memory."""
 
+from pathlib import Path
+
 import pytest
 
+from sfl import cores
 from sfl.config.load import from_text
 from sfl.errors import Exit, UserError
 from sfl.jobs import speed
@@ -78,7 +81,7 @@ def test_auto_takes_the_fastest_of_those_that_memory_holds(
         return speeds[at_once]
 
     monkeypatch.setattr(speed, "_together", together)
-    monkeypatch.setattr(speed, "cores", lambda: 64)
+    monkeypatch.setattr("sfl.jobs.slots.usable_cores", lambda: 64)
     assert slots(JOBS * 4, needs() * 4, AtOnce("auto")) == [{}, {}]
     assert tried == [1, 2, 4]  # slower again
     assert "runs side by side: 2 (1: 100 images/s, 2: 150" in capsys.readouterr().err
@@ -87,7 +90,7 @@ def test_auto_takes_the_fastest_of_those_that_memory_holds(
 
 
 def test_cores_are_divided_where_nobody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "cores", lambda: 16)
+    monkeypatch.setattr(speed, "usable_cores", lambda: 16)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     plain = JOBS[0].config
     assert speed.thread_share(plain, 3) == {"OMP_NUM_THREADS": "5"}
@@ -96,3 +99,17 @@ def test_cores_are_divided_where_nobody_says_otherwise(monkeypatch: pytest.Monke
     assert speed.thread_share(fixed, 2) == {}
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert speed.thread_share(plain, 2) == {}
+
+
+def test_a_containers_quota_is_divided_and_no_more_are_tried(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """So no run has threads of which `too_many_threads` would complain."""
+    (tmp_path / "cpu.max").write_text("400000 100000\n")
+    monkeypatch.setattr(cores, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert speed.thread_share(JOBS[0].config, 2) == {"OMP_NUM_THREADS": "2"}
+    monkeypatch.setattr(speed, "_together", lambda config, at_once: at_once)  # the more the faster
+    assert len(slots(JOBS * 4, needs() * 4, AtOnce("auto"))) == 4

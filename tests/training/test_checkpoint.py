@@ -17,7 +17,13 @@ from torch import nn
 from sfl.errors import Exit, UserError
 from sfl.learning.learner import Learner
 from sfl.learning.optimizers import build_optimizer
-from sfl.training.checkpoint import FORMAT, load_weights, read_checkpoint, write_checkpoint
+from sfl.training.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    load_weights,
+    read_checkpoint,
+    write_checkpoint,
+)
 from tests.training.tiny import same
 
 IMAGES = {"classes": ["a", "b"], "in_dimensions": [3, 8, 8]}
@@ -43,9 +49,13 @@ def train(learner: Learner, *, seed: int) -> None:
         learner.step(torch.randn(5, 3, 8, 8), torch.randint(0, 2, (5,)), lr=1e-2)
 
 
+def save(path: Path, learner: Learner) -> None:
+    write_checkpoint(Checkpoint(path, learner.state(), CONFIG, IMAGES, METRICS))
+
+
 def save_weights(path: Path, net: nn.Module) -> None:
     tensors = {f"model.{name}": tensor for name, tensor in net.state_dict().items()}
-    write_checkpoint(path, tensors, CONFIG, IMAGES)
+    write_checkpoint(Checkpoint(path, tensors, CONFIG, IMAGES))
 
 
 OPTIMIZERS: list[dict[str, Any]] = [
@@ -62,7 +72,7 @@ def test_training_goes_on_bit_for_bit(settings: dict[str, Any], tmp_path: Path) 
     net = model()
     learner = learner_of(net, **settings)
     train(learner, seed=1)
-    write_checkpoint(path, learner.state(), CONFIG, IMAGES, METRICS)
+    save(path, learner)
 
     other = model()
     other_learner = learner_of(other, **settings)
@@ -86,7 +96,7 @@ def test_training_goes_on_bit_for_bit(settings: dict[str, Any], tmp_path: Path) 
 
 def test_what_a_file_says_besides_tensors(tmp_path: Path) -> None:
     net = model()
-    write_checkpoint(tmp_path / "last", learner_of(net).state(), CONFIG, IMAGES, METRICS)
+    save(tmp_path / "last", learner_of(net))
     save_weights(tmp_path / "best", net)
     last, best = read_checkpoint(tmp_path / "last"), read_checkpoint(tmp_path / "best")
     assert last.path == tmp_path / "last"
@@ -108,7 +118,7 @@ def test_there_is_no_pickle_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
     learner = learner_of(net)
     train(learner, seed=0)
     path = tmp_path / "last.safetensors"
-    write_checkpoint(path, learner.state(), CONFIG, IMAGES, METRICS)
+    save(path, learner)
     learner.load_state(read_checkpoint(path).tensors)
     # The file itself: a length, then JSON that names every tensor, then their numbers.
     content = path.read_bytes()
@@ -245,7 +255,7 @@ def test_what_earlier_versions_wrote_can_be_read(tmp_path: Path) -> None:
 def test_a_flipped_byte_or_a_lost_end_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     net = model(1)
-    write_checkpoint(path, learner_of(net).state(), CONFIG, IMAGES, METRICS)
+    save(path, learner_of(net))
     whole = path.read_bytes()
 
     @settings(deadline=None, max_examples=150)

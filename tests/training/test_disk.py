@@ -162,7 +162,7 @@ def test_two_checkpoints_must_fit_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, setup = tiny_config(), tiny_setup()
-    _, needed = disk_bytes(setup.summary, config.optimizer, "all")
+    _, needed = disk_bytes(setup.summary, config)
     free(needed - 1, monkeypatch)
     monkeypatch.setattr(fitting, "train_epoch", full)  # not reached
     with pytest.raises(UserError) as caught:
@@ -191,7 +191,7 @@ def test_a_run_never_takes_more_than_was_looked_for(
 
     monkeypatch.setattr(os, "replace", counting)
     fit(setup, run)
-    stays, most = disk_bytes(setup.summary, setup.config.optimizer, "all")
+    stays, most = disk_bytes(setup.summary, setup.config)
     assert most <= max(taken) < most + 60_000 and stays <= run.bytes < stays + 60_000
     assert run.checkpoint_bytes < run.bytes
 
@@ -207,7 +207,7 @@ def test_a_comparison_counts_what_its_runs_leave(
     sizes = []
     for experiment in found:
         setup = set_up(experiment.config)
-        sizes += [disk_bytes(setup.summary, setup.config.optimizer, "weights")] * 2
+        sizes += [disk_bytes(setup.summary, setup.config)] * 2
     needed = sum(stays for stays, _ in sizes[:3]) + sizes[3][1]
     monkeypatch.setattr(start, "train", full)  # not reached
     free(needed - 1, monkeypatch)
@@ -219,7 +219,7 @@ def test_going_on_the_last_checkpoint_is_there_already(
     begun: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup = tiny_setup(base=SPATIAL)
-    free(checkpoint_bytes(setup.summary, setup.config.optimizer), monkeypatch)
+    free(checkpoint_bytes(setup.summary, setup.config), monkeypatch)
     fit(setup, begun)
 
 
@@ -234,7 +234,7 @@ def test_what_a_checkpoint_will_take_is_known_before(
     setup, run = tiny_setup("model.channels=[40]", *changes), new_run(tmp_path)
     fit(setup, run)
     expected, found = (
-        checkpoint_bytes(setup.summary, setup.config.optimizer),
+        checkpoint_bytes(setup.summary, setup.config),
         (run.path / LAST).stat().st_size,
     )
     assert expected <= found < expected + 20_000  # its config and names

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfl import host_memory
-from sfl.config.optimizer import OptimizerSettings
 from sfl.errors import Exit, UserError
 from sfl.learning.seeding import generator
 from sfl.nn.feedback.attach import attach
@@ -32,23 +31,23 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("settings", "numbers_a_weight"),
+    ("optimizer", "numbers_a_weight"),
     [
-        ({"name": "adam"}, 4),
-        ({"name": "adamw"}, 4),
-        ({"name": "sgd"}, 2),
-        ({"name": "sgd", "momentum": 0.9}, 3),
+        ("{name: adam}", 4),
+        ("{name: adamw}", 4),
+        ("{name: sgd}", 2),
+        ("{name: sgd, momentum: 0.9}", 3),
     ],
 )
-def test_an_estimate_by_hand(settings: dict[str, Any], numbers_a_weight: int) -> None:
+def test_an_estimate_by_hand(optimizer: str, numbers_a_weight: int) -> None:
     summary = summarize(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True)), (1, 5, 5))
-    optimizer = OptimizerSettings(**settings)
+    config = tiny_config(f"optimizer={optimizer}", "data.batch_size=100")
     weights = 4 * numbers_a_weight * (2 * 9 + 2)
     gradients = 4 * summary.weights
-    assert training_bytes(summary, 1, optimizer, "float32") == weights  # the gradients are more
+    assert training_bytes(summary, config, "float32", 1) == weights  # the gradients are more
     others = weights - gradients
-    assert training_bytes(summary, 100, optimizer, "float32") == others + 4 * 100 * 2 * 3 * 3
-    assert training_bytes(summary, 100, optimizer, "bfloat16") == others + 2 * 100 * 2 * 3 * 3
+    assert training_bytes(summary, config, "float32") == others + 4 * 100 * 2 * 3 * 3
+    assert training_bytes(summary, config, "bfloat16") == others + 2 * 100 * 2 * 3 * 3
 
 
 @pytest.mark.parametrize(
@@ -59,8 +58,8 @@ def test_an_estimate_by_hand(settings: dict[str, Any], numbers_a_weight: int) ->
 def test_feedback_weights_are_counted(rule: str, in_memory: int, in_file: int) -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), SpatialFeatureLayer((2, 3, 3), 1, 3, padding=1))
     plain, more = summarize(model, (1, 5, 5)), summarize(model, (1, 5, 5), rule)
-    adam, room = OptimizerSettings(), 4 * 9 * 9 * 2  # of which 49 · 2 exist
-    steps = [training_bytes(each, 1, adam, "float32") for each in (plain, more)]
+    adam, room = tiny_config("optimizer.name=adam"), 4 * 9 * 9 * 2  # of which 49 · 2 exist
+    steps = [training_bytes(each, adam, "float32", 1) for each in (plain, more)]
     files = [checkpoint_bytes(each, adam) for each in (plain, more)]
     assert steps[1] - steps[0] == in_memory * room
     assert files[1] - files[0] == in_file * room
@@ -95,7 +94,7 @@ def test_what_a_route_holds_is_counted_and_what_it_freezes_is_not(route: str) ->
         name: tensor for name, tensor in learner.state().items()
         if name.removeprefix("model.") not in names and not name.endswith(".step")
     }  # fmt: skip
-    assert checkpoint_bytes(setup.summary, setup.config.optimizer) == sum(
+    assert checkpoint_bytes(setup.summary, setup.config) == sum(
         tensor.nbytes for tensor in held.values()
     )
     own = sum(tensor.numel() for tensor in learner.route.state().values())
@@ -108,8 +107,8 @@ def test_what_a_route_holds_is_counted_and_what_it_freezes_is_not(route: str) ->
 
 def test_measuring_holds_two_gradients_and_a_copy() -> None:
     summary = summarize(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), (1, 1, 3))
-    adam = OptimizerSettings()
-    assert training_bytes(summary, 1, adam, "float32", measured=True) == 6 * summary.bytes
+    config = tiny_config("optimizer.name=adam", "train.measure_every=1")
+    assert training_bytes(summary, config, "float32", 1) == 6 * summary.bytes
 
 
 @pytest.mark.parametrize("name", ["RegularConvNet", "SpatialDenseNet", "SimpleModel"])
@@ -133,12 +132,12 @@ def test_a_step_really_holds_that_much(name: str, layer: str, precision: str) ->
             logits = model(images)
         F.cross_entropy(logits.float(), torch.zeros(batch, dtype=torch.int64))
     held[logits.untyped_storage().data_ptr()] = logits.untyped_storage().nbytes()
-    optimizer = OptimizerSettings()
+    config = tiny_config("optimizer.name=adam")
     summary = summarize(model, (3, 32, 32))
-    weights = training_bytes(summary, 0, optimizer, precision)
+    weights = training_bytes(summary, config, precision, 0)
     many = 1000 * batch  # so that activations outweigh gradients
     others = weights - summary.bytes
-    activations = (training_bytes(summary, many, optimizer, precision) - others) / 1000
+    activations = (training_bytes(summary, config, precision, many) - others) / 1000
     assert weights == 4 * summary.bytes  # with gradients and two moments
     assert activations <= sum(held.values())
     assert activations > sum(held.values()) / 20  # and it is not nothing
@@ -186,6 +185,11 @@ def test_a_batch_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             ["model.storage=dense"],
             5 * 10**7,  # of 32 images a little more than the gradients
             "choose model.storage=local, fewer model.channels or a data.batch_size below 32",
+        ),
+        (
+            ["model.storage=dense", "train.measure_every=1"],
+            5 * 10**7,  # less than both gradients and the copy: a smaller batch saves nothing
+            "choose model.storage=local or fewer model.channels",
         ),
         (
             ["data.source=folder"],

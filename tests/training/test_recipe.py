@@ -7,7 +7,6 @@ import torch
 
 from sfl.errors import Exit, UserError
 from sfl.runs.directory import BEST, CONFIG, LAST, Run
-from sfl.training.evaluate import evaluate
 from sfl.training.fit import fit
 from sfl.training.load import load_run
 from sfl.training.memory import checkpoint_bytes
@@ -69,8 +68,7 @@ def test_resumed_it_is_the_same_run(changes: list[str], tmp_path: Path, taught_b
 
 
 def accuracy(setup: Setup, model: torch.nn.Module) -> float:
-    like = {"mean": setup.mean, "std": setup.std, "precision": "float32"}
-    return evaluate(model, setup.validation or setup.test, **like).accuracy  # type: ignore[arg-type]
+    return setup.evaluate(model, setup.validation or setup.test).accuracy
 
 
 def test_the_average_is_what_is_measured_tested_and_saved_as_the_best(tmp_path: Path) -> None:
@@ -105,8 +103,8 @@ def test_the_size_of_a_checkpoint_is_known_before(changes: list[str]) -> None:
     images = torch.randn(4, 3, 32, 32)
     learner.step(images, torch.arange(4), lr=0.1)
     size = sum(tensor.nbytes for tensor in learner.state().values())
-    known = checkpoint_bytes(setup.summary, setup.config.optimizer, averaged=True)
-    without = checkpoint_bytes(setup.summary, setup.config.optimizer)
+    plain = tiny_config(*changes, "train.average.decay=0", base=DEEP)
+    known, without = (checkpoint_bytes(setup.summary, each) for each in (setup.config, plain))
     assert known == without + setup.summary.bytes
     assert known <= size < 1.05 * known
 

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,6 +21,7 @@ from sfl.runs.directory import (
 from sfl.runs.store import find
 from sfl.training import fit as fitting
 from sfl.training import recorder as recording
+from sfl.training.checkpoint import Checkpoint
 from sfl.training.environment import environment
 from sfl.training.fit import fit
 from sfl.training.recorder import is_best
@@ -48,9 +48,10 @@ def test_checkpoints_come_when_they_are_due(
     saved: list[tuple[str, int]] = []
     original = recording.write_checkpoint  # type: ignore[attr-defined]
 
-    def spy(path: Path, *rest: Any) -> None:
+    def spy(checkpoint: Checkpoint) -> None:
+        path = checkpoint.path
         saved.append((path.name, len(Run(path.parent).metrics) + 1))
-        original(path, *rest)
+        original(checkpoint)
 
     monkeypatch.setattr(recording, "write_checkpoint", spy)
     fit(tiny_setup("train.epochs=5", "train.checkpoint_every=2"), new_run(tmp_path))

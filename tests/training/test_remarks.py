@@ -1,6 +1,5 @@
 """What is said before training: for which numbers, and where."""
 
-import os
 import time
 from pathlib import Path
 
@@ -100,18 +99,3 @@ def test_threads_beyond_what_may_be_used() -> None:
     assert (
         said is not None and "16 threads for the 2 cores that" in said and "train.threads=2" in said
     )
-
-
-@pytest.mark.parametrize(
-    ("told", "expected"),
-    [("200000 100000", 2), ("150000 100000", 1), ("50000 100000", 1), ("max 100000", 8), (None, 8)],
-)
-def test_the_quota_of_a_container_counts(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: str | None, expected: int
-) -> None:
-    if told is not None:
-        (tmp_path / "cpu.max").write_text(f"{told}\n")
-    monkeypatch.setattr(remarks, "QUOTA", tmp_path / "cpu.max")
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert remarks.usable_cores() == expected

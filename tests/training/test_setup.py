@@ -15,7 +15,7 @@ from sfl.learning.world import World
 from sfl.nn.models.networks import MODELS
 from sfl.training import memory
 from sfl.training.build import build
-from sfl.training.checkpoint import write_checkpoint
+from sfl.training.checkpoint import Checkpoint, write_checkpoint
 from sfl.training.images import image_shape, load_images
 from sfl.training.setup import check_sizes, describe_model, set_up
 from tests.training.tiny import random_dataset, tiny_config, tiny_setup
@@ -189,7 +189,7 @@ def test_weights_remember_the_shape_of_their_images(tmp_path: Path) -> None:
     weights = tmp_path / "best.safetensors"
     images = {"in_dimensions": [3, 20, 24], "classes": ["a", "b"]}
     gone = tiny_config("data.source=folder", f"data.root={tmp_path / 'gone'}")
-    write_checkpoint(weights, {}, "", images)
+    write_checkpoint(Checkpoint(weights, {}, "", images))
     assert image_shape(gone, weights) == ((3, 20, 24), 2)
 
 

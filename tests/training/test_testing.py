@@ -18,7 +18,7 @@ from sfl.training import memory
 from sfl.training import testing as results
 from sfl.training.fit import fit
 from sfl.training.recorder import Recorder
-from sfl.training.setup import build_learner
+from sfl.training.setup import Setup, build_learner
 from tests.training.tiny import new_run, random_dataset, result, tiny_setup
 
 
@@ -144,13 +144,13 @@ def test_it_is_tested_with_the_threads_that_were_asked_for(
 ) -> None:
     run, before = new_run(tmp_path), torch.get_num_threads()
     fit(tiny_setup("train.epochs=1"), run)
-    found, evaluate = [], results.evaluate  # type: ignore[attr-defined]
+    found, evaluate = [], Setup.evaluate
 
     def noting(*arguments: Any, **keywords: Any) -> Any:
         found.append(torch.get_num_threads())
         return evaluate(*arguments, **keywords)
 
-    monkeypatch.setattr(results, "evaluate", noting)
+    monkeypatch.setattr(Setup, "evaluate", noting)
     for overrides in ([f"train.threads={before + 2}"], []):
         results.test_weights(run.path / BEST, overrides, need_train=True)
     assert found == [before + 2, before]
