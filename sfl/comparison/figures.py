@@ -73,9 +73,7 @@ def pictures(
         draw = partial(_by_cost, comparison, field, label)
         found.append(Picture(f"accuracy-by-{name}", caption, draw, _size(compared)))
     classes = list(comparison.models[0].per_class)
-    shifts = {model.name: model.shifts for model in comparison.models if model.shifts}
-    corrupted = {model.name: model.corrupted for model in comparison.models if model.corrupted}
-    found += copies.pictures(shifts, corrupted, title)
+    found += copies.pictures({model.name: model for model in comparison.models}, title)
     chosen, of_classes = _chosen_classes(compared)
     caption = f"Test accuracy of {of_classes}: mean, and smallest to largest of the runs."
     height = 1.4 + len(chosen) * (0.12 + 0.13 * len(compared))
