@@ -3,8 +3,6 @@
 The terminal, Markdown and HTML show them; JSON and CSV hold the exact numbers.
 """
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +21,7 @@ from sfl.config.load import flat
 from sfl.units import (
     bytes_text,
     count_text,
+    csv_text,
     percent_text,
     points_text,
     seconds_text,
@@ -216,11 +215,7 @@ def to_csv(comparison: Comparison) -> str:
     if comparison.grid is not None:
         for row, cell in zip(table, comparison.grid.cells, strict=True):
             row |= _cells({"variant": cell.variants, "gap": cell.gaps, "chosen": cell.chosen})
-    written = io.StringIO()
-    writer = csv.DictWriter(written, list(table[-1]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return written.getvalue()
+    return csv_text(list(table[-1]), table)
 
 
 def _filled(values: BaseModel) -> dict[str, Any]:
