@@ -13,7 +13,7 @@ from sfl import pictures as drawing
 from sfl.comparison import confusion
 from sfl.comparison.cells import Sheet, by_axes
 from sfl.comparison.model import ComparedModel
-from sfl.comparison.samples import efficiency
+from sfl.comparison.samples import efficiency, interval_bar
 from sfl.comparison.schema import Comparison
 from sfl.pictures import (
     SEQUENTIAL,
@@ -204,8 +204,7 @@ def _by_cost(comparison: Comparison, field: str, label: str, figure: "Figure") -
     costs = [getattr(model, field) for model in models]
     for style, model, cost in zip(line_styles(len(models)), models, costs, strict=True):
         accuracy = 100 * model.accuracy
-        low, high = model.accuracy_interval or (model.accuracy, model.accuracy)
-        bars = [[max(0.0, accuracy - 100 * low)], [max(0.0, 100 * high - accuracy)]]
+        bars = [[length] for length in interval_bar(model)]
         name = shorten(model.name)
         looks = {"marker": style["marker"], "markersize": 7, "capsize": 4}
         points.append(axes.errorbar([cost], [accuracy], bars, label=name, **looks))
