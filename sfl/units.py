@@ -1,7 +1,9 @@
 """Sizes, counts, times and fractions as short text for tables; names as they can be shown."""
 
+import csv
+import io
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def bytes_text(count: float) -> str:
@@ -61,9 +63,24 @@ def one_line(name: str) -> str:
     return "".join("�" if _is_unseen(sign) else sign for sign in name)
 
 
+def listed(words: Iterable[object], joint: str = "and") -> str:
+    """[10, 20, 32] → "10, 20 and 32"."""
+    *others, last = map(str, words)
+    return f"{', '.join(others)} {joint} {last}" if others else last
+
+
 def spreadsheet_text(text: str) -> str:
     """A text as a cell of CSV: with an apostrophe where a spreadsheet would run it as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
+    """A line of columns, and a line for each row; every text as it is."""
+    written = io.StringIO()
+    writer = csv.DictWriter(written, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return written.getvalue()
 
 
 def _is_unseen(sign: str) -> bool:

@@ -78,6 +78,17 @@ def call_sfl(*arguments: object, stdin: str = "") -> "CompletedProcess[str]":
     return CompletedProcess(list(map(str, arguments)), int(code), out.getvalue(), err.getvalue())
 
 
+def refusal(code: int, call: Callable[..., object], *arguments: object, **keywords: object) -> str:
+    """The line that the user sees, with that exit code, instead of what is called."""
+    from sfl.errors import UserError
+
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **keywords)
+    line = str(caught.value)
+    assert caught.value.exit_code == code and "\n" not in line
+    return line
+
+
 @pytest.fixture(scope="session")
 def sfl() -> "Callable[..., CompletedProcess[str]]":
     """`sfl("train", "--config", …)`: returncode, stdout, stderr."""

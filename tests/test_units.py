@@ -73,3 +73,13 @@ def test_what_a_spreadsheet_would_run_is_text() -> None:
     for text in ("=1+1", "+1", "-1", "@SUM(1)", "\tx"):
         assert units.spreadsheet_text(text) == f"'{text}"
     assert units.spreadsheet_text("a=1") == "a=1" and units.spreadsheet_text("") == ""
+
+
+def test_words_in_a_row() -> None:
+    assert [units.listed(range(n)) for n in (1, 2, 3)] == ["0", "0 and 1", "0, 1 and 2"]
+    assert units.listed(["a", "b"], "or") == "a or b"
+
+
+def test_csv() -> None:
+    """Lines end alike everywhere; what a row lacks is empty; a comma is quoted."""
+    assert units.csv_text(["a", "b"], [{"a": "1,5", "b": 2}, {"a": None}]) == 'a,b\n"1,5",2\n,\n'

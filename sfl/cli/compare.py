@@ -95,7 +95,7 @@ def compare(
       sfl compare spatial-shared spatial --seeds 3 --out report
       sfl compare spatial-s0 my.yaml --no-train --json
     """
-    refuse_two(json=as_json, csv=as_csv, markdown=as_markdown, latex=as_latex)
+    form = refuse_two(json=as_json, csv=as_csv, markdown=as_markdown, latex=as_latex)
     from sfl.comparison.run import run_comparison
     from sfl.files import check_folder
     from sfl.jobs.job import at_once
@@ -107,7 +107,7 @@ def compare(
         names, overrides, seeds, runs, target=target, training=not no_train,
         unfinished=unfinished, data_name=data_name, at_once=together,
     )  # fmt: skip
-    show_comparison(comparison, models, out, as_json, as_csv, as_markdown, as_latex)
+    show_comparison(comparison, models, out, form)
     worse = [d.second for d in comparison.differences if d.is_worse]
     if fail_if_worse and worse:
         said = f"{', '.join(worse)}: worse than {comparison.models[0].name}, beyond chance"
@@ -115,19 +115,18 @@ def compare(
 
 
 def show_comparison(
-    comparison: "Comparison",
-    models: "Sequence[ComparedModel]",
-    out: Path | None,
-    as_json: bool,
-    as_csv: bool,
-    as_markdown: bool,
-    as_latex: bool,
+    comparison: "Comparison", models: "Sequence[ComparedModel]", out: Path | None, form: str
 ) -> None:
-    """Prints a comparison, and writes its report into `out`."""
+    """Prints a comparison, and writes its report into `out`. form: a flag; "": as text."""
+    from sfl.cli import layout
+    from sfl.comparison import latex, markdown, table
     from sfl.progress import say
 
-    if as_json or as_csv or as_markdown or as_latex:
-        _print_as(comparison, as_json, as_csv, as_markdown)
+    written = {"csv": table.to_csv, "markdown": markdown.to_markdown, "latex": latex.to_latex}
+    if form == "json":
+        layout.print_json(comparison.model_dump())
+    elif form:
+        layout.print_utf8(written[form](comparison))
     else:
         _print(comparison)
     if out is not None:  # after the numbers, in case the pictures fail
@@ -135,20 +134,6 @@ def show_comparison(
 
         report.write(comparison, models, out)
         say(f"report: {out / 'report.html'}")
-
-
-def _print_as(comparison: "Comparison", as_json: bool, as_csv: bool, as_markdown: bool) -> None:
-    from sfl.cli import layout
-    from sfl.comparison import latex, markdown, table
-
-    if as_json:
-        layout.print_json(comparison.model_dump())
-    elif as_csv:
-        layout.print_utf8(table.to_csv(comparison))
-    elif as_markdown:
-        layout.print_utf8(markdown.to_markdown(comparison))
-    else:
-        layout.print_utf8(latex.to_latex(comparison))
 
 
 def _print(comparison: "Comparison") -> None:

@@ -115,8 +115,6 @@ def _draw(evaluated: "Evaluated", out: Path) -> None:
     from sfl.progress import say
 
     model, images = evaluated.model, name_of_images(evaluated.data.source)
-    shifts = {model: evaluated.shifts} if evaluated.shifts else {}
-    corrupted = {model: evaluated.corrupted} if evaluated.corrupted else {}
     title = f"{model}\n{images}, {evaluated.n:,} test images, n = 1"
-    write_pictures(pictures(shifts, corrupted, title), out)
+    write_pictures(pictures({model: evaluated}, title), out)
     say(f"pictures: {out}")

@@ -61,7 +61,7 @@ def grid(
       sfl grid grids/small --jobs 2 --out report
       sfl grid study.yaml --no-train --json
     """
-    refuse_two(json=as_json, csv=as_csv, markdown=as_markdown, latex=as_latex)
+    form = refuse_two(json=as_json, csv=as_csv, markdown=as_markdown, latex=as_latex)
     from sfl.cli import layout
     from sfl.comparison.grid import commands, missing, run_grid, say_plan
     from sfl.config.grid import load_grid
@@ -83,4 +83,4 @@ def grid(
         study, runs, training=not no_train, unfinished=unfinished, data_name=data_name,
         overrides=overrides, at_once=together,
     )  # fmt: skip
-    show_comparison(comparison, models, out, as_json, as_csv, as_markdown, as_latex)
+    show_comparison(comparison, models, out, form)

@@ -5,7 +5,6 @@ between words; if that isn't enough, each row becomes a block of lines, with all
 numbers are never broken or cut.
 """
 
-import csv
 import io
 import json
 import shutil
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sfl.progress import wrapped
-from sfl.units import one_line
+from sfl.units import csv_text, one_line
 
 PLAIN_WIDTH = 160  # of tables that are written to a file or a pipe
 GAP = 2  # blanks between columns
@@ -210,9 +209,4 @@ def print_utf8(text: str) -> None:
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """A line of columns, and a line for each row, every text as it is, as `print_utf8` prints."""
-    written = io.StringIO()
-    writer = csv.DictWriter(written, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    print_utf8(written.getvalue())
+    print_utf8(csv_text(columns, rows))

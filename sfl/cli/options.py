@@ -10,6 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 from sfl.cli import completion
 from sfl.errors import UserError
 from sfl.shell import home
+from sfl.units import listed
 
 
 def at_home(path: Path | None) -> Path | None:
@@ -61,35 +62,33 @@ Engine = Annotated[
 RUNS = Path("checkpoints")
 
 
-def refuse_two(**given: bool) -> None:
-    """Raises UserError (exit 2) where more than one of these flags is given."""
-    if sum(given.values()) > 1:
-        *others, last = (f"--{name}" for name in given)
-        raise UserError(f"{', '.join(others)} and {last}: only one of them can be given")
+def refuse_two(**flags: bool) -> str:
+    """The one of these flags that is given, or ""; raises UserError (exit 2) where several are."""
+    given = [name for name, is_given in flags.items() if is_given]
+    if len(given) > 1:
+        every = listed(f"--{name}" for name in flags)
+        raise UserError(f"{every}: only one of them can be given")
+    return "".join(given)
 
 
-class Command(TyperCommand):
-    """A command that refuses an option given twice, where typer would take the last one."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        _refuse_repeated(self, ctx, args)
-        return super().parse_args(ctx, args)
-
-
-class Group(TyperGroup):
-    """The same for a command that has commands."""
+class _GivenOnce:
+    """Refuses an option given twice, where typer would take the last one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        _refuse_repeated(self, ctx, args)
-        return super().parse_args(ctx, args)
+        """Raises UserError (exit 2) for an option with a value that is given twice."""
+        given = []
+        if not ctx.resilient_parsing:  # a shell that asks for completions
+            _, _, given = ctx.command.make_parser(ctx).parse_args(list(args))
+        for option, times in Counter(given).items():
+            several = option.multiple or getattr(option, "is_flag", False)
+            if times > 1 and option.param_type_name == "option" and not several:
+                raise UserError(f"{option.opts[0]} is given {times} times", "give it once")
+        return super().parse_args(ctx, args)  # type: ignore[misc, no-any-return]
 
 
-def _refuse_repeated(command: Command | Group, ctx: Any, args: list[str]) -> None:
-    """Raises UserError (exit 2) for an option with a value that is given twice. ctx: typer's."""
-    if ctx.resilient_parsing:  # a shell asks for completions
-        return
-    _, _, given = command.make_parser(ctx).parse_args(list(args))
-    for option, times in Counter(given).items():
-        several = option.multiple or getattr(option, "is_flag", False)
-        if times > 1 and option.param_type_name == "option" and not several:
-            raise UserError(f"{option.opts[0]} is given {times} times", "give it once")
+class Command(_GivenOnce, TyperCommand):
+    """A command."""
+
+
+class Group(_GivenOnce, TyperGroup):
+    """A command that has commands."""

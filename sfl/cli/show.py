@@ -10,8 +10,8 @@ from sfl.cli.options import RUNS, Json, Runs, Set
 
 if TYPE_CHECKING:
     from sfl.config.schema import Config
-    from sfl.nn.audit import Audit
     from sfl.nn.summary import ModelSummary
+    from sfl.runs.records import Audit
 
 
 def show(
@@ -68,7 +68,7 @@ def print_model(
     report = engine.report(planned_device(config.train.device))
     what, subset = label(config, audited.sharing), config.data.train_images
     if as_json:
-        described = {**summary.to_dict(), "audit": audited.to_dict(), "label": what}
+        described = {**summary.to_dict(), "audit": audited.to_json(), "label": what}
         layout.print_json({**more, "engine": report, **described, "train_images": subset})
         return
     layout.print_table(tables.summary_table(summary))
@@ -76,6 +76,6 @@ def print_model(
         layout.print_lines([f"spatial layers: {report}"])
     print()
     layout.print_table(tables.audit_table(audited))
-    layout.print_lines([*audited.in_words(), f"label, {explained(what)}"])
+    layout.print_lines([*audited.in_words, f"label, {explained(what)}"])
     if subset is not None:
         layout.print_lines([f"trained on {subset:,} of its training images"])

@@ -12,9 +12,8 @@ from sfl.units import age_text, bytes_text, count_text, one_line
 
 if TYPE_CHECKING:
     from sfl.comparison.cells import Sheet
-    from sfl.nn.audit import Audit
     from sfl.nn.summary import ModelSummary
-    from sfl.runs.records import Published
+    from sfl.runs.records import Audit, Published
 
 CONFUSIONS = 10  # of the most frequent ones that are listed
 
@@ -189,21 +188,12 @@ def summary_table(summary: "ModelSummary") -> Table:
 
 def audit_table(audited: "Audit") -> Table:
     """One row for each layer with weights or statistics, and the whole network's."""
-    columns = ["layer", "sharing", "shared × positions", "transport", "weights sent", "bits/step"]
-    made = Table(columns, "what is shared in the forward pass, and sends errors back")
-    for layer in audited.layers:
-        shared = f"{layer.shared:,} × {layer.places:,}" if layer.shared else ""
-        sent = _sent(layer.transported, layer.bits)
-        made.add_row(layer.name, layer.sharing, shared, layer.transport, *sent)
-    total = audited.total
-    numbers = f"{total('shared'):,}" if total("shared") else ""
-    sent = _sent(total("transported"), total("bits"))
-    made.add_row("all", audited.sharing, numbers, audited.transport, *sent)
+    from sfl.comparison.table import AUDITED, audit_rows
+
+    made = Table(AUDITED, "what is shared in the forward pass, and sends errors back")
+    for row in audit_rows(audited):
+        made.add_row(*row)
     return made
-
-
-def _sent(weights: int, bits: int) -> tuple[str, str]:
-    return f"{weights:,}" if weights else "", count_text(bits) if bits else ""
 
 
 STATUS_STYLES = {"running": "cyan", "interrupted": "yellow", "failed": "red", "damaged": "red"}

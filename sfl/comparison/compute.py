@@ -64,14 +64,8 @@ def _images(compared: Sequence[ComparedModel], name: str | None) -> schema.Image
         test=first.data.test,
         train_images=[model.results[0].result.train_images for model in compared],
         test_images=first.n,
-        majority_share=_majority_share(compared[0]),
+        majority_share=stats.majority_share([sum(row) for row in first.confusion]),
     )
-
-
-def _majority_share(model: ComparedModel) -> float:
-    import numpy as np
-
-    return stats.majority_share(np.bincount(model.results[0].labels).tolist())
 
 
 def _refuse_other_images(compared: Sequence[ComparedModel]) -> None:

@@ -6,6 +6,7 @@ Each is drawn into a given figure. Knows no files.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import mode
 from typing import TYPE_CHECKING, Any
 
 from sfl.comparison.model import ComparedModel
@@ -156,7 +157,7 @@ def _disagreements(
         cells = part.subplots(side.rows, COLUMNS, squeeze=False).flat
         for axes, place in zip(cells, side.places, strict=False):
             axes.imshow(images.as_picture(place))
-            taken = _most_frequent([int(one.predictions[place]) for one in side.wrong.results])
+            taken = mode(sorted(int(one.predictions[place]) for one in side.wrong.results))
             true = int(side.wrong.results[0].labels[place])
             is_a, taken_for = (shorten(images.classes[c], 14) for c in (true, taken))
             axes.set_title(f"is: {is_a}\ntaken for: {taken_for}", fontsize=6.5, loc="center")
@@ -179,10 +180,6 @@ def _largest_leads(lead: "NDArray[Any]", labels: "NDArray[Any]") -> list[int]:
         seen[alike] = turn = seen.get(alike, 0) + 1
         keys.append((-alike[0], turn, place))
     return [place for _, _, place in sorted(keys)]
-
-
-def _most_frequent(values: Sequence[int]) -> int:
-    return max(sorted(set(values)), key=values.count)
 
 
 def _file_name(name: str) -> str:

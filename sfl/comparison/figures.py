@@ -13,7 +13,7 @@ from sfl import pictures as drawing
 from sfl.comparison import confusion
 from sfl.comparison.cells import Sheet, by_axes
 from sfl.comparison.model import ComparedModel
-from sfl.comparison.samples import efficiency
+from sfl.comparison.samples import efficiency, interval_bar
 from sfl.comparison.schema import Comparison
 from sfl.pictures import (
     SEQUENTIAL,
@@ -73,9 +73,7 @@ def pictures(
         draw = partial(_by_cost, comparison, field, label)
         found.append(Picture(f"accuracy-by-{name}", caption, draw, _size(compared)))
     classes = list(comparison.models[0].per_class)
-    shifts = {model.name: model.shifts for model in comparison.models if model.shifts}
-    corrupted = {model.name: model.corrupted for model in comparison.models if model.corrupted}
-    found += copies.pictures(shifts, corrupted, title)
+    found += copies.pictures({model.name: model for model in comparison.models}, title)
     chosen, of_classes = _chosen_classes(compared)
     caption = f"Test accuracy of {of_classes}: mean, and smallest to largest of the runs."
     height = 1.4 + len(chosen) * (0.12 + 0.13 * len(compared))
@@ -206,8 +204,7 @@ def _by_cost(comparison: Comparison, field: str, label: str, figure: "Figure") -
     costs = [getattr(model, field) for model in models]
     for style, model, cost in zip(line_styles(len(models)), models, costs, strict=True):
         accuracy = 100 * model.accuracy
-        low, high = model.accuracy_interval or (model.accuracy, model.accuracy)
-        bars = [[max(0.0, accuracy - 100 * low)], [max(0.0, 100 * high - accuracy)]]
+        bars = [[length] for length in interval_bar(model)]
         name = shorten(model.name)
         looks = {"marker": style["marker"], "markersize": 7, "capsize": 4}
         points.append(axes.errorbar([cost], [accuracy], bars, label=name, **looks))

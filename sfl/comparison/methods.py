@@ -11,6 +11,7 @@ from sfl.comparison.model import ComparedModel, label_of
 from sfl.comparison.schema import Images
 from sfl.config.grid import TuneSettings
 from sfl.runs.records import Machine
+from sfl.units import listed
 
 Variants = Sequence[Mapping[str, str]]  # of each cell of a study, by axis
 
@@ -82,7 +83,7 @@ def _called(places: Sequence[int], compared: Sequence[ComparedModel], variants: 
 
 def tuning(tune: TuneSettings, seed: int) -> str:
     """What each cell of a study chose for itself, and by what."""
-    tried = "; ".join(f"{key} of {_listed(values)}" for key, values in tune.values.items())
+    tried = "; ".join(f"{key} of {listed(values)}" for key, values in tune.values.items())
     return (
         f"Chosen for each cell by itself: {tried}, by validation accuracy after {tune.epochs} "
         f"epoch{'s' * (tune.epochs > 1)} with seed {seed}; the test images chose nothing."
@@ -126,13 +127,7 @@ def _hidden(sizes: Sequence[int]) -> str:
 def _each(values: Sequence[Any] | None) -> str:
     """Of each layer; [3, 3, 3] → "3"."""
     several = values or []
-    return _listed(several if len(set(several)) > 1 else several[:1])
-
-
-def _listed(values: Sequence[Any]) -> str:
-    """[10, 20, 32] → "10, 20 and 32"."""
-    *others, last = map(str, values)
-    return f"{', '.join(others)} and {last}" if others else last
+    return listed(several if len(set(several)) > 1 else several[:1])
 
 
 def _layers(model: ComparedModel) -> str:
@@ -222,7 +217,7 @@ ASPECTS: dict[str, Callable[[ComparedModel], str]] = {
     "Augmentation:": lambda m: recipe.augmentation(m.config),
     "Pixels are": lambda m: recipe.pixels(m.config),
     "Tested are the weights of the": _tested,
-    "Seeds:": lambda m: _listed([one.seed for one in m.results]),
+    "Seeds:": lambda m: listed([one.seed for one in m.results]),
     "Trained on": _machines(_hardware),
     "Software:": _machines(_versions),
 }

@@ -1,6 +1,7 @@
 """A config's recipe in words: optimizer, schedule, length, images. Parts of `methods`."""
 
 from sfl.config.schema import Config
+from sfl.units import listed
 
 NAMES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "muon": "Muon"}
 
@@ -73,8 +74,7 @@ def augmentation(config: Config) -> str:
         f"CutMix (alpha {augment.cutmix:g}, probability {augment.cutmix_probability:g})"
         * bool(augment.cutmix),
     ]
-    *others, last = [part for part in parts if part] or ["none"]
-    return f"{', '.join(others)} and {last}" if others else last
+    return listed([part for part in parts if part] or ["none"])
 
 
 def pixels(config: Config) -> str:

@@ -9,7 +9,7 @@ import glob
 import html
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -20,15 +20,14 @@ from sfl.comparison.figures import pictures as pictures_of
 from sfl.comparison.markdown import escaped, to_markdown
 from sfl.comparison.model import ComparedModel
 from sfl.comparison.schema import Comparison
-from sfl.comparison.table import rows, to_csv
+from sfl.comparison.table import AUDITED, audit_rows, rows, to_csv
 from sfl.errors import UserError
 from sfl.files import write_text
 from sfl.locks import one_at_a_time
 from sfl.pictures import Picture
 from sfl.plots.test_images import TestImages, load_test_images
 from sfl.progress import say
-from sfl.runs.records import AuditedLayer
-from sfl.units import count_text, one_line
+from sfl.units import one_line
 
 
 def write(comparison: Comparison, compared: Sequence[ComparedModel], out: Path) -> None:
@@ -132,30 +131,15 @@ def _methods(comparison: Comparison) -> str:
     return f"<h2>Methods</h2>\n<p>{_text(said)}</p>" if said else ""
 
 
-AUDITED: dict[str, Callable[[AuditedLayer], str]] = {
-    "layer": lambda layer: layer.name,
-    "sharing": lambda layer: layer.sharing,
-    "shared × positions": lambda layer: (
-        f"{layer.shared:,} × {layer.places:,}" if layer.shared else ""
-    ),
-    "transport": lambda layer: layer.transport,
-    "weights sent": lambda layer: f"{layer.transported:,}" if layer.transported else "",
-    "bits/step": lambda layer: count_text(layer.bits) if layer.bits else "",
-}
-
-
 def _audit(model: ComparedModel) -> str:
     """What a model shares and transports, layer by layer; nothing if its runs don't say it."""
     audit = model.results[-1].result.audit
     if audit is None:
         return ""
     head = "".join(f"<th scope=col>{label}</th>" for label in AUDITED)
-    found = [[text(layer) for text in AUDITED.values()] for layer in audit.layers]
-    shared, sent = (f"{n:,}" if n else "" for n in (audit.shared, audit.transported))
-    bits = count_text(audit.bits) if audit.bits else ""
-    found.append(["all", audit.sharing, shared, audit.transport, sent, bits])
     body = "\n".join(
-        "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>" for cells in found
+        "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>"
+        for cells in audit_rows(audit)
     )
     words = "".join(f"<li>{_text(line)}</li>" for line in audit.in_words)
     return (

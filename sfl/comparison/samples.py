@@ -56,7 +56,7 @@ def _draw(lines: dict[str, Line], title: str, figure: "Figure") -> None:
     axes, drawn = figure.add_subplot(), []
     for style, (name, line) in zip(line_styles(len(lines)), lines.items(), strict=True):
         counts, values = [count for count, _ in line], [100 * model.accuracy for _, model in line]
-        bars = list(zip(*(_bar(model) for _, model in line), strict=True))
+        bars = list(zip(*(interval_bar(model) for _, model in line), strict=True))
         looks = {"markersize": 5, "capsize": 3, "label": shorten(name), **style}
         drawn.append(axes.errorbar(counts, values, bars, **looks))
     counts = sorted({count for line in lines.values() for count, _ in line})
@@ -71,7 +71,7 @@ def _draw(lines: dict[str, Line], title: str, figure: "Figure") -> None:
         add_legend(figure, drawn, loc="outside lower left", ncols=2)
 
 
-def _bar(model: Model) -> Sequence[float]:
+def interval_bar(model: Model) -> Sequence[float]:
     """How far its interval goes below and above its accuracy, in points."""
     low, high = model.accuracy_interval or (model.accuracy, model.accuracy)
     return max(0.0, 100 * (model.accuracy - low)), max(0.0, 100 * (high - model.accuracy))

@@ -3,8 +3,6 @@
 The terminal, Markdown and HTML show them; JSON and CSV hold the exact numbers.
 """
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,9 +18,11 @@ from sfl.comparison.schema import (
     Views,
 )
 from sfl.config.load import flat
+from sfl.runs.records import Audit, AuditedLayer
 from sfl.units import (
     bytes_text,
     count_text,
+    csv_text,
     percent_text,
     points_text,
     seconds_text,
@@ -151,20 +151,15 @@ def _reached(model: Model) -> str:
         return ""
     if target.epoch is None:
         return f"not reached ({target.measured_on})"
-    return f"{target.epoch:.3g} ({target.measured_on}{_of_runs(model, ', ')})"
-
-
-def _of_runs(model: Model, before: str) -> str:
-    target = model.target
-    if target is None or target.reached == model.n:
-        return ""
-    return f"{before}{target.reached} of {model.n} runs"
+    return f"{target.epoch:.3g} ({target.measured_on}{_of(target.reached, model, ', ')})"
 
 
 def _if_reached(text: Callable[[float], str], key: str) -> Callable[[Model], str]:
     def cell(model: Model) -> str:
-        value = getattr(model.target, key, None)
-        return "" if value is None else f"{text(value)}{_of_runs(model, ' ')}"
+        target = model.target
+        if target is None or (value := getattr(target, key)) is None:
+            return ""
+        return f"{text(value)}{_of(target.reached, model, ' ')}"
 
     return cell
 
@@ -174,6 +169,22 @@ PRICE: dict[str, Callable[[Model], str]] = {
     "time to {}": _if_reached(seconds_text, "seconds"),
     "FLOPs to {}": _if_reached(count_text, "training_flops"),
 }
+
+
+AUDITED = ["layer", "sharing", "shared × positions", "transport", "weights sent", "bits/step"]
+
+
+def audit_rows(audit: Audit) -> list[list[str]]:
+    """What a network shares and transports, by AUDITED: each layer's, then the whole network's."""
+    layers = [_audited(layer, layer.name, f" × {layer.places:,}") for layer in audit.layers]
+    return [*layers, _audited(audit, "all")]
+
+
+def _audited(of: Audit | AuditedLayer, name: str, places: str = "") -> list[str]:
+    shared = f"{of.shared:,}{places}" if of.shared else ""
+    sent = f"{of.transported:,}" if of.transported else ""
+    bits = count_text(of.bits) if of.bits else ""
+    return [name, of.sharing, shared, of.transport, sent, bits]
 
 
 def mean_text(model: Model) -> str:
@@ -216,11 +227,7 @@ def to_csv(comparison: Comparison) -> str:
     if comparison.grid is not None:
         for row, cell in zip(table, comparison.grid.cells, strict=True):
             row |= _cells({"variant": cell.variants, "gap": cell.gaps, "chosen": cell.chosen})
-    written = io.StringIO()
-    writer = csv.DictWriter(written, list(table[-1]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return written.getvalue()
+    return csv_text(list(table[-1]), table)
 
 
 def _filled(values: BaseModel) -> dict[str, Any]:

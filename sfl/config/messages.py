@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from sfl.config.fields import Loc, all_fields, choice, field_at, settings_at
 from sfl.config.yamlfile import Place, YamlTree
+from sfl.units import listed
 
 MAX_SHOWN = 60  # characters of a value in a message
 
@@ -75,10 +76,10 @@ def _explain(mistake: ErrorDetails, settings: type[BaseModel]) -> tuple[Loc, str
     field = field_at(loc, settings)
     words = choice(field) if field else []
     if kind == "missing":
-        return loc, f"{key} is missing" + (f"; give {_alternatives(words)}" if words else "")
+        return loc, f"{key} is missing" + (f"; give {listed(words, 'or')}" if words else "")
     if kind == "literal_error":
         guess = did_you_mean(str(mistake["input"]), words)
-        return loc, f"{key}: expected {_alternatives(words)}, not {given}{guess}"
+        return loc, f"{key}: expected {listed(words, 'or')}, not {given}{guess}"
     if kind == "string_pattern_mismatch":
         assert field is not None
         description = str(field.description).rstrip(".")
@@ -119,8 +120,3 @@ def _shown(value: object) -> str:
     """A value on one line, written as JSON (which is YAML, too), shortened if it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
-
-
-def _alternatives(words: Iterable[object]) -> str:
-    *others, last = map(str, words)
-    return f"{', '.join(others)} or {last}" if others else last

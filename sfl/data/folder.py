@@ -29,6 +29,7 @@ from sfl.data.passed_over import NO_IMAGE, is_hidden, say_first
 from sfl.errors import Exit, UserError
 from sfl.locks import one_at_a_time
 from sfl.progress import track
+from sfl.units import listed
 
 FORMAT = "sfl folder cache 2"  # change it if the same files are decoded to other tensors
 LAYOUT = "data.root must contain train/<class>/* and test/<class>/*"
@@ -240,9 +241,8 @@ def _common_classes(root: Path, by_class: dict[str, dict[str, Path]]) -> tuple[s
     alone = {split: sorted(every - set(classes)) for split, classes in by_class.items()}
     missing = [f"not in {split}: {', '.join(names)}" for split, names in alone.items() if names]
     if missing:
-        *others, last = by_class
         raise UserError(
-            f"{root}: {', '.join(others)} and {last} have different classes; {'; '.join(missing)}",
+            f"{root}: {listed(by_class)} have different classes; {'; '.join(missing)}",
             "make the same class folders in all of them",
             Exit.DATA,
         )

@@ -5,37 +5,25 @@ Of one run or of several models side by side. Knows no files and no comparison.
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 from sfl.pictures import SEQUENTIAL, Picture, add_legend, add_title, line_styles, shorten
+from sfl.runs.records import Corrupted, Shifts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Shifts(Protocol):
-    """Accuracy by [row][column], down and right, as a run's record and a comparison have it."""
-
-    @property
-    def pixels(self) -> int: ...
-    @property
-    def accuracy(self) -> list[list[float]]: ...
-
-
-class Corrupted(Protocol):
-    """Errors by corruption and severity."""
-
-    @property
-    def error(self) -> dict[str, list[float]]: ...
-
-
 ACROSS = 3  # maps beside each other
 
 
-def pictures(
-    shifts: Mapping[str, Shifts], corrupted: Mapping[str, Corrupted], title: str
-) -> list[Picture]:
-    """What there is of each model, by its name; none where there is nothing."""
+def pictures(tested: Mapping[str, Any], title: str) -> list[Picture]:
+    """What there is of each model; none where there is nothing.
+
+    tested: by name, what has `shifts` and `corrupted`: a run's record, or a comparison's model.
+    """
+    shifts = {name: one.shifts for name, one in tested.items() if one.shifts}
+    corrupted = {name: one.corrupted for name, one in tested.items() if one.corrupted}
     found = []
     if shifts:
         columns, rows = min(len(shifts), ACROSS), -(-len(shifts) // ACROSS)

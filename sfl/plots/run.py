@@ -45,10 +45,7 @@ def run_pictures(
     predicted = measures.predictions(config, run.metrics, model, positions)
     shown += measures.measures_pictures(run.metrics, predicted, title)
     if kept := run.record(COPIES, Copies):
-        shifts = {run.name: kept.shifts} if kept.shifts else {}
-        shown += copies.pictures(
-            shifts, {run.name: kept.corrupted} if kept.corrupted else {}, title
-        )
+        shown += copies.pictures({run.name: kept}, title)
     shown += figures.filter_pictures(layers, chosen, units, title)
     try:
         images = load_test_images(config, run.provenance.test if run.provenance else "")

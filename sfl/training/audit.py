@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from sfl.config.schema import Config
-from sfl.nn.audit import Audit, audit
+from sfl.nn.audit import audit
+from sfl.runs.records import Audit
 from sfl.training.build import build
 from sfl.training.setup import build_route
 
@@ -15,7 +16,7 @@ def audit_model(config: Config, in_dimensions: tuple[int, int, int], classes: in
         model = build(config, in_dimensions, classes)
     learn = config.learn
     route = build_route(config, model, in_dimensions, nn.CrossEntropyLoss())
-    return audit(
+    audited = audit(
         model,
         in_dimensions,
         rule=learn.rule,
@@ -26,3 +27,4 @@ def audit_model(config: Config, in_dimensions: tuple[int, int, int], classes: in
         clips=config.optimizer.clip_norm is not None,
         heads=route.heads(),
     )
+    return Audit.check(audited.to_dict(), "audit")

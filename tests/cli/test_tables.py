@@ -13,6 +13,7 @@ from sfl.nn.audit import Audit, LayerAudit
 from sfl.nn.feedback.attach import FeedbackSummary
 from sfl.nn.summary import LayerSummary, ModelSummary
 from sfl.progress import wrapped
+from sfl.runs import records
 
 
 def text(made: Table, width: int = 160) -> list[str]:
@@ -256,7 +257,8 @@ def test_the_audit_of_a_model_fits_80_columns() -> None:
             bits=134_217_728,
         ),
     )
-    made = tables.audit_table(Audit(layers, ()))
+    audited = records.Audit.check(Audit(layers, ()).to_dict(), "audit")
+    made = tables.audit_table(audited)
     assert made.fits(80)
     _, head, first, linear, total = text(made)
     assert head == "layer sharing shared × positions transport weights sent bits/step"

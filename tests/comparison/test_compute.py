@@ -250,8 +250,9 @@ def test_other_versions_are_remarked_and_who_has_which(tmp_path: Path) -> None:
 def test_the_share_of_the_most_frequent_class_is_named_where_classes_are_unequal(
     tmp_path: Path,
 ) -> None:
-    for count, share, said in ((10, 0.5, None), (5, 0.6, ["60.00 %", "60.00 %"])):
-        paths = [make_run(tmp_path / f"{n}{count}", right=[True] * count) for n in "ab"]
+    for first, share, said in ((2, 0.5, None), (3, 0.6, ["60.00 %", "60.00 %"])):
+        right, confusion = [True] * (first + 2), [[first, 0], [0, 2]]
+        paths = [make_run(tmp_path / f"{n}{first}", right=right, confusion=confusion) for n in "ab"]
         found = compare([group("a", paths[:1]), group("b", paths[1:])])
         assert found.data.majority_share == share
         assert dict(rows(found)).get("always the most frequent class") == said

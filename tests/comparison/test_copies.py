@@ -88,9 +88,9 @@ def test_csv_has_the_same_columns_with_and_without_them(
 def test_pictures_show_every_model_that_has_them(compared: Comparison) -> None:
     first = compared.models[0]
     assert first.shifts and first.corrupted
-    five = {f"m{n}": first.shifts for n in range(5)}
-    both = {"a": first.corrupted, "b": first.corrupted}
-    maps, errors = copies.pictures(five, both, "title")
+    five = {f"m{n}": first.model_copy(update={"corrupted": None}) for n in range(5)}
+    both = dict.fromkeys("ab", first.model_copy(update={"shifts": None}))
+    maps, errors = copies.pictures(five | both, "title")
     drawn, bars = Figure(figsize=maps.size), Figure(figsize=errors.size)
     maps.draw(drawn)
     titles = [axes.get_title("left") or axes.get_title() for axes in drawn.axes]
@@ -99,7 +99,7 @@ def test_pictures_show_every_model_that_has_them(compared: Comparison) -> None:
     (axes,) = bars.axes
     found: list[Any] = [line.get_xdata() for line in axes.lines]
     assert [list(each) for each in found] == [[pytest.approx(40)]] * 2
-    assert copies.pictures({}, {}, "title") == []
+    assert copies.pictures({"c": compared.models[1]}, "title") == []
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:

@@ -1,21 +1,19 @@
 """Finding a config by path or name, and overriding it."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from sfl.config import load
 from sfl.errors import Exit, UserError
+from tests.conftest import refusal
 
 ROOT = Path(__file__).parent.parent.parent
 SIMPLE = "model: {name: SimpleModel}\n"
 
 
-def failure(*arguments: object) -> str:
-    with pytest.raises(UserError) as caught:
-        load.load(*arguments)  # type: ignore[arg-type]
-    assert caught.value.exit_code is Exit.USAGE
-    return str(caught.value)
+failure = partial(refusal, Exit.USAGE, load.load)
 
 
 def test_named_configs_are_the_files_of_the_repository() -> None:
@@ -150,7 +148,10 @@ def test_overrides_get_the_same_checks_as_a_file(override: str, line: str) -> No
 def test_mistakes_of_a_file_and_of_overrides_come_together(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(SIMPLE + "train:\n  epochs: 0\n")
-    assert failure(path, ["train.seed=-1"]).split("\n") == [
+    with pytest.raises(UserError) as caught:
+        load.load(path, ["train.seed=-1"])
+    assert caught.value.exit_code is Exit.USAGE
+    assert str(caught.value).split("\n") == [
         "--set train.seed=-1: train.seed: must be at least 0, not -1",
         f"{path}:3: train.epochs: must be at least 1, not 0",
     ]

@@ -9,15 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfl.config.yamlfile import YamlTree, dump, parse, read, set_value
-from sfl.errors import UserError
+from sfl.errors import Exit, UserError
+from tests.conftest import refusal
 
 
 def failure(text: str) -> str:
-    with pytest.raises(UserError) as caught:
-        parse(text, "c.yaml")
-    line = str(caught.value)
-    assert "\n" not in line
-    return line
+    return refusal(Exit.USAGE, parse, text, "c.yaml")
 
 
 @pytest.mark.parametrize(

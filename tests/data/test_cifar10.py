@@ -31,6 +31,7 @@ from sfl.data import download as downloading
 from sfl.data.dataset import Dataset
 from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
+from tests.conftest import refusal
 
 NAMES = [name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)]
 CLASSES = ["airplane", "automobile", "bird"]
@@ -182,13 +183,7 @@ def check(dataset: Dataset) -> None:
     assert dataset.test.labels.tolist() == [2, 2]
 
 
-def refused(root: Path, mirror: str | None = None) -> str:
-    """The line that the user sees instead of a data set."""
-    with pytest.raises(UserError) as caught:
-        load(root, mirror)
-    assert caught.value.exit_code == Exit.DATA
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+refused = partial(refusal, Exit.DATA, load)
 
 
 # --- fetching

@@ -6,6 +6,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sfl.data.dataset import Dataset
 from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
 from sfl.locks import locked
+from tests.conftest import refusal
 
 
 def save(path: Path, value: int = 0, size: tuple[int, int] = (2, 2)) -> Path:
@@ -72,13 +74,7 @@ def caches(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def refused(root: Path, resize: int | None = None) -> str:
-    """The line that the user sees instead of a data set."""
-    with pytest.raises(UserError) as caught:
-        load(root, resize)
-    assert caught.value.exit_code == Exit.DATA
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+refused = partial(refusal, Exit.DATA, load)
 
 
 # --- what is read

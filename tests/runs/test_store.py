@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,9 @@ import pytest
 from sfl.errors import Exit, UserError
 from sfl.runs import store
 from sfl.runs.directory import Run, lock
-from tests.conftest import make_run
+from tests.conftest import make_run, refusal
 
-
-def failure(call: Callable[..., object], *arguments: object, **keywords: object) -> str:
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **keywords)
-    assert caught.value.exit_code is Exit.RUN
-    return str(caught.value)
+failure = partial(refusal, Exit.RUN)
 
 
 @contextmanager
@@ -130,10 +126,7 @@ def test_runs_that_cannot_be_written(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
-    with pytest.raises(UserError) as caught:
-        store.create(runs_dir, "a")
-    assert caught.value.exit_code is code
-    assert f"{runs_dir / 'a'}: {words}" in str(caught.value)
+    assert f"{runs_dir / 'a'}: {words}" in refusal(code, store.create, runs_dir, "a")
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(runs_dir: Path) -> None:

@@ -1,48 +1,13 @@
-"""Runs with a route or with sleep: stopped anywhere they are the same; what is refused."""
-
-import signal
-from pathlib import Path
+"""Runs with a route or with sleep: what they write down; what is refused."""
 
 import pytest
 
 from sfl.config.load import override
 from sfl.errors import Exit, UserError
-from sfl.learning.learner import Learner
 from sfl.learning.world import World
-from sfl.runs.directory import Run
 from sfl.training.epoch import measure
-from sfl.training.fit import fit
 from sfl.training.setup import build_learner, set_up
-from sfl.training.stopping import Stopped
-from tests.training.test_stopping import signals_at
-from tests.training.tiny import SPATIAL, metrics, new_run, same, tensors, tiny_config, tiny_setup
-
-RECIPES = {
-    "sleep, kp": [
-        "learn.sleep={every: 3, strength: 0.4, kernels: k2}",
-        "learn.rule=kp",
-        "optimizer={name: adamw, lr: 0.01, weight_decay: 0.1}",
-    ],
-    "dfa": ["learn.route=dfa"],
-    "local": ["learn.route=local", "optimizer={lr: 0.01, name: adamw}"],
-    "frozen": ["learn.route=frozen"],
-}
-
-
-@pytest.mark.parametrize("changes", RECIPES.values(), ids=RECIPES.keys())
-def test_stopped_at_every_step_it_is_the_same_run(
-    changes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    setup = tiny_setup("train.epochs=2", *changes, base=SPATIAL)
-    straight, run = new_run(tmp_path, "straight"), new_run(tmp_path, "stopped")
-    fit(setup, straight)
-    for _ in range(2 * setup.steps_per_epoch):
-        with monkeypatch.context() as patch:
-            patch.setattr(Learner, "step", signals_at(0, signal.SIGINT, Learner.step))
-            with pytest.raises(Stopped):
-                fit(setup, Run(run.path))
-    fit(setup, Run(run.path))
-    assert same(tensors(straight), tensors(run)) and metrics(straight) == metrics(Run(run.path))
+from tests.training.tiny import SPATIAL, tiny_config, tiny_setup
 
 
 def test_metrics_say_how_often_it_slept() -> None:

@@ -85,11 +85,21 @@ def test_the_handler_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert "stopping and saving" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [[], ["data.augment={policy: rand, cutout: 8, crop_fill: reflect, flip: alternate}"]],
-    ids=["plain", "augmented"],
-)
+RECIPES = {
+    "plain": [],
+    "augmented": ["data.augment={policy: rand, cutout: 8, crop_fill: reflect, flip: alternate}"],
+    "sleep, kp": [
+        "learn.sleep={every: 3, strength: 0.4, kernels: k2}",
+        "learn.rule=kp",
+        "optimizer={name: adamw, lr: 0.01, weight_decay: 0.1}",
+    ],
+    "dfa": ["learn.route=dfa"],
+    "local": ["learn.route=local", "optimizer={lr: 0.01, name: adamw}"],
+    "frozen": ["learn.route=frozen"],
+}
+
+
+@pytest.mark.parametrize("changes", RECIPES.values(), ids=RECIPES.keys())
 def test_stopped_at_every_step_it_is_the_same_run(
     changes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
