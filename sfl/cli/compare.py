@@ -63,7 +63,7 @@ FailIfWorse = Annotated[
         "--fail-if-worse", help="Exit with 7 if a model is worse than the first, beyond chance."
     ),
 ]
-Csv = Annotated[bool, typer.Option("--csv", help="As CSV, one row for each model.")]
+Csv = Annotated[bool, typer.Option("--csv", help="As CSV, a row for each model or cell.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="As a table in Markdown.")]
 Latex = Annotated[bool, typer.Option("--latex", help="As a table in LaTeX, for booktabs.")]
 

@@ -61,7 +61,10 @@ def grid(
       sfl grid grids/small --jobs 2 --out report
       sfl grid study.yaml --no-train --json
     """
-    form = refuse_two(json=as_json, csv=as_csv, markdown=as_markdown, latex=as_latex)
+    forms = {"json": as_json, "csv": as_csv, "markdown": as_markdown, "latex": as_latex}
+    form = refuse_two(**forms)
+    refuse_two(dry_run=dry_run, list=list_, no_train=no_train)
+    refuse_two(dry_run=dry_run, list=list_, **forms)
     from sfl.cli import layout
     from sfl.comparison.grid import commands, missing, run_grid, say_plan
     from sfl.config.grid import load_grid

@@ -49,7 +49,7 @@ DataName = Annotated[
 Jobs = Annotated[
     str,
     typer.Option(
-        "--jobs", metavar="N|auto", help="Runs trained at once, each as a process of its own."
+        "--jobs", metavar="N|auto", help="Runs trained at once; two or more as processes."
     ),
 ]
 JobsPerGpu = Annotated[
@@ -66,7 +66,7 @@ def refuse_two(**flags: bool) -> str:
     """The one of these flags that is given, or ""; raises UserError (exit 2) where several are."""
     given = [name for name, is_given in flags.items() if is_given]
     if len(given) > 1:
-        every = listed(f"--{name}" for name in flags)
+        every = listed("--" + name.replace("_", "-") for name in flags)
         raise UserError(f"{every}: only one of them can be given")
     return "".join(given)
 

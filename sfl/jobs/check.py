@@ -87,7 +87,7 @@ def most_at_once(needs: Sequence[Need]) -> int:
 
 def refuse_too_many(needs: Sequence[Need], at_once: int, fit: int) -> None:
     """Raises UserError (exit 6) if that many jobs at once need more memory than there is."""
-    if min(at_once, len(needs)) <= fit:
+    if at_once <= fit:
         return
     largest = max(needs, key=lambda need: need.bytes)
     raise UserError(

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Protocol
 
 from sfl.config.schema import Config
-from sfl.errors import UserError
+from sfl.errors import Exit, UserError
 from sfl.jobs.check import ReadImages, check_all
 from sfl.jobs.child import Child
 from sfl.jobs.display import Board
-from sfl.jobs.job import ONE, AtOnce, Failure, Job, Outcome, locate, state
+from sfl.jobs.job import ONE, AtOnce, Failure, Job, Outcome, State, locate, state
 from sfl.jobs.slots import slots
 from sfl.jobs.speed import thread_share
 from sfl.progress import say
@@ -115,7 +115,7 @@ class _Pool:
         self._free = list(trainers)
         self._waiting = list(range(len(jobs)))
         self._outcomes = dict[int, Outcome]()
-        self._running = dict[int, tuple[Path, Trainer]]()
+        self._running = dict[int, tuple[Path, Trainer, State]]()
         self._next_look = 0.0  # at what others train
         self._said_waiting = False
 
@@ -141,7 +141,7 @@ class _Pool:
         """Begins the first waiting job that nobody trains; False if there is none."""
         if time.monotonic() < self._next_look:
             return False
-        here = {path for path, _ in self._running.values()}
+        here = {path for path, _, _ in self._running.values()}
         for number in list(self._waiting):
             job, path = self._jobs[number], self._locate(number)
             there = "taken" if path in here else state(path)
@@ -154,7 +154,7 @@ class _Pool:
                 if self._board:
                     self._board.begin(path, job.config.train.epochs)
                 trainer.train(job.config, path, resumes=there == "interrupted")
-                self._running[number] = path, trainer
+                self._running[number] = path, trainer, there
                 return True
         if self._waiting and not self._running and not self._said_waiting:
             names = ", ".join(self._locate(number).name for number in self._waiting)
@@ -165,7 +165,7 @@ class _Pool:
 
     def _collect(self) -> None:
         """Takes note of those that have ended. One that another process has, is waited for."""
-        for number, (path, trainer) in list(self._running.items()):
+        for number, (path, trainer, began) in list(self._running.items()):
             if not trainer.ended:
                 continue
             del self._running[number]
@@ -175,12 +175,19 @@ class _Pool:
                 self._board.end(path)
             if (error := trainer.error()) is None:
                 self._outcomes[number] = Run(path)
-            elif self._locate(number) != path or state(path) in ("taken", "finished"):
+            elif self._locate(number) != path or self._is_others(path, began, error):
                 self._waiting.insert(0, number)
             else:
                 self._outcomes[number] = Failure(path.name, error)
                 others = "; the others go on" if self._waiting or self._running else ""
                 say(f"{path.name}: failed{others}")
+
+    @staticmethod
+    def _is_others(path: Path, began: State, error: UserError) -> bool:
+        """Whether another process took the run after it was begun here; that may have stopped."""
+        there = state(path)
+        refused = began == "new" and there == "interrupted" and error.exit_code is Exit.RUN
+        return refused or there in ("taken", "finished")
 
     def _locate(self, number: int) -> Path:
         job = self._jobs[number]
@@ -190,7 +197,7 @@ class _Pool:
 
     def _stop_all(self) -> None:
         """Stops what still runs, which saves; a second signal kills it."""
-        busy = [trainer for _, trainer in self._running.values()]
+        busy = [trainer for _, trainer, _ in self._running.values()]
         try:
             for trainer in busy:
                 trainer.stop()

@@ -18,22 +18,23 @@ def slots(jobs: Sequence[Job], needs: Sequence[Need], asked: AtOnce) -> list[dic
 
     Raises UserError for more at once than the GPUs (exit 2) or the memory (exit 6) have room for.
     """
-    at_once, jobs_per_gpu = asked.jobs, asked.per_gpu
+    per_gpu = asked.per_gpu
     gpus = _gpus() if any(need.gpu for need in needs) else []
     fit, room = most_at_once(needs), len(jobs)
     if gpus:
-        room = len(gpus) * jobs_per_gpu
-        fit = len(gpus) * min(fit, jobs_per_gpu)
-    elif jobs_per_gpu > 1:
+        room = len(gpus) * per_gpu
+        fit = len(gpus) * min(fit, per_gpu)
+    elif per_gpu > 1:
+        raise UserError(f"--jobs-per-gpu {per_gpu}: no run is trained on a GPU", "leave it out")
+    if asked.jobs != "auto":
+        at_once = min(asked.jobs, len(jobs))
+    else:
+        at_once = min(fit, room, len(jobs))
+        if not gpus and at_once > 1:
+            at_once = speed.fastest(jobs[0].config, min(at_once, usable_cores()))
+    if gpus and at_once > room:
         raise UserError(
-            f"--jobs-per-gpu {jobs_per_gpu}: no run is trained on a GPU", "leave it out"
-        )
-    if at_once == "auto":
-        most = min(fit, room, len(jobs))
-        at_once = most if gpus else speed.fastest(jobs[0].config, min(most, usable_cores()))
-    elif gpus and at_once > room:
-        raise UserError(
-            f"--jobs {at_once}: this machine has {len(gpus)} GPUs, for {jobs_per_gpu} at once each",
+            f"--jobs {at_once}: this machine has {len(gpus)} GPUs, for {per_gpu} at once each",
             "--jobs-per-gpu lets several share one",
         )
     refuse_too_many(needs, at_once, fit)

@@ -139,6 +139,24 @@ def test_one_that_was_begun_by_another_at_the_same_moment_is_trained_once(
     assert trained == []
 
 
+def test_one_that_another_began_and_stopped_at_the_same_moment_is_gone_on_with(
+    configs: Path, runs_dir: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sfl.runs import store
+
+    create = store.create
+
+    def too_late(root: Path, name: str, *, exact: bool = False) -> Run:
+        made = create(root, name, exact=exact)
+        there = planted(root / "begun", "one", finished=False)
+        shutil.copytree(there.path, made.path, dirs_exist_ok=True)
+        return made
+
+    monkeypatch.setattr(store, "create", too_late)
+    assert run_all([job("one")], runs_dir) == [Run(runs_dir / "one-s0")]
+    assert [name for name, _ in trained] == ["one-s0"]
+
+
 def test_failures_are_told_with_reason_and_exit_code(
     configs: Path, runs_dir: Path, fails: Callable[..., None], trained: Trained,
     capsys: pytest.CaptureFixture[str],
