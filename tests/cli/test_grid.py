@@ -1,0 +1,46 @@
+"""`sfl grid` as a command: what it says first, what it lists, what it prints."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from tests.conftest import call_sfl as sfl
+
+ROOT = Path(__file__).parent.parent.parent
+BASE = """\
+model: {name: SimpleModel, channels: [2], kernel_sizes: [3]}
+data: {source: shapes, shapes: {train: 40, test: 20}, validation: 20}
+train: {epochs: 1, device: cpu}
+"""
+STUDY = """\
+base: base.yaml
+axes:
+  sharing: {local: {}, conv: {model.layer: conv}}
+  size: {s: {}, m: {model.channels: [3]}}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("base.yaml").write_text(BASE)
+    Path("study.yaml").write_text(STUDY)
+
+
+def test_first_the_plan_then_the_runs_then_the_table(study: None) -> None:
+    said = sfl("grid", "study.yaml", "--dry-run")
+    assert said.returncode == 0 and not Path("checkpoints").exists()
+    assert "study: 4 cells, 1 run each" in said.stderr
+    assert "to be trained: 4 runs, about" in said.stderr
+    printed = sfl("grid", "study.yaml", "--json")
+    schema = json.loads((ROOT / "docs" / "compare.schema.json").read_text(encoding="utf-8"))
+    found = json.loads(printed.stdout)
+    jsonschema.validate(found, schema)
+    assert [model["name"] for model in found["models"]] == [
+        "local-s", "local-m", "conv-s", "conv-m",
+    ]  # fmt: skip
+    assert "all runs are there" in sfl("grid", "study.yaml", "--dry-run").stderr
+    shown = sfl("grid", "study.yaml", "--no-train").stdout
+    assert "sharing × size" in shown and "gap to local, points" in shown
