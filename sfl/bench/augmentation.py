@@ -56,7 +56,8 @@ def measure(device: torch.device, steps: list[dict[str, Any]]) -> list[dict[str,
     Ours on the device, torchvision's where it always is, on the CPU.
     """
     split = random_images(IMAGES)
-    timed = {name: epoch(split.to(device), BATCH, augment) for name, augment in RECIPES.items()}
+    there = split.to(device)
+    timed = {name: epoch(there, BATCH, augment) for name, augment in RECIPES.items()}
     workers = torch.get_num_threads()
     loader = DataLoader(
         Pictures(split.images), BATCH, shuffle=True, num_workers=workers, persistent_workers=True

@@ -121,40 +121,26 @@ def test_what_is_finished_when_its_turn_comes_is_not_trained_again(
     assert found == [Run(runs_dir / "one-s0")] * 2
 
 
+@pytest.mark.parametrize("finished", [True, False])
 def test_one_that_was_begun_by_another_at_the_same_moment_is_trained_once(
-    configs: Path, runs_dir: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+    configs: Path, runs_dir: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch, finished: bool
 ) -> None:
-    """The other has made the directory, trained and finished between our look and our lock."""
+    """The other has made the directory, trained and finished, or stopped and saved, between our
+    look and our lock.
+    """
     from sfl.runs import store
 
     create = store.create
 
     def too_late(root: Path, name: str, *, exact: bool = False) -> Run:
         made = create(root, name, exact=exact)
-        shutil.copytree(planted(root / "fast", "one").path, made.path, dirs_exist_ok=True)
-        return made
-
-    monkeypatch.setattr(store, "create", too_late)
-    assert run_all([job("one")], runs_dir) == [Run(runs_dir / "one-s0")]
-    assert trained == []
-
-
-def test_one_that_another_began_and_stopped_at_the_same_moment_is_gone_on_with(
-    configs: Path, runs_dir: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from sfl.runs import store
-
-    create = store.create
-
-    def too_late(root: Path, name: str, *, exact: bool = False) -> Run:
-        made = create(root, name, exact=exact)
-        there = planted(root / "begun", "one", finished=False)
+        there = planted(root / "fast", "one", finished=finished)
         shutil.copytree(there.path, made.path, dirs_exist_ok=True)
         return made
 
     monkeypatch.setattr(store, "create", too_late)
     assert run_all([job("one")], runs_dir) == [Run(runs_dir / "one-s0")]
-    assert [name for name, _ in trained] == ["one-s0"]
+    assert [name for name, _ in trained] == ([] if finished else ["one-s0"])
 
 
 def test_failures_are_told_with_reason_and_exit_code(
