@@ -20,8 +20,9 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     """Everything, as plain values; seconds are medians. quick: fewer sizes and repetitions."""
     repetitions, device = 5 if quick else 15, pick_device("auto")
     prepare(device, "float32")
-    kinds = ["float32"] if quick else precisions(device)
-    sizes = [(batch, kind) for batch in ((64,) if quick else (64, 256)) for kind in kinds]
+    sizes = [
+        (size, kind) for size in ((64,) if quick else (64, 256)) for kind in precisions(device)
+    ]
     found: dict[str, Any] = {"format": FORMAT}
     found |= {"machine": machine(device, repetitions), "layers": []}
     for batch, precision in track(sizes, "Measuring layers", len(sizes)):

@@ -95,7 +95,7 @@ def missing(grid: Grid, root: Path, *, known: bool = False) -> list[Job]:
         lacking += [job for model in models for job in model.missing]
     # Where trials are as long as runs, one of them is the cell's first run.
     each = dict[str, Job]()
-    for job in lacking:
+    for job in sorted(lacking, key=lambda job: job.config.train.seed):  # as they will be trained
         each.setdefault(f"{job.config.train.seed} {job.config.identity()}", job)
     return list(each.values())
 

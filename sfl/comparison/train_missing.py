@@ -31,6 +31,8 @@ def train_missing(
     fit its images or the memory, a disk without room; after the last one if some have failed.
     """
     jobs = [(model, job) for model in models for job in model.missing]
+    # One run of each first: what is interrupted has a row for every model, of fewer seeds.
+    jobs.sort(key=lambda one: one[1].config.train.seed)
     if not jobs:
         return
     names = ", ".join(job.name for _, job in jobs)

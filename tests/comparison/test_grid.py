@@ -60,7 +60,7 @@ def test_trials_first_then_the_cells_with_what_was_best(
 ) -> None:
     comparison, _ = run_grid(study, runs_dir)
     tried = [f"{cell}-lr={rate}-s0" for cell in BEST for rate in (0.1, 0.2, 0.3)]
-    wanted = [f"{cell}-s{seed}" for cell in BEST for seed in (0, 1)]
+    wanted = [f"{cell}-s{seed}" for seed in (0, 1) for cell in BEST]
     assert [name for name, _ in trained] == tried + wanted
     assert {config.train.epochs for name, config in trained if name in tried} == {1}
     for name, config in trained:

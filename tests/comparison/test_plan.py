@@ -129,12 +129,12 @@ def test_what_is_missing_is_trained_after_saying_so(
     planted(runs_dir / "mine", "one")
     found = plan(["one", "two"], [], 2, runs_dir)
     train_missing(found, runs_dir)
-    assert [name for name, _ in trained] == ["one-s1", "two-s0", "two-s1"]
-    assert [config.train.seed for _, config in trained] == [1, 0, 1]
-    assert [config.model.layer for _, config in trained] == ["spatial", "conv", "conv"]
+    assert [name for name, _ in trained] == ["two-s0", "one-s1", "two-s1"]
+    assert [config.train.seed for _, config in trained] == [0, 1, 1]
+    assert [config.model.layer for _, config in trained] == ["conv", "spatial", "conv"]
     assert finished_names(found) == [["mine", "one-s1"], ["two-s0", "two-s1"]]
     assert missing_seeds(found) == [[], []]
-    assert "to be trained first: one-s1, two-s0, two-s1\n" in capsys.readouterr().err
+    assert "to be trained first: two-s0, one-s1, two-s1\n" in capsys.readouterr().err
     again = plan(["one", "two"], [], 2, runs_dir)
     assert missing_seeds(again) == [[], []]
 
