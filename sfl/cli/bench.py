@@ -1,17 +1,28 @@
 """`sfl bench`: this machine's speed."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
-from sfl.cli.options import Json, at_home
+from sfl.cli.options import Json, Set, at_home, refuse_two
+from sfl.errors import UserError
+
+BOARD, BOARD_TARGET = ("board/local", "board/conv"), 0.8
 
 
 def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer sizes and repetitions: two minutes.")
     ] = False,
+    board: Annotated[
+        bool,
+        typer.Option(
+            "--board", help="Instead: train the networks of configs/board, and say what 80 % takes."
+        ),
+    ] = False,
+    set_: Set = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -26,7 +37,14 @@ def bench(
     Examples:
       sfl bench --quick
       sfl bench --plot bench.svg --json > bench.json
+      sfl bench --board --set data.source=folder --set data.root=/data
     """
+    refuse_two(board=board, quick=quick, plot=plot is not None)
+    if set_ and not board:
+        raise UserError("--set: only with --board, whose networks are trained")
+    if board:
+        _show_board(set_ or [], as_json=as_json)
+        return
     from sfl.bench.plot import plot as draw
     from sfl.bench.run import run
     from sfl.cli import layout, tables
@@ -39,3 +57,13 @@ def bench(
         return
     for made in tables.bench_tables(measured):
         layout.print_table(made)
+
+
+def _show_board(overrides: list[str], *, as_json: bool) -> None:
+    """Trains them anew, in a folder that is deleted: it is the time that is asked for."""
+    from sfl.cli.compare import show_comparison
+    from sfl.comparison.run import run_comparison
+
+    with TemporaryDirectory(prefix="sfl-board-") as runs:
+        comparison, models = run_comparison(BOARD, overrides, 1, Path(runs), target=BOARD_TARGET)
+        show_comparison(comparison, models, None, "json" if as_json else "")
