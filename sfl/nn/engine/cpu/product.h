@@ -51,8 +51,11 @@ template <class T, int R, int N, bool WHOLE>
 void tile(const Product<T>& p, Int row, const Column* columns) {
     Vector<T> sums[R][N];
     for (int r = 0; r < R; ++r)
-        for (int n = 0; n < N; ++n)
+        for (int n = 0; n < N; ++n) {
+            // Fetched while the sums are made: to store them would have to wait for it.
+            __builtin_prefetch(p.out + (row + r) * p.out_step + columns[n].out, 1);
             sums[r][n] = Vector<T>{} + (p.start ? p.start[(row + r) * p.start_step] : 0);
+        }
     for (const Piece<T>* piece = p.pieces; piece != p.pieces + p.count; ++piece) {
         const T* a = piece->a + row * p.row_step;
         const T* in[N];
