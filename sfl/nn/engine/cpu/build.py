@@ -56,14 +56,19 @@ def call(name: str, numbers: tuple[int, ...], *tensors: Tensor | None) -> None:
     The last one is written to. numbers: the sizes, and how tensors lie where that is not the same
     each time; the first is 0 where there are no images.
     """
-    *_, output = tensors
+    output = tensors[-1]
     if numbers[0] == 0 and output is not None:  # nothing to read; a gradient of the weights is zero
         output.zero_()
         return
     (dtype,) = {tensor.dtype for tensor in tensors if tensor is not None}
-    pointers = [ctypes.c_void_p(t.data_ptr() if t is not None else None) for t in tensors]
-    function = getattr(library(), f"sfl_{name}_{DTYPES[dtype]}")
-    function((ctypes.c_int64 * len(numbers))(*numbers), *pointers)
+    pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
+    getattr(library(), f"sfl_{name}_{DTYPES[dtype]}")(_array(numbers), *pointers)
+
+
+@functools.lru_cache(1024)
+def _array(numbers: tuple[int, ...]) -> ctypes.Array[ctypes.c_int64]:
+    """As the library reads them. Made once for each layer: after a product, Python is slow."""
+    return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
 def build() -> Path:

@@ -76,7 +76,7 @@ constexpr Int LINE = 64 / sizeof(T);
 
 // Columns of a block: two lines, which the processor fetches as a pair. The last one takes the rest.
 template <class T>
-constexpr Int WIDE = 2 * LINE<T>;
+constexpr Int WIDE = 4 * LINE<T>;
 
 template <class T>
 Int across(const Turn& t) {
