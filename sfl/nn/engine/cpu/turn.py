@@ -17,11 +17,15 @@ class _Axis(NamedTuple):
 
 def copy(target: Tensor, source: Tensor) -> None:
     """target.copy_(source): of one shape, float32 or float64, each dense in memory."""
+    prepared(target, source)()
+
+
+def prepared(target: Tensor, source: Tensor) -> build.Step:
+    """What copies so. It keeps the tensors."""
     numbers = _numbers(target.shape, source.stride(), target.stride())
     if numbers is None:
-        target.copy_(source)
-    else:
-        build.call("turn", (*numbers, torch.get_num_threads()), source, target)
+        return functools.partial(target.copy_, source)
+    return build.prepared("turn", (*numbers, torch.get_num_threads()), source, target)
 
 
 @functools.lru_cache(1024)
@@ -33,6 +37,7 @@ def _numbers(
     rows = next((axis for axis in axes if axis.written == 1), None)
     columns = next((axis for axis in axes if axis.read == 1), None)
     others = [axis for axis in axes if axis not in (rows, columns)]
+    others.sort(key=lambda axis: -axis.read)  # what is read lies in longer pieces than is written
     if rows is None or columns is None or rows is columns:  # PyTorch is fast there
         return None
     if len(others) > 2 or 0 in shape:
