@@ -139,7 +139,7 @@ def weight_gradient(
 def both_gradients(
     dy: Tensor, weight: Tensor, x: Tensor, window: Numbers, groups: int
 ) -> tuple[Tensor, Tensor]:
-    """Those of x and of the weight. An engine is faster with both; it has no gradients itself."""
+    """Those of x and of the weight, which an engine computes faster at once. Has none itself."""
     return choose(dy.device, dy.dtype)[0].gradients(dy, weight, x, _window(window), groups)
 
 
@@ -189,9 +189,7 @@ def _(x: Tensor, dy: Tensor, dtype: torch.dtype, window: Numbers, groups: int) -
 
 
 @both_gradients.register_fake
-def _(
-    dy: Tensor, weight: Tensor, x: Tensor, window: Numbers, groups: int
-) -> tuple[Tensor, Tensor]:
+def _(dy: Tensor, weight: Tensor, x: Tensor, window: Numbers, groups: int) -> tuple[Tensor, Tensor]:
     return empty_like(x), weight.new_empty(weight.shape)
 
 
