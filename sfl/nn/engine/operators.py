@@ -208,6 +208,8 @@ def _product_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     if all(needed[:2]) and not torch.is_grad_enabled():  # nobody wants gradients of them
         dx, dw = both_gradients(dy, weight, x, *ctx.rest)
     else:
+        if all(needed[:2]):
+            dy = batch_innermost(dy)  # once for both gradients
         dx = input_gradient(dy, weight, x, *ctx.rest) if needed[0] else None
         dw = weight_gradient(x, dy, weight.dtype, *ctx.rest) if needed[1] else None
     db = dy.sum(0, dtype=weight.dtype) if needed[2] else None

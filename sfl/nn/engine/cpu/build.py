@@ -62,7 +62,7 @@ def call(name: str, numbers: tuple[int, ...], *tensors: Tensor | None) -> None:
 
 
 def prepared(name: str, numbers: tuple[int, ...], *tensors: Tensor | None) -> Step:
-    """What makes that call. It keeps the tensors."""
+    """What makes that call, and keeps the tensors until then."""
     output = tensors[-1]
     if numbers[0] == 0 and output is not None:  # nothing to read; a gradient of the weights is zero
         return output.zero_
