@@ -25,3 +25,8 @@ def _(x_or_dy: Sizes, weight: Sizes, *rest: Any, **keywords: Any) -> int:
 @register_flop_formula(torch.ops.sfl.spatial_conv2d_weight_gradient)
 def _(x: Sizes, dy: Sizes, *rest: Any, out_shape: Sizes, **keywords: Any) -> int:
     return 2 * x[0] * math.prod(out_shape)
+
+
+@register_flop_formula(torch.ops.sfl.spatial_conv2d_gradients)
+def _(dy: Sizes, weight: Sizes, *rest: Any, **keywords: Any) -> int:
+    return 4 * dy[0] * math.prod(weight)

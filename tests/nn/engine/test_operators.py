@@ -222,6 +222,8 @@ def test_pytorchs_own_checks_of_an_operator(needs: bool) -> None:
         (operators.spatial_conv2d_weight_gradient, (x, dy, torch.float32, *rest)),
         (operators.batch_innermost, (x,)),
     ]
+    if not needs:  # it is for where nobody wants gradients of it
+        calls.append((operators.spatial_conv2d_gradients, (dy, weight, x, *rest)))
     for operator, arguments in calls:
         torch.library.opcheck(operator.default, arguments)
 

@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
 
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+Step = Callable[[], object]
 
 
 ELSEWHERE = "set XDG_CACHE_HOME to a folder that you can write to"
@@ -56,14 +58,29 @@ def call(name: str, numbers: tuple[int, ...], *tensors: Tensor | None) -> None:
     The last one is written to. numbers: the sizes, and how tensors lie where that is not the same
     each time; the first is 0 where there are no images.
     """
-    *_, output = tensors
+    prepared(name, numbers, *tensors)()
+
+
+def prepared(name: str, numbers: tuple[int, ...], *tensors: Tensor | None) -> Step:
+    """What makes that call, and keeps the tensors until then."""
+    output = tensors[-1]
     if numbers[0] == 0 and output is not None:  # nothing to read; a gradient of the weights is zero
-        output.zero_()
-        return
+        return output.zero_
     (dtype,) = {tensor.dtype for tensor in tensors if tensor is not None}
-    pointers = [ctypes.c_void_p(t.data_ptr() if t is not None else None) for t in tensors]
+    pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
     function = getattr(library(), f"sfl_{name}_{DTYPES[dtype]}")
-    function((ctypes.c_int64 * len(numbers))(*numbers), *pointers)
+    array = _array(numbers)
+
+    def step(_: object = tensors) -> None:
+        function(array, *pointers)
+
+    return step
+
+
+@functools.lru_cache(1024)
+def _array(numbers: tuple[int, ...]) -> ctypes.Array[ctypes.c_int64]:
+    """As the library reads them."""
+    return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
 def build() -> Path:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sfl.nn.engine.cpu import build
-from sfl.nn.engine.cpu.build import NoKernel
+from sfl.nn.engine.cpu.build import NoKernel, Step
 from sfl.nn.engine.cpu.turn import copy as copy  # one of the engine's functions
+from sfl.nn.engine.cpu.turn import prepared
 from sfl.nn.engine.memory_order import empty, empty_like, positions_outermost
 from sfl.nn.window import Window
 
@@ -38,18 +39,20 @@ def describe() -> str:
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
     """As sfl.nn.engine.reference.forward."""
+    steps: list[Step] = []
     y = empty(x, *weight.shape[:3])
     bias = None if bias is None else bias.contiguous()
-    given = (positions_outermost(x, copy), weight.contiguous(), bias)
-    build.call("forward", _shape(x, y, window, groups, y), *given, y)
+    given = (_turned(x, steps), weight.contiguous(), bias)
+    steps.append(build.prepared("forward", _shape(x, y, window, groups, y), *given, y))
+    _run(steps)
     return y
 
 
 def input_gradient(dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups: int) -> Tensor:
     """As sfl.nn.engine.reference.input_gradient."""
-    dx = empty_like(x)
-    shape = _shape(x, dy, window, groups, dx)
-    build.call("input_gradient", shape, positions_outermost(dy, copy), weight.contiguous(), dx)
+    steps: list[Step] = []
+    dx = _input_gradient(_turned(dy, steps), weight, x, window, groups, steps)
+    _run(steps)
     return dx
 
 
@@ -57,15 +60,60 @@ def weight_gradient(
     x: Tensor, dy: Tensor, dtype: torch.dtype, window: Window, groups: int
 ) -> Tensor:
     """As sfl.nn.engine.reference.weight_gradient."""
-    turned_dy = positions_outermost(dy, copy)
-    dw = dy.new_empty(*turned_dy.shape[:3], *window.kernel, x.shape[1] // groups)
+    steps: list[Step] = []
+    dw = _weight_gradient(x, _turned(dy, steps), window, groups, steps)
+    _run(steps)
+    return dw.to(dtype)
+
+
+def gradients(
+    dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups: int
+) -> tuple[Tensor, Tensor]:
+    """As sfl.nn.engine.reference.gradients."""
+    steps: list[Step] = []
+    turned = _turned(dy, steps)
+    dx = _input_gradient(turned, weight, x, window, groups, steps)
+    dw = _weight_gradient(x, turned, window, groups, steps)
+    _run(steps)
+    return dx, dw
+
+
+def _run(steps: list[Step]) -> None:
+    """All at once, prepared before: a product drives Python out of the cache, so that each line of
+    it that runs between two of them waits for main memory.
+    """
+    for step in steps:
+        step()
+
+
+def _turned(x: Tensor, steps: list[Step]) -> Tensor:
+    """(B, C, H, W) → (H, W, C, B), in a step where it doesn't lie so."""
+    return positions_outermost(x, lambda *both: steps.append(prepared(*both)))
+
+
+def _input_gradient(
+    dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups: int, steps: list[Step]
+) -> Tensor:
+    """dy: (OH, OW, O, B)."""
+    dx = empty_like(x)
+    shape = _shape(x, dy.permute(3, 2, 0, 1), window, groups, dx)
+    steps.append(build.prepared("input_gradient", shape, dy, weight.contiguous(), dx))
+    return dx
+
+
+def _weight_gradient(
+    x: Tensor, dy: Tensor, window: Window, groups: int, steps: list[Step]
+) -> Tensor:
+    """dy: (OH, OW, O, B)."""
+    dw = dy.new_empty(*dy.shape[:3], *window.kernel, x.shape[1] // groups)
     # In memory (H, B, W, C), with room for a vector that begins at its last number.
     room = x.new_empty(x.numel() + VECTOR)
     batch, channels, height, width = x.shape
     turned = room[: x.numel()].view(height, batch, width, channels)
-    copy(turned, x.permute(2, 0, 3, 1))
-    build.call("weight_gradient", _shape(x, dy, window, groups), room, turned_dy, dw)
-    return dw.to(dtype)
+    steps.append(prepared(turned, x.permute(2, 0, 3, 1)))
+    shape = _shape(x, dy.permute(3, 2, 0, 1), window, groups)
+    steps.append(build.prepared("weight_gradient", shape, room, dy, dw))
+    return dw
 
 
 def _shape(

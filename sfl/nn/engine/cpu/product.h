@@ -49,10 +49,17 @@ inline void fetch_ahead(const Product<T>& p, const T* a, Int d) {
 // R rows by N vectors; only the last vector may have fewer lanes, unless WHOLE.
 template <class T, int R, int N, bool WHOLE>
 void tile(const Product<T>& p, Int row, const Column* columns) {
-    Vector<T> sums[R][N];
-    for (int r = 0; r < R; ++r)
-        for (int n = 0; n < N; ++n)
-            sums[r][n] = Vector<T>{} + (p.start ? p.start[(row + r) * p.start_step] : 0);
+    Vector<T> sums[R][N];  // in registers only if each loop over them is unrolled
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+        const Vector<T> start = Vector<T>{} + (p.start ? p.start[(row + r) * p.start_step] : 0);
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) {
+            // Fetched while the sums are made: to store them would have to wait for it.
+            __builtin_prefetch(p.out + (row + r) * p.out_step + columns[n].out, 1);
+            sums[r][n] = start;
+        }
+    }
     for (const Piece<T>* piece = p.pieces; piece != p.pieces + p.count; ++piece) {
         const T* a = piece->a + row * p.row_step;
         const T* in[N];
@@ -70,9 +77,12 @@ void tile(const Product<T>& p, Int row, const Column* columns) {
             }
         }
     }
-    for (int r = 0; r < R; ++r)
-        for (int n = 0; n < N; ++n)
-            store(p.out + (row + r) * p.out_step + columns[n].out, sums[r][n], columns[n].lanes);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) {
+        T* out = p.out + row * p.out_step + columns[n].out;
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r) store(out + r * p.out_step, sums[r][n], columns[n].lanes);
+    }
 }
 
 // As many rows at a time as there are registers for.

@@ -74,9 +74,10 @@ inline void turn_square(const T* from, T* to, int rows, int columns, Int from_ro
 template <class T>
 constexpr Int LINE = 64 / sizeof(T);
 
-// Columns of a block: two lines, which the processor fetches as a pair. The last one takes the rest.
+// Columns of a block: a few lines of each row, so that main memory is read in pieces that are worth
+// its while. The last one takes the rest.
 template <class T>
-constexpr Int WIDE = 2 * LINE<T>;
+constexpr Int WIDE = 4 * LINE<T>;
 
 template <class T>
 Int across(const Turn& t) {

@@ -38,6 +38,16 @@ using Vector = typename Lanes<T>::Vector;
 template <class T>
 constexpr int LANES = BYTES / sizeof(T);
 
+#if defined(__AVX__) && !defined(__AVX512F__)
+// A mask of some lanes.
+template <class T>
+inline __m256i first_lanes(int count) {
+    static constexpr std::int32_t masks[] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+    const std::int32_t* mask = masks + 8 - count * int(sizeof(T) / 4);
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mask));
+}
+#endif
+
 // Some lanes, the others zero. By way of memory it would take as long as ten whole ones.
 template <class T>
 inline Vector<T> load_some(const T* from, int count) {
@@ -52,13 +62,10 @@ inline Vector<T> load_some(const T* from, int count) {
     else
         return Vector<T>(_mm512_maskz_loadu_pd((1u << count) - 1, from));
 #elif defined(__AVX__)
-    static constexpr std::int32_t masks[] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
-    const int lanes = count * int(sizeof(T) / 4);
-    const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(masks + 8 - lanes));
     if constexpr (sizeof(T) == 4)
-        return Vector<T>(_mm256_maskload_ps(from, mask));
+        return Vector<T>(_mm256_maskload_ps(from, first_lanes<T>(count)));
     else
-        return Vector<T>(_mm256_maskload_pd(from, mask));
+        return Vector<T>(_mm256_maskload_pd(from, first_lanes<T>(count)));
 #else
     Vector<T> v{};
     std::memcpy(&v, from, count * sizeof(T));
@@ -76,8 +83,21 @@ inline Vector<T> load(const T* from, int count = LANES<T>) {
 
 template <class T>
 inline void store(T* to, Vector<T> v, int count = LANES<T>) {
-    if (count == LANES<T>)
+    if (count == LANES<T>) {
         std::memcpy(to, &v, BYTES);
+        return;
+    }
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        _mm512_mask_storeu_ps(to, (1u << count) - 1, __m512(v));
     else
-        std::memcpy(to, &v, count * sizeof(T));
+        _mm512_mask_storeu_pd(to, (1u << count) - 1, __m512d(v));
+#elif defined(__AVX__)
+    if constexpr (sizeof(T) == 4)
+        _mm256_maskstore_ps(to, first_lanes<T>(count), __m256(v));
+    else
+        _mm256_maskstore_pd(to, first_lanes<T>(count), __m256d(v));
+#else
+    std::memcpy(to, &v, count * sizeof(T));
+#endif
 }
