@@ -65,7 +65,7 @@ def test_a_config_of_the_current_folder_goes_before_what_ships(
     [
         ("spatail", "spatail: no such config: did you mean spatial? (give the path of a YAML"),
         ("none.yaml", "none.yaml: no such config"),
-        (".", ".: a folder, not a config file (give the path of a YAML file, or one of conv"),
+        (".", ".: a folder, not a config file (give the path of a YAML file, or one of board/conv"),
         ("x" * 5000, "xxx: no such config"),
     ],
 )

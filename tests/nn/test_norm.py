@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sfl.nn.engine.choice import choose
+from sfl.nn.engine.cpu import kernel
 from sfl.nn.engine.memory_order import batch_innermost, is_batch_innermost
 from sfl.nn.norm import UnitBatchNormReLU
 
@@ -21,8 +23,9 @@ def flat(x: Tensor) -> Tensor:
     return x.movedim(-3, -1).flatten(-3)
 
 
+@pytest.mark.parametrize("batch", [6, 37])
 @pytest.mark.parametrize("order", ORDERS)
-def test_it_is_batch_norm_of_the_flattened_units(order: str) -> None:
+def test_it_is_batch_norm_of_the_flattened_units(order: str, batch: int) -> None:
     torch.manual_seed(0)
     ours, theirs = UnitBatchNormReLU((3, 4, 5)).double(), nn.BatchNorm1d(60).double()
     for scales, given in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -30,7 +33,7 @@ def test_it_is_batch_norm_of_the_flattened_units(order: str) -> None:
         given.data.copy_(scales.detach().flatten())
     for training in (True, True, False):
         ours.train(training), theirs.train(training)
-        x = ORDERS[order](torch.randn(6, 3, 4, 5, dtype=torch.double)).requires_grad_()
+        x = ORDERS[order](torch.randn(batch, 3, 4, 5, dtype=torch.double)).requires_grad_()
         inputs = flat(x.detach()).requires_grad_()
         y, expected = ours(x), theirs(inputs).relu()
         assert y.stride() == x.stride()
@@ -47,10 +50,24 @@ def test_it_is_batch_norm_of_the_flattened_units(order: str) -> None:
             torch.testing.assert_close(mine, found, rtol=0, atol=1e-12)
 
 
+@pytest.mark.skipif(
+    choose(torch.device("cpu"), torch.float32)[0] is not kernel, reason="no C++ compiler"
+)
+def test_it_is_one_pass_where_the_batch_is_innermost(monkeypatch: pytest.MonkeyPatch) -> None:
+    norm, x = UnitBatchNormReLU((2, 3, 3)), batch_innermost(torch.randn(5, 2, 3, 3))
+    norm(x).sum().backward()
+    monkeypatch.delattr("torch.nn.functional.batch_norm")
+    norm(x).sum().backward()
+    with pytest.raises(AttributeError):
+        norm(x.contiguous())
+
+
 def test_no_unit_depends_on_another_position() -> None:
     """Of the output's gradient and of the statistics; BatchNorm2d's depend on all positions."""
     norm = UnitBatchNormReLU((2, 3, 3)).double()
-    x = torch.randn(5, 2, 3, 3, dtype=torch.double, requires_grad=True)
+    x = torch.randn(5, 2, 3, 3, dtype=torch.double)
+    x[0, 0, 1, 1] = 3  # so that the ReLU lets it through
+    x.requires_grad_()
     (slope,) = torch.autograd.grad(norm(x)[0, 0, 1, 1], x)
     other = torch.ones(5, 2, 3, 3, dtype=torch.bool)
     other[:, 0, 1, 1] = False

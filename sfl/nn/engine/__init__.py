@@ -3,7 +3,7 @@
 locally_connected  the locally connected product, with all its gradients;
 locally_connected_input_gradient  that of its input alone, with any weights.
 BatchNormReLU, ReLUMaxPool2d  modules that do two things in one pass; synchronized  a model of them
-for several workers.
+for several workers; normalise_in_one_pass  normalisation with ReLU, where that is possible.
 choose, report  which engine computes on a device, and why; the reason alone, in a line.
 Whole  a module that tracers keep whole.
 reference_engine  plain PyTorch for a while, to compare with it.
@@ -17,7 +17,12 @@ tracers see; `cache` is where an engine keeps what it built.
 
 from sfl.nn.engine import flops  # noqa: F401 - so that PyTorch's counter knows the layer
 from sfl.nn.engine.choice import choose, reference_engine, report
-from sfl.nn.engine.fused import BatchNormReLU, ReLUMaxPool2d, synchronized
+from sfl.nn.engine.fused import (
+    BatchNormReLU,
+    ReLUMaxPool2d,
+    normalise_in_one_pass,
+    synchronized,
+)
 from sfl.nn.engine.operators import (
     batch_innermost,
     locally_connected,
@@ -33,6 +38,7 @@ __all__ = [
     "choose",
     "locally_connected",
     "locally_connected_input_gradient",
+    "normalise_in_one_pass",
     "reference_engine",
     "report",
     "synchronized",

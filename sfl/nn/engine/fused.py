@@ -35,20 +35,15 @@ class BatchNormReLU(Whole, nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """input (B, C, H, W) → the same shape and order in memory. Raises ValueError for others."""
-        given = (self.weight, self.bias, self.running_mean, self.momentum)
-        usual = self.training and all(each is not None for each in given)
-        if usual and self._fits(input):
-            return self._one_pass(input)
+        mean, variance = self.running_mean, self.running_var
+        if self.training and self.affine and self.momentum and mean is not None:
+            assert variance is not None and self.num_batches_tracked is not None
+            given = (self.weight, self.bias, mean, variance, self.momentum, self.eps)
+            y = normalise_in_one_pass(input, *given)
+            if y is not None:
+                self.num_batches_tracked += 1
+                return y
         return self._in_two(input)
-
-    def _fits(self, x: Tensor) -> bool:
-        # Of parameters that don't fit, PyTorch says what is wrong.
-        if any(p.shape != x.shape[1:2] or p.device != x.device for p in (self.weight, self.bias)):
-            return False
-        engine = _engine_in_one_pass(x, self.weight, self.bias)
-        if engine is kernel:
-            return self.weight.dtype == self.bias.dtype == x.dtype
-        return engine is not None and _norm_of(x).serves(x, self.weight, self.bias)
 
     def _in_two(self, x: Tensor) -> Tensor:
         if not is_batch_innermost(x):
@@ -60,17 +55,30 @@ class BatchNormReLU(Whole, nn.BatchNorm2d):
         y = F.relu(super().forward(turned), inplace=True)
         return y.view(height, width, channels, batch).permute(3, 2, 0, 1)
 
-    def _one_pass(self, x: Tensor) -> Tensor:
-        y, mean, variance, _ = batch_norm_relu(x, self.weight, self.bias, self.eps)
-        assert self.running_mean is not None and self.running_var is not None
-        assert self.num_batches_tracked is not None and self.momentum is not None
-        n = x.numel() // x.shape[1]
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            unbiased = variance.to(self.running_var.dtype) * (n / (n - 1))
-            self.running_var.lerp_(unbiased, self.momentum)
-        return y  # type: ignore[no-any-return]
+
+def normalise_in_one_pass(
+    x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_variance: Tensor,
+    momentum: float, eps: float,
+) -> Tensor | None:  # fmt: skip
+    """relu(batch_norm(x)) in training, of x (B, C, H, W) and the rest (C,): as F.batch_norm, it
+    moves the running statistics. None, and nothing has changed, where it can't be in one pass.
+    """
+    # Of parameters that don't fit, PyTorch says what is wrong.
+    if any(p.shape != x.shape[1:2] or p.device != x.device for p in (weight, bias)):
+        return None
+    engine = _engine_in_one_pass(x, weight, bias)
+    if engine is kernel:
+        if not weight.dtype == bias.dtype == x.dtype:
+            return None
+    elif engine is None or not _norm_of(x).serves(x, weight, bias):
+        return None
+    y, mean, variance, _ = batch_norm_relu(x, weight, bias, eps)
+    n = x.numel() // x.shape[1]
+    with torch.no_grad():
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        unbiased = variance.to(running_variance.dtype) * (n / (n - 1))
+        running_variance.lerp_(unbiased, momentum)
+    return y  # type: ignore[no-any-return]
 
 
 class SyncBatchNormReLU(Whole, nn.SyncBatchNorm):

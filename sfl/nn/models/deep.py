@@ -7,7 +7,6 @@ and 3) with a = 15, its twin with layer="conv" is D-CONV.
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -133,10 +132,10 @@ def average_pool(x: Tensor, factor: int) -> Tensor:
     turned = x.permute(2, 3, 1, 0)
     if x.is_contiguous() or not turned.is_contiguous():  # not batch innermost
         return F.avg_pool2d(x, factor)
-    height, width = x.shape[2] // factor, x.shape[3] // factor
-    inside = turned[: height * factor, : width * factor]
-    windows = inside.reshape(height, factor, width, factor, *turned.shape[2:])
-    return torch.mean(windows, (1, 3)).permute(3, 2, 0, 1)
+    # PyTorch would reorder x first. As one image of C·B channels it is in torch.channels_last.
+    image = turned.flatten(2)[None].permute(0, 3, 1, 2)
+    pooled = F.avg_pool2d(image, factor).permute(0, 2, 3, 1)
+    return pooled.view(*pooled.shape[1:3], *turned.shape[2:]).permute(3, 2, 0, 1)
 
 
 def _add_pool(stack: Stack, pool: Pool, factor: int) -> None:

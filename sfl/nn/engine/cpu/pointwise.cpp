@@ -131,6 +131,61 @@ void norm_backward(const Sizes& s, const T* dy, const T* x, const T* weight, con
     });
 }
 
+// Calls `each(offset, lanes)` for all vectors of a channel of one position.
+template <class T, class Each>
+inline void along(Int batch, Int channel, Each each) {
+    for (Int i = 0; i < batch; i += LANES<T>)
+        each(channel * batch + i, int(std::min<Int>(LANES<T>, batch - i)));
+}
+
+// As norm_forward where there is one position: all that is done for a channel, while it is in the cache.
+template <class T>
+void unit_forward(const Sizes& s, T eps, const T* x, const T* weight, const T* bias, T* mean,
+                  T* variance, T* scale, T* y) {
+#pragma omp parallel for num_threads(s.threads)
+    for (Int c = 0; c < s.channels; ++c) {
+        Vector<T> sum{}, squares{};
+        along<T>(s.batch, c, [&](Int at, int lanes) { sum += load(x + at, lanes); });
+        const T middle = mean[c] = added<T>(sum) / s.batch;
+        along<T>(s.batch, c, [&](Int at, int lanes) {
+            const Vector<T> apart = only<T>(load(x + at, lanes) - middle, lanes);
+            squares += apart * apart;
+        });
+        variance[c] = added<T>(squares) / s.batch;
+        scale[c] = 1 / std::sqrt(variance[c] + eps);
+        const T slope = scale[c] * weight[c], shift = bias[c];
+        along<T>(s.batch, c, [&](Int at, int lanes) {
+            store(y + at, relu<T>((load(x + at, lanes) - middle) * slope + shift), lanes);
+        });
+    }
+}
+
+template <class T>
+void unit_backward(const Sizes& s, const T* dy, const T* x, const T* weight, const T* bias,
+                   const T* mean, const T* scale, T* dweight, T* dbias, T* dx) {
+#pragma omp parallel for num_threads(s.threads)
+    for (Int c = 0; c < s.channels; ++c) {
+        const T slope = scale[c] * weight[c], shift = bias[c], middle = mean[c];
+        const auto passed = [&](Vector<T> apart, Int at, int lanes) {
+            return apart * slope + shift <= 0 ? Vector<T>{} : load(dy + at, lanes);
+        };
+        Vector<T> one{}, two{};
+        along<T>(s.batch, c, [&](Int at, int lanes) {
+            const Vector<T> apart = only<T>(load(x + at, lanes) - middle, lanes);
+            const Vector<T> d = passed(apart, at, lanes);
+            one += d;
+            two += d * apart;
+        });
+        dbias[c] = added<T>(one);
+        dweight[c] = added<T>(two) * scale[c];
+        const T lower = dbias[c] / s.batch, lean = dweight[c] * scale[c] / s.batch;
+        along<T>(s.batch, c, [&](Int at, int lanes) {
+            const Vector<T> apart = load(x + at, lanes) - middle;
+            store(dx + at, (passed(apart, at, lanes) - lower - apart * lean) * slope, lanes);
+        });
+    }
+}
+
 // In memory (H, W, inner), inner = C * B. Each axis is halved, rounded down.
 struct Pool {
     Int inner, height, width, threads;
@@ -190,12 +245,14 @@ void pool_backward(const Pool& s, const T* dy, const T* x, T* dx) {
     extern "C" void sfl_norm_forward_##name(const Sizes* s, const T* eps, const T* x,              \
                                             const T* weight, const T* bias, T* mean, T* variance,  \
                                             T* scale, T* y) {                                      \
-        norm_forward<T>(*s, *eps, x, weight, bias, mean, variance, scale, y);                      \
+        (s->positions == 1 ? unit_forward<T> : norm_forward<T>)(*s, *eps, x, weight, bias, mean,   \
+                                                                variance, scale, y);               \
     }                                                                                              \
     extern "C" void sfl_norm_backward_##name(const Sizes* s, const T* dy, const T* x,              \
                                              const T* weight, const T* bias, const T* mean,        \
                                              const T* scale, T* dweight, T* dbias, T* dx) {        \
-        norm_backward<T>(*s, dy, x, weight, bias, mean, scale, dweight, dbias, dx);                \
+        (s->positions == 1 ? unit_backward<T> : norm_backward<T>)(*s, dy, x, weight, bias, mean,   \
+                                                                  scale, dweight, dbias, dx);      \
     }                                                                                              \
     extern "C" void sfl_pool_forward_##name(const Pool* s, const T* x, T* y) {                     \
         pool_forward<T>(*s, x, y);                                                                 \

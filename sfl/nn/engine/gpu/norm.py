@@ -184,6 +184,8 @@ def serves(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
     """Whether the kernels may be used for x and parameters; compares them at their first use."""
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or not x.numel():
         return False
+    if x.shape[2:].numel() == 1:  # PyTorch's own keeps the GPU busy if there are many channels
+        return False
     if any(p.dtype != torch.float32 or p.device != x.device for p in (weight, bias)):
         return False
     columns = min(triton.next_power_of_2(x.shape[0]), 1024)
