@@ -41,32 +41,32 @@ class UnitBatchNormReLU(Whole):
             raise ValueError(f"input is {given}, the units are {expected}")
         turned = input.permute(2, 3, 1, 0)
         if turned.is_contiguous():  # batch innermost
-            units = self._of_units(turned.view(1, 1, -1, len(input)).permute(3, 2, 0, 1))
-            return units.permute(2, 3, 1, 0).view(turned.shape).permute(3, 2, 0, 1)
+            rows = self._of_rows(turned.view(1, -1, len(input)))
+            return rows.view(turned.shape).permute(3, 2, 0, 1)
         images = input.permute(0, 2, 3, 1)
         normalised = self._in_two(images.reshape(len(input), -1))
         y = normalised.view(images.shape).permute(0, 3, 1, 2)
         return y.contiguous() if input.is_contiguous() else y
 
-    def _of_units(self, x: Tensor) -> Tensor:
-        """x (B, H·W·C, 1, 1), batch innermost, normalised, then the ReLU."""
-        if self.training and len(x) > 1:
-            y = normalise_in_one_pass(x, *self._parameters_of_units(), self.momentum, self.eps)
-            if y is not None:
-                return y
-        turned = x.permute(2, 3, 1, 0)
-        return self._in_two(turned.flatten(0, 1)).view(turned.shape).permute(3, 2, 0, 1)
+    def _of_rows(self, x: Tensor) -> Tensor:
+        """x (1, H·W·C, B), normalised, then the ReLU."""
+        y = None
+        if self.training:
+            units = x[None].permute(3, 2, 0, 1)  # (B, H·W·C, 1, 1)
+            y = normalise_in_one_pass(units, *self._of_units(), self.momentum, self.eps)
+        return self._in_two(x) if y is None else y.permute(2, 3, 1, 0)[0]
 
     def _in_two(self, x: Tensor) -> Tensor:
         """x (1, H·W·C, B) or (B, H·W·C), normalised, then the ReLU.
 
         Here, since in place of a view it would have its gradient copied as a whole.
         """
-        weight, bias, mean, variance = self._parameters_of_units()
+        weight, bias, mean, variance = self._of_units()
         y = F.batch_norm(x, mean, variance, weight, bias, self.training, self.momentum, self.eps)
         return F.relu(y, inplace=True)
 
-    def _parameters_of_units(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _of_units(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Scales, shifts, means and variances, (H·W·C,)."""
         each = (self.weight, self.bias, self.running_mean, self.running_var)
         weight, bias, mean, variance = (tensor.view(-1) for tensor in each)
         return weight, bias, mean, variance

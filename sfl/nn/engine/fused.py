@@ -63,8 +63,11 @@ def normalise_in_one_pass(
     """relu(batch_norm(x)) in training, of x (B, C, H, W) and the rest (C,): as F.batch_norm, it
     moves the running statistics. None, and nothing has changed, where it can't be in one pass.
     """
-    # Of parameters that don't fit, PyTorch says what is wrong.
+    # Of parameters that don't fit, and of one number a channel, PyTorch says what is wrong.
     if any(p.shape != x.shape[1:2] or p.device != x.device for p in (weight, bias)):
+        return None
+    n = len(x) * x.shape[2:].numel()
+    if n < 2:
         return None
     engine = _engine_in_one_pass(x, weight, bias)
     if engine is kernel:
@@ -73,7 +76,6 @@ def normalise_in_one_pass(
     elif engine is None or not _norm_of(x).serves(x, weight, bias):
         return None
     y, mean, variance, _ = batch_norm_relu(x, weight, bias, eps)
-    n = x.numel() // x.shape[1]
     with torch.no_grad():
         running_mean.lerp_(mean.to(running_mean.dtype), momentum)
         unbiased = variance.to(running_variance.dtype) * (n / (n - 1))
