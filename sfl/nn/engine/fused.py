@@ -35,12 +35,13 @@ class BatchNormReLU(Whole, nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """input (B, C, H, W) → the same shape and order in memory. Raises ValueError for others."""
-        mean, variance = self.running_mean, self.running_var
-        if self.training and self.affine and self.momentum and mean is not None:
-            assert variance is not None and self.num_batches_tracked is not None
-            given = (self.weight, self.bias, mean, variance, self.momentum, self.eps)
-            y = normalise_in_one_pass(input, *given)
+        given = (self.weight, self.bias, self.running_mean, self.running_var)
+        if self.training and self.momentum is not None and all(each is not None for each in given):
+            assert self.running_mean is not None and self.running_var is not None
+            statistics = self.running_mean, self.running_var
+            y = normalise_in_one_pass(input, *given[:2], *statistics, self.momentum, self.eps)
             if y is not None:
+                assert self.num_batches_tracked is not None
                 self.num_batches_tracked += 1
                 return y
         return self._in_two(input)
