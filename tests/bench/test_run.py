@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from sfl.bench.plot import plot
 from sfl.bench.steps import Worker
 from sfl.bench.timing import Timing, added, interleaved, timed
 from sfl.cli import tables
+from sfl.cli.bench import BOARD, bench
+from sfl.config.load import flat, load
 from sfl.errors import UserError
 from sfl.nn.engine.choice import choose
 from sfl.nn.engine.cpu import kernel
@@ -112,3 +115,28 @@ def test_a_step_is_taken_in_a_process_of_its_own(name: str) -> None:
     worker = Worker(name)
     assert worker.seconds() > 0
     assert worker.peak_bytes() > 4 * 171_010
+
+
+def test_the_board_is_trained_anew_in_a_folder_that_is_deleted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[tuple[object, ...]] = []
+
+    def compared(names: object, overrides: object, seeds: int, root: Path, *, target: float) -> Any:
+        assert root.is_dir() and not list(root.iterdir())
+        given.append((names, overrides, seeds, target, root))
+        return "compared", []
+
+    monkeypatch.setattr("sfl.comparison.run.run_comparison", compared)
+    monkeypatch.setattr("sfl.cli.compare.show_comparison", lambda *shown: given.append(shown))
+    bench(board=True, set_=["data.source=shapes"], as_json=True)
+    (names, overrides, seeds, target, root), shown = given
+    assert (names, overrides, seeds) == (BOARD, ["data.source=shapes"], 1) and target == 0.8
+    assert isinstance(root, Path) and not root.exists()
+    assert shown == ("compared", [], None, "json")
+    local, conv = (flat(load(name).to_dict()) for name in BOARD)
+    differing = {key for key in local | conv if local.get(key) != conv.get(key)}
+    assert differing == {"model.layer", "model.storage", "model.norm"}
+    for wrong in ({"board": True, "quick": True}, {"set_": ["a.b=1"]}):
+        with pytest.raises(UserError):
+            bench(**wrong)  # type: ignore[arg-type]

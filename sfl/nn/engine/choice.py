@@ -1,7 +1,7 @@
 """Which engine computes the products, and why that one.
 
 An engine is a module with the functions of `reference`: forward, input_gradient, weight_gradient,
-gradients (both), copy. `choose` is the only place where one is chosen. SFL_ENGINE=reference in the
+copy. `choose` is the only place where one is chosen. SFL_ENGINE=reference in the
 environment, or `reference_engine()` for a while, asks for plain PyTorch instead of the fastest.
 """
 
@@ -43,10 +43,6 @@ class Engine(Protocol):
     def weight_gradient(
         self, x: Tensor, dy: Tensor, dtype: torch.dtype, window: Window, groups: int, /
     ) -> Tensor: ...
-
-    def gradients(
-        self, dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups: int, /
-    ) -> tuple[Tensor, Tensor]: ...
 
     def copy(self, target: Tensor, source: Tensor, /) -> None: ...
 

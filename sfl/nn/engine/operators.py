@@ -18,6 +18,7 @@ from torch.library import custom_op
 
 from sfl.nn.engine import memory_order, reference
 from sfl.nn.engine.choice import choose
+from sfl.nn.engine.cpu import kernel
 from sfl.nn.engine.memory_order import empty, empty_like, is_batch_innermost
 from sfl.nn.window import Window
 
@@ -139,8 +140,13 @@ def weight_gradient(
 def both_gradients(
     dy: Tensor, weight: Tensor, x: Tensor, window: Numbers, groups: int
 ) -> tuple[Tensor, Tensor]:
-    """Those of x and of the weight, which an engine computes faster at once. Has none itself."""
-    return choose(dy.device, dy.dtype)[0].gradients(dy, weight, x, _window(window), groups)
+    """Those of x and of the weight. Has none itself."""
+    engine, rest = choose(dy.device, dy.dtype)[0], (_window(window), groups)
+    if engine is kernel:
+        return kernel.gradients(dy, weight, x, *rest)
+    dy = memory_order.batch_innermost(dy)  # once for both
+    dw = engine.weight_gradient(x, dy, weight.dtype, *rest)
+    return engine.input_gradient(dy, weight, x, *rest), dw
 
 
 def _numbers(window: Window) -> Numbers:

@@ -18,14 +18,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sfl.nn.engine.memory_order import (
-    batch_innermost,
-    empty,
-    empty_like,
-    filled,
-    positions_outermost,
-    room_for,
-)
+from sfl.nn.engine.memory_order import empty, empty_like, filled, positions_outermost, room_for
 from sfl.nn.window import Window, field_mask
 
 NAME = "reference"
@@ -104,15 +97,6 @@ def weight_gradient(
         fields = _fields(x, rows, window, positions_w, groups)
         _multiply(_columns(dy[rows], groups), fields.mT, _matrices(dw[rows], groups))
     return dw.to(dtype)
-
-
-def gradients(
-    dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups: int
-) -> tuple[Tensor, Tensor]:
-    """Both of them, the weight's in its own dtype."""
-    dy = batch_innermost(dy)  # once for both
-    dw = weight_gradient(x, dy, weight.dtype, window, groups)
-    return input_gradient(dy, weight, x, window, groups), dw
 
 
 def with_all_derivatives(

@@ -69,7 +69,7 @@ def weight_gradient(
 def gradients(
     dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups: int
 ) -> tuple[Tensor, Tensor]:
-    """As sfl.nn.engine.reference.gradients."""
+    """Both, faster than one by one: dy is turned once, and little Python runs between."""
     steps: list[Step] = []
     turned = _turned(dy, steps)
     dx = _input_gradient(turned, weight, x, window, groups, steps)

@@ -10,14 +10,7 @@ from torch import Tensor
 from sfl.nn.engine import reference
 from sfl.nn.engine.gpu import trust
 from sfl.nn.engine.gpu.launch import kernel_for
-from sfl.nn.engine.memory_order import (
-    batch_innermost,
-    empty,
-    empty_like,
-    filled,
-    positions_outermost,
-    room_for,
-)
+from sfl.nn.engine.memory_order import empty, empty_like, filled, positions_outermost, room_for
 from sfl.nn.engine.reference import copy as copy  # one of the engine's functions
 from sfl.nn.window import Window
 
@@ -62,15 +55,6 @@ def weight_gradient(
             kernel.run(inner, dw, None, y)
             return dw
     return reference.weight_gradient(x, dy, dtype, window, groups)
-
-
-def gradients(
-    dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups: int
-) -> tuple[Tensor, Tensor]:
-    """As sfl.nn.engine.reference.gradients."""
-    dy = batch_innermost(dy)  # once for both
-    dw = weight_gradient(x, dy, weight.dtype, window, groups)
-    return input_gradient(dy, weight, x, window, groups), dw
 
 
 def _ready(tensor: Tensor) -> Tensor:
