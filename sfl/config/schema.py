@@ -94,6 +94,11 @@ class DataSettings(Settings):
         names = {"source", "root", "mirror", "resize", "shapes", "skip_broken"}
         return self.model_dump(include=names)
 
+    @property
+    def key(self) -> str:
+        """The same for the same images."""
+        return repr(self.which())
+
 
 class TrainSettings(Settings):
     """Length, device and precision of the training, and the files that it writes."""

@@ -2,71 +2,83 @@
 
 Its input is a pipe: when that is closed, or this process dies, the worker stops and saves. It is in
 a session of its own, so that a terminal's Ctrl-C reaches this process alone. One that has done what
-it was asked for waits for the next request: starting one and reading its images take seconds.
+it was asked for waits for the next request: starting one takes seconds.
 """
 
 import contextlib
-import json
 import os
+import pickle
 import select
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from multiprocessing import Pipe
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.host_memory import HUGE_PAGES
+from sfl.jobs.check import ReadImages
 
 
 class Child:
     """A worker; started when it is first asked for something, and again after it has failed.
 
     environment: what differs from this process's own.
+    read_images: the images of a config, which it is given; None: it reads them itself.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], read_images: ReadImages | None = None
+    ) -> None:
         self._environment = environment
+        self._read_images = read_images
+        self._given = set[str]()  # what it has images of
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - the child's as long as it runs
         self._process: subprocess.Popen[bytes] | None = None
         self._done = True
 
     def train(self, config: Config, path: Path, *, resumes: bool) -> None:
         """Has it train, or resume, the run of that directory. Does not wait."""
-        self._ask(config, run=str(path.absolute()), resumes=resumes)
+        self._ask(config, path.absolute(), resumes)
 
     def measure(self, config: Config) -> None:
-        """Has it say "ready", wait for a line, and say how many images a second it trains."""
-        self._ask(config, run=None)
+        """Has it say "ready", wait for `tell`, and say how many images a second it trains."""
+        self._ask(config, None, False)
 
-    def _ask(self, config: Config, **request: Any) -> None:
+    def _ask(self, config: Config, run: Path | None, resumes: bool) -> None:
         if self._process is None or self._process.poll() is not None:
             self._start()
         self._done = False
-        given = config.model_dump(exclude_unset=True, exclude_none=True)
-        self.tell(json.dumps({"config": given, **request}))
+        which, images = config.data.key, {}
+        if self._read_images is not None and which not in self._given:
+            images[which] = self._read_images(config)
+            self._given.add(which)
+        self.tell((config, images, run, resumes))
 
     def _start(self) -> None:
+        self._given.clear()
         self._said.seek(0)
         self._said.truncate()
         own = {name: value for name, value in os.environ.items() if name != HUGE_PAGES}
+        requests, self._input = Pipe(duplex=False)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "sfl.jobs.worker"],
-            stdin=subprocess.PIPE,
+            stdin=requests.fileno(),
             stdout=subprocess.PIPE,
             stderr=self._said,
             start_new_session=True,
             env={**own, **self._environment},
         )
+        requests.close()
 
-    def tell(self, line: str) -> None:
-        """Writes a line to its input; does nothing if it has ended."""
+    def tell(self, what: object) -> None:
+        """Sends it something; does nothing if it has ended."""
         with contextlib.suppress(BrokenPipeError):
-            self._input.write(f"{line}\n".encode())
-            self._input.flush()
+            self._input.send_bytes(pickle.dumps(what))
 
     def hear(self) -> str:
         """The next line of its output; "" if it has ended."""
@@ -81,8 +93,7 @@ class Child:
 
     def stop(self) -> None:
         """Makes it stop at the end of a step, and save. Does not wait."""
-        with contextlib.suppress(BrokenPipeError):
-            self._input.close()
+        self._input.close()
 
     def wait(self) -> None:
         """Returns when `ended`."""
@@ -113,11 +124,6 @@ class Child:
         known = {exit_.value for exit_ in Exit}
         exit_code = Exit(code) if code in known else Exit.BUG
         return UserError((reasons or lines or ["it said nothing"])[-1], "", exit_code)
-
-    @property
-    def _input(self) -> IO[bytes]:
-        assert self._process is not None and self._process.stdin is not None
-        return self._process.stdin
 
     @property
     def _output(self) -> IO[bytes]:

@@ -65,7 +65,8 @@ def run_all(
         places = [{}] if at_once.jobs == 1 else slots(jobs, needs, at_once)
         if len(places) == 1:
             return _Pool(jobs, root, read_images, [_Here(read_images)]).train_all()
-        trainers = [Child(thread_share(jobs[0].config, len(places)) | place) for place in places]
+        share = thread_share(jobs[0].config, len(places))
+        trainers = [Child(share | place, read_images) for place in places]
 
     from sfl.training.stopping import signals_noted
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from sfl.config.load import from_text, override
 from sfl.errors import Exit
+from sfl.jobs.child import Child
 from sfl.jobs.job import AtOnce, Failure, Job
 from sfl.jobs.pool import run_all
 from sfl.runs.directory import BEST, LAST, PREDICTIONS, Run
@@ -71,6 +73,19 @@ def test_a_worker_trains_one_run_after_another(
     jobs = [job(name, f"train.seed={name}", *short) for name in "1234"]
     assert [Run(tmp_path / name) for name in "1234"] == train(jobs, tmp_path, 2)
     assert len(started) == 2
+
+
+def test_a_worker_is_given_the_images(tmp_path: Path) -> None:
+    """A folder of many files is read once, not by each of the workers."""
+    from sfl.training.images import load_images
+
+    drawn = load_images(CONFIG)
+    gone = override(CONFIG, ["data.source=folder", f"data.root={tmp_path / 'gone'}"])
+    with closing(Child({}, lambda config: drawn)) as child:
+        for name in "12":
+            child.train(override(gone, ["train.epochs=1"]), tmp_path / name, resumes=False)
+            child.wait()
+            assert child.error() is None and Run(tmp_path / name).status == "finished"
 
 
 Start = Callable[..., "subprocess.Popen[str]"]
