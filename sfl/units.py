@@ -69,6 +69,12 @@ def listed(words: Iterable[object], joint: str = "and") -> str:
     return f"{', '.join(others)} {joint} {last}" if others else last
 
 
+def some(words: Sequence[str], most: int = 8) -> str:
+    """["a", "b", "c"] → "a, b, c"; of more than `most`, the first and how many more."""
+    more = len(words) - most
+    return ", ".join([*words[:most], f"… {more} more"] if more > 0 else words)
+
+
 def spreadsheet_text(text: str) -> str:
     """A text as a cell of CSV: with an apostrophe where a spreadsheet would run it as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

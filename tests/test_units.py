@@ -83,3 +83,8 @@ def test_words_in_a_row() -> None:
 def test_csv() -> None:
     """Lines end alike everywhere; what a row lacks is empty; a comma is quoted."""
     assert units.csv_text(["a", "b"], [{"a": "1,5", "b": 2}, {"a": None}]) == 'a,b\n"1,5",2\n,\n'
+
+
+def test_of_many_words_some() -> None:
+    assert units.some(["a", "b", "c"], most=3) == "a, b, c"
+    assert units.some(["a", "b", "c", "d", "e"], most=3) == "a, b, c, … 2 more"

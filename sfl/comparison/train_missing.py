@@ -14,6 +14,7 @@ from sfl.jobs.job import ONE, AtOnce, Failure, Outcome, raise_failures
 from sfl.jobs.pool import run_all
 from sfl.progress import say
 from sfl.runs.directory import Run
+from sfl.units import some
 
 MOST_DIFFERING = 3  # settings in which a run may differ and still be named as a near one
 
@@ -35,7 +36,7 @@ def train_missing(
     jobs.sort(key=lambda one: one[1].config.train.seed)
     if not jobs:
         return
-    names = ", ".join(job.name for _, job in jobs)
+    names = some([job.name for _, job in jobs])
     if not training:
         near = [line for model in models if model.missing and (line := _nearest(model, root))]
         hint = "; ".join([*near, "without --no-train they are trained"])

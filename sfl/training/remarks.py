@@ -1,4 +1,4 @@
-"""What is said before a run is trained, because its result or its speed would surprise."""
+"""What is said before a run is trained: what computes it, and what would surprise of its result."""
 
 import contextlib
 import os
@@ -9,13 +9,17 @@ import torch
 from sfl import torchrun
 from sfl.cores import usable_cores
 from sfl.data.survey import doubts, pictures_of
+from sfl.nn import engine
 from sfl.progress import say
 from sfl.runs.directory import Run
 from sfl.training.setup import Setup
 
 
 def remark(setup: Setup, run: Run) -> None:
-    """Says each remark that holds, in a line. The run's environment must be that of its start."""
+    """Says each remark that holds, in a line, then what computes its local layers.
+
+    The run's environment must be that of its start.
+    """
     remarks = [one_class(setup.dataset.classes)]
     if setup.dataset.source == "folder":
         remarks += doubts(setup.dataset, pictures_of(setup.dataset))
@@ -29,6 +33,8 @@ def remark(setup: Setup, run: Run) -> None:
             remarks.append(busy(load, cores, now))
     for line in filter(None, remarks):
         say(f"{run.name}: {line}")
+    if setup.config.model.storage == "local":
+        say(f"spatial layers: {engine.report(setup.device)}")
 
 
 def one_class(classes: tuple[str, ...]) -> str | None:

@@ -24,10 +24,8 @@ from sfl.learning.routes import Chain, DirectFeedback, Frozen, LocalLosses, Rout
 from sfl.learning.seeding import generator, seed_global
 from sfl.learning.sleep import Sleep
 from sfl.learning.world import ALONE, World
-from sfl.nn import engine
 from sfl.nn.feedback.attach import Feedback, FeedbackSummary, attach, check
 from sfl.nn.summary import ModelSummary, check_batch, summarize
-from sfl.progress import say
 from sfl.training import images
 from sfl.training.build import build
 from sfl.training.device import pick_device, pick_precision, prepare, refuse_precision
@@ -206,8 +204,6 @@ def build_learner(setup: Setup) -> Learner:
     optimizer = build_optimizer(model, more, **settings)
     if config.train.compile:
         model.compile()
-    if config.model.storage == "local":
-        say(f"spatial layers: {engine.report(setup.device)}")
     return Learner(
         model,
         optimizer,
