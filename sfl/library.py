@@ -176,9 +176,8 @@ def compare(
     """
     from sfl.comparison.run import run_comparison
 
-    _expect(seeds is None or seeds > 0, f"seeds={seeds}: expected a number from 1")
     _expect(target is None or 0 <= target <= 1, f"target={target}: expected 0 to 1, as in 0.5")
-    asked = _asked(no_train, unfinished, jobs, jobs_per_gpu, engine, out, data_name)
+    asked = _asked(seeds, no_train, unfinished, jobs, jobs_per_gpu, engine, out, data_name)
     names = [os.fspath(model) for model in models]
     found = run_comparison(
         names,
@@ -194,6 +193,7 @@ def compare(
 def grid(
     file: Place,
     *,
+    seeds: int | None = None,
     no_train: bool = False,
     unfinished: bool = False,
     jobs: Jobs = 1,
@@ -206,28 +206,29 @@ def grid(
 ) -> Compared:
     """Trains and compares every combination of a study, as `sfl grid` does.
 
-    file: a YAML file, or a name: "grids/small". The rest: as in `compare`; settings are of all
-    cells. Raises UserError as `compare` does.
+    file: a YAML file, or a name: "grids/small". seeds: instead of the file's. The rest: as in
+    `compare`; settings are of all cells. Raises UserError as `compare` does.
     """
     from sfl.comparison.grid import missing, run_grid, say_plan
     from sfl.config.grid import load_grid
 
     overrides, root = as_overrides(settings), _runs(runs)
-    asked = _asked(no_train, unfinished, jobs, jobs_per_gpu, engine, out, data_name)
-    study = load_grid(os.fspath(file), overrides)
+    asked = _asked(seeds, no_train, unfinished, jobs, jobs_per_gpu, engine, out, data_name)
+    study = load_grid(os.fspath(file), overrides, seeds)
     if not no_train:
         say_plan(study, missing(study, root), root)
     return _compared(*run_grid(study, root, overrides=overrides, **asked), out)
 
 
 def _asked(
-    no_train: bool, unfinished: bool, jobs: Jobs, jobs_per_gpu: int, engine: str,
+    seeds: int | None, no_train: bool, unfinished: bool, jobs: Jobs, jobs_per_gpu: int, engine: str,
     out: Place | None, data_name: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     """What `run_comparison` and `run_grid` are told alike. Raises UserError."""
     from sfl.files import check_folder
     from sfl.jobs.job import at_once
 
+    _expect(seeds is None or seeds > 0, f"seeds={seeds}: expected a number from 1")
     _expect(jobs_per_gpu > 0, f"jobs_per_gpu={jobs_per_gpu}: expected a number from 1")
     if out is not None:
         check_folder(home(out), "out")  # before hours of training

@@ -5,7 +5,16 @@ from typing import Annotated
 import typer
 
 from sfl.cli import completion
-from sfl.cli.compare import Csv, Latex, Markdown, NoTrain, Out, Unfinished, show_comparison
+from sfl.cli.compare import (
+    Csv,
+    Latex,
+    Markdown,
+    NoTrain,
+    Out,
+    Seeds,
+    Unfinished,
+    show_comparison,
+)
 from sfl.cli.options import (
     RUNS,
     DataName,
@@ -38,6 +47,7 @@ List = Annotated[
 def grid(
     file: File,
     set_: Set = None,
+    seeds: Seeds = None,
     dry_run: DryRun = False,
     list_: List = False,
     no_train: NoTrain = False,
@@ -74,7 +84,7 @@ def grid(
     overrides, together = set_ or [], at_once(jobs, jobs_per_gpu, engine)
     if out is not None:
         check_folder(out, "--out")  # before hours of training
-    study = load_grid(file, overrides)
+    study = load_grid(file, overrides, seeds)
     if list_:
         layout.print_lines(commands(missing(study, runs, known=True), study.base, runs))
         return

@@ -105,10 +105,11 @@ class Grid:
     cells: tuple[Cell, ...]
 
 
-def load_grid(name: str, overrides: Sequence[str] = ()) -> Grid:
+def load_grid(name: str, overrides: Sequence[str] = (), seeds: int | None = None) -> Grid:
     """A grid from a YAML file, or from the name of one that ships with sfl.
 
-    overrides: `a.b=v` settings of all cells, over those of the file. Raises UserError (exit 2).
+    overrides: `a.b=v` settings of all cells, over those of the file. seeds: instead of the file's.
+    Raises UserError (exit 2).
     """
     path = find(name, named_grids())
     tree = read(path, named_grids())
@@ -116,6 +117,8 @@ def load_grid(name: str, overrides: Sequence[str] = ()) -> Grid:
         settings = GridSettings.model_validate(tree.values)
     except ValidationError as error:
         raise UserError(describe(error, tree, GridSettings)) from None
+    if seeds is not None:
+        settings = settings.model_copy(update={"seeds": seeds})
     base = _base(settings.base, tree)
     cells = tuple(_cells(settings, base, tree, overrides))
     first = {axis: next(iter(variants)) for axis, variants in settings.axes.items()}

@@ -34,6 +34,8 @@ def test_first_the_plan_then_the_runs_then_the_table(study: None) -> None:
     assert said.returncode == 0 and not Path("checkpoints").exists()
     assert "study: 4 cells, 1 run each" in said.stderr
     assert "to be trained: 4 runs, about" in said.stderr
+    more = sfl("grid", "study.yaml", "--seeds", "2", "--dry-run")
+    assert "study: 4 cells, 2 runs each" in more.stderr and "trained: 8 runs" in more.stderr
     printed = sfl("grid", "study.yaml", "--json")
     schema = json.loads((ROOT / "docs" / "compare.schema.json").read_text(encoding="utf-8"))
     found = json.loads(printed.stdout)
