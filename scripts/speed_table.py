@@ -1,7 +1,7 @@
 """The speed table of the README, from two runs of `sfl bench` kept in docs/speed/.
 
     scripts/sfl bench --quick --json > docs/speed/first.json
-    scripts/sfl bench --quick --json --plot docs/speed/bench.svg > docs/speed/second.json
+    scripts/sfl bench --quick --json > docs/speed/second.json
     .venv/bin/python scripts/speed_table.py
 
 tests/test_docs.py says when the README shows other numbers.
