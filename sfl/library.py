@@ -224,11 +224,12 @@ def _asked(
     seeds: int | None, no_train: bool, unfinished: bool, jobs: Jobs, jobs_per_gpu: int, engine: str,
     out: Place | None, data_name: str | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """What `run_comparison` and `run_grid` are told alike. Raises UserError."""
+    """What `run_comparison` and `run_grid` are told alike. Raises UserError, also for `seeds`."""
     from sfl.files import check_folder
     from sfl.jobs.job import at_once
 
-    _expect(seeds is None or seeds > 0, f"seeds={seeds}: expected a number from 1")
+    fits = seeds is None or (isinstance(seeds, int) and seeds > 0)
+    _expect(fits, f"seeds={seeds}: expected a number from 1")
     _expect(jobs_per_gpu > 0, f"jobs_per_gpu={jobs_per_gpu}: expected a number from 1")
     if out is not None:
         check_folder(home(out), "out")  # before hours of training

@@ -69,10 +69,10 @@ def listed(words: Iterable[object], joint: str = "and") -> str:
     return f"{', '.join(others)} {joint} {last}" if others else last
 
 
-def some(words: Sequence[str], most: int = 8) -> str:
-    """["a", "b", "c"] → "a, b, c"; of more than `most`, the first and how many more."""
-    more = len(words) - most
-    return ", ".join([*words[:most], f"… {more} more"] if more > 0 else words)
+def few(names: Sequence[str], most: int = 4) -> str:
+    """ "a, b, c"; of more names than `most`, the first and how many more: "a, b and 3 more"."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def spreadsheet_text(text: str) -> str:

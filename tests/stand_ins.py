@@ -37,10 +37,12 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def stand_in(config: Config) -> Any:
     """Stands for a Setup."""
+    import torch
+
     summary = SimpleNamespace(bytes=4, learning_bytes=4, activations=1, feedback=None)
     return SimpleNamespace(
         config=config, summary=summary, precision="float32", dataset=SimpleNamespace(splits={}),
-        device=SimpleNamespace(type="cpu", index=None),
+        device=torch.device("cpu"),
     )  # fmt: skip
 
 

@@ -85,6 +85,6 @@ def test_csv() -> None:
     assert units.csv_text(["a", "b"], [{"a": "1,5", "b": 2}, {"a": None}]) == 'a,b\n"1,5",2\n,\n'
 
 
-def test_of_many_words_some() -> None:
-    assert units.some(["a", "b", "c"], most=3) == "a, b, c"
-    assert units.some(["a", "b", "c", "d", "e"], most=3) == "a, b, c, … 2 more"
+def test_of_many_names_a_few() -> None:
+    assert units.few(["a", "b", "c"], most=3) == "a, b, c"
+    assert units.few(["a", "b", "c", "d", "e"], most=3) == "a, b, c and 2 more"

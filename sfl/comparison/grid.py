@@ -107,7 +107,7 @@ def say_plan(grid: Grid, lacking: Sequence[Job], root: Path) -> None:
     if not lacking:
         say("all runs are there")
         return
-    seconds, size = estimate(lacking, root, images_reader({}))
+    seconds, size = estimate(lacking, root, images_reader(grid.images_read))
     say(
         f"to be trained: {len(lacking)} run{'s' * (len(lacking) > 1)}, about "
         f"{seconds_text(seconds)} one after the other, {bytes_text(size)} on the disk "
@@ -126,7 +126,7 @@ def plan_trials(grid: Grid, root: Path, *, training: bool = True) -> list[Trial]
         return []
     asked = [(cell, values) for cell in grid.cells for values in _combinations(tune.values)]
     named = [_trial(cell, values, tune.epochs) for cell, values in asked]
-    models = plan_named(named, 1, root, training=training)
+    models = plan_named(named, 1, root, training=training, images_read=grid.images_read)
     refuse_unreadable(models, root)
     for (cell, _), model in zip(asked, models, strict=True):
         if "validation_accuracy" not in will_log(model):
@@ -183,7 +183,10 @@ def plan_cells(
         for cell in grid.cells
     ]
     seeds = grid.settings.seeds
-    models = plan_named(named, seeds, root, training=training, unfinished=unfinished)
+    models = plan_named(
+        named, seeds, root,
+        training=training, unfinished=unfinished, images_read=grid.images_read,
+    )  # fmt: skip
     refuse_unreadable(models, root)
     return models
 

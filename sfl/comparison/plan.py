@@ -52,9 +52,13 @@ def plan(
 def plan_named(
     named: Sequence[Named], seeds: int | None, root: Path, *,
     training: bool = True, unfinished: bool = False,
+    images_read: "dict[str, Dataset] | None" = None,
 ) -> list[ComparedModel]:  # fmt: skip
-    """As `plan`, of configs and runs that have been found already; one model is enough."""
-    images_read = dict[str, "Dataset"]()
+    """As `plan`, of configs and runs that have been found already; one model is enough.
+
+    images_read: see ComparedModel; those that are read are put there.
+    """
+    images_read = {} if images_read is None else images_read
     models = {
         one.experiment: ComparedModel("", one.config, images_read=images_read) for one in named
     }

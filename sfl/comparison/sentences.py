@@ -8,7 +8,7 @@ from sfl.comparison.schema import Difference, Model
 from sfl.comparison.table import p_text
 from sfl.config.schema import Config
 from sfl.runs.records import Environment, Machine
-from sfl.units import count_text, percent_text, points_text
+from sfl.units import count_text, few, percent_text, points_text
 
 # What twins may differ in, and what draws their first weights.
 DRAWN_OR_SHARED = ("model.layer", "model.storage", "model.init")
@@ -17,7 +17,6 @@ ONE_SEED = f"{ONE_RUN}: other seeds may differ by more"
 BOOTSTRAP = "the bootstrap's interval covers the draw of the test images"
 WELCH = f"{BOOTSTRAP}; Welch's interval covers the seeds"
 NO_SPREAD = "all runs of a model have the same accuracy: that says nothing about other seeds"
-MOST_NAMES = 4  # runs that a remark names
 TIMES_VARY = 1.1  # longest by shortest training time, from which on it is remarked
 
 
@@ -64,7 +63,7 @@ def _corrected(differences: Sequence[Difference]) -> str:
         "(Holm 1979)"
     ] * bool(tests)
     if untested:
-        said.append(f"by the bootstrap's interval for {_few(untested)}, which no test covers")
+        said.append(f"by the bootstrap's interval for {few(untested)}, which no test covers")
     return f"what is more than chance is said {'; '.join(said)}; intervals are not corrected"
 
 
@@ -105,7 +104,7 @@ def _differing_machines(compared: Sequence[ComparedModel]) -> list[str]:
                 for each in values:
                     owners.setdefault(each, []).append(owner)
         if len(owners) > 1:
-            each_of = "; ".join(f"{value} ({_few(names)})" for value, names in owners.items())
+            each_of = "; ".join(f"{value} ({few(names)})" for value, names in owners.items())
             found.append(f"not the same {name}: {each_of}")
     return found
 
@@ -114,11 +113,6 @@ def _values(environment: Environment | None, value: Callable[[Machine], object])
     """A value of a run's machine, and of those on which it was resumed."""
     machines = [environment, *environment.resumed] if environment else []
     return list(dict.fromkeys(str(value(machine)) for machine in machines)) or ["unknown"]
-
-
-def _few(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _commit(machine: Machine) -> str:

@@ -14,7 +14,7 @@ from sfl.jobs.job import ONE, AtOnce, Failure, Outcome, raise_failures
 from sfl.jobs.pool import run_all
 from sfl.progress import say
 from sfl.runs.directory import Run
-from sfl.units import some
+from sfl.units import few
 
 MOST_DIFFERING = 3  # settings in which a run may differ and still be named as a near one
 
@@ -36,7 +36,7 @@ def train_missing(
     jobs.sort(key=lambda one: one[1].config.train.seed)
     if not jobs:
         return
-    names = some([job.name for _, job in jobs])
+    names = few([job.name for _, job in jobs])
     if not training:
         near = [line for model in models if model.missing and (line := _nearest(model, root))]
         hint = "; ".join([*near, "without --no-train they are trained"])

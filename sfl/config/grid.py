@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -103,6 +103,7 @@ class Grid:
     settings: GridSettings
     base: str  # its config: a name that ships with sfl, or a path from where we are
     cells: tuple[Cell, ...]
+    images_read: dict[str, Any] = field(default_factory=dict)  # by the settings of the data
 
 
 def load_grid(name: str, overrides: Sequence[str] = (), seeds: int | None = None) -> Grid:

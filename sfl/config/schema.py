@@ -95,7 +95,7 @@ class DataSettings(Settings):
         return self.model_dump(include=names)
 
     @property
-    def key(self) -> str:
+    def images_key(self) -> str:
         """The same for the same images."""
         return repr(self.which())
 

@@ -30,12 +30,14 @@ PROCESS = 500_000_000
 class Need:
     """The memory of a run in a process of its own, and how much its device has free; in bytes.
 
-    gpu: whether it may be given any GPU of this machine. free: None if unknown.
+    gpu: whether it may be given any GPU of this machine. free: None if unknown. engine: what is
+    said of it, see `of_engine`.
     """
 
     gpu: bool
     bytes: int
     free: int | None
+    engine: str = ""
 
 
 def check_all(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> list[Need]:
@@ -100,8 +102,10 @@ def refuse_too_many(needs: Sequence[Need], at_once: int, fit: int) -> None:
 
 def _need(setup: "Setup") -> Need:
     from sfl.training.memory import available_bytes, training_bytes
+    from sfl.training.remarks import of_engine
 
     images = sum(split.images.nbytes for split in setup.dataset.splits.values())
     training = training_bytes(setup.summary, setup.config, setup.precision)
     any_gpu = setup.device.type == "cuda" and setup.device.index is None
-    return Need(any_gpu, training + images + PROCESS, available_bytes(setup.device))
+    needed = training + images + PROCESS
+    return Need(any_gpu, needed, available_bytes(setup.device), of_engine(setup))

@@ -25,7 +25,7 @@ from sfl.jobs.check import ReadImages
 
 
 class Child:
-    """A worker; started when it is first asked for something, and again after it has failed.
+    """A worker; started now, so that several start together, and again after it has failed.
 
     environment: what differs from this process's own.
     read_images: the images of a config, which it is given; None: it reads them itself.
@@ -38,8 +38,8 @@ class Child:
         self._read_images = read_images
         self._given = set[str]()  # what it has images of
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - the child's as long as it runs
-        self._process: subprocess.Popen[bytes] | None = None
         self._done = True
+        self._start()
 
     def train(self, config: Config, path: Path, *, resumes: bool) -> None:
         """Has it train, or resume, the run of that directory. Does not wait."""
@@ -50,13 +50,13 @@ class Child:
         self._ask(config, None, False)
 
     def _ask(self, config: Config, run: Path | None, resumes: bool) -> None:
-        if self._process is None or self._process.poll() is not None:
+        if self._process.poll() is not None:
             self._start()
         self._done = False
-        which, images = config.data.key, {}
-        if self._read_images is not None and which not in self._given:
-            images[which] = self._read_images(config)
-            self._given.add(which)
+        key, images = config.data.images_key, {}
+        if self._read_images is not None and key not in self._given:
+            images[key] = self._read_images(config)
+            self._given.add(key)
         self.tell((config, images, run, resumes))
 
     def _start(self) -> None:
@@ -97,22 +97,21 @@ class Child:
 
     def wait(self) -> None:
         """Returns when `ended`."""
-        if not self._done and not self.hear() and self._process is not None:
+        if not self._done and not self.hear():
             self._process.wait()
         self._done = True
 
     def close(self) -> None:
         """Kills it if it still runs; it can't be asked any more."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self.stop()
-            self._output.close()
+        self._process.kill()
+        self._process.wait()
+        self.stop()
+        self._output.close()
         self._said.close()
 
     def error(self) -> UserError | None:
         """Why the last request failed; None if it did not."""
-        code = self._process.poll() if self._process is not None else None
+        code = self._process.poll()
         if not code:
             return None
         if code < 0:
@@ -127,5 +126,5 @@ class Child:
 
     @property
     def _output(self) -> IO[bytes]:
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process.stdout is not None
         return self._process.stdout

@@ -21,6 +21,7 @@ from sfl.jobs.speed import thread_share
 from sfl.progress import say
 from sfl.runs.directory import Run
 from sfl.runs.records import Provenance
+from sfl.units import few
 
 POLL = 0.2  # seconds between looks at what is trained here
 LOOK = 1.0  # seconds between looks at what others train
@@ -62,11 +63,13 @@ def run_all(
 
         trainers = connect(jobs, at_once)
     else:
-        places = [{}] if at_once.jobs == 1 else slots(jobs, needs, at_once)
+        places = [{}] if at_once.jobs == 1 else slots(jobs, needs, at_once, read_images)
         if len(places) == 1:
             return _Pool(jobs, root, read_images, [_Here(read_images)]).train_all()
         share = thread_share(jobs[0].config, len(places))
         trainers = [Child(share | place, read_images) for place in places]
+        for line in sorted({need.engine for need in needs} - {""}):
+            say(line)  # what workers say is seen only if they fail
 
     from sfl.training.stopping import signals_noted
 
@@ -158,7 +161,7 @@ class _Pool:
                 self._running[number] = path, trainer, there
                 return True
         if self._waiting and not self._running and not self._said_waiting:
-            names = ", ".join(self._locate(number).name for number in self._waiting)
+            names = few([self._locate(number).name for number in self._waiting])
             say(f"waiting for {names}: being trained by another process")
             self._said_waiting = True
         self._next_look = time.monotonic() + LOOK

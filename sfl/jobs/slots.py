@@ -9,12 +9,19 @@ from collections.abc import Sequence
 from sfl.cores import usable_cores
 from sfl.errors import UserError
 from sfl.jobs import speed
-from sfl.jobs.check import Need, most_at_once, refuse_too_many
+from sfl.jobs.check import Need, ReadImages, most_at_once, refuse_too_many
 from sfl.jobs.job import AtOnce, Job
 
 
-def slots(jobs: Sequence[Job], needs: Sequence[Need], asked: AtOnce) -> list[dict[str, str]]:
+def slots(
+    jobs: Sequence[Job],
+    needs: Sequence[Need],
+    asked: AtOnce,
+    read_images: ReadImages | None = None,
+) -> list[dict[str, str]]:
     """The environment of each of the processes that train at once: the GPU that it may use.
+
+    read_images: for the processes that are timed; None: each reads them itself.
 
     Raises UserError for more at once than the GPUs (exit 2) or the memory (exit 6) have room for.
     """
@@ -31,7 +38,7 @@ def slots(jobs: Sequence[Job], needs: Sequence[Need], asked: AtOnce) -> list[dic
     else:
         at_once = min(fit, room, len(jobs))
         if not gpus and at_once > 1:
-            at_once = speed.fastest(jobs[0].config, min(at_once, usable_cores()))
+            at_once = speed.fastest(jobs[0].config, min(at_once, usable_cores()), read_images)
     if gpus and at_once > room:
         raise UserError(
             f"--jobs {at_once}: this machine has {len(gpus)} GPUs, for {per_gpu} at once each",

@@ -11,6 +11,7 @@ from sfl.cores import usable_cores
 from sfl.progress import say
 
 if TYPE_CHECKING:
+    from sfl.jobs.check import ReadImages
     from sfl.training.setup import Setup
 
 SECONDS = 2.0  # of steps that are counted
@@ -26,7 +27,7 @@ def thread_share(config: Config, at_once: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(max(1, usable_cores() // at_once))}
 
 
-def fastest(config: Config, most: int) -> int:
+def fastest(config: Config, most: int, read_images: "ReadImages | None" = None) -> int:
     """With how many processes of the config, up to `most`, the machine trains the most images a
     second. Tries 1, 2, 4… until it is slower again; says what it found.
     """
@@ -34,7 +35,7 @@ def fastest(config: Config, most: int) -> int:
     at_once = 1
     say("measuring how many runs side by side are fastest ...")
     while at_once <= most:
-        speeds[at_once] = _together(config, at_once)
+        speeds[at_once] = _together(config, at_once, read_images)
         if speeds[at_once] < max(speeds.values()):
             break
         at_once *= 2
@@ -64,12 +65,12 @@ def images_per_second(
     return done / (time.perf_counter() - start)
 
 
-def _together(config: Config, at_once: int) -> float:
+def _together(config: Config, at_once: int, read_images: "ReadImages | None") -> float:
     """The images a second of so many processes, in sum; 0 if one of them fails."""
     from sfl.jobs.child import Child
 
     with ExitStack() as closed:
-        children = [Child(thread_share(config, at_once)) for _ in range(at_once)]
+        children = [Child(thread_share(config, at_once), read_images) for _ in range(at_once)]
         for child in children:
             closed.callback(child.close)
             child.measure(config)

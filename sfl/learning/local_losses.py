@@ -95,14 +95,13 @@ class LocalLoss(nn.Module):
 def similarities(x: Tensor) -> Tensor:
     """The cosine between each two of x (B, …), each without the mean of its features: (B, B).
 
-    From their covariances, which takes one pass over x and loses fewer digits than to subtract the
-    means first.
+    From their covariances: to scale x itself would be one more pass over it, and back.
     """
     # In whichever order the features lie in memory: so none is copied.
     places = sorted(range(1, x.dim()), key=x.stride, reverse=True)
     rows = x.permute(0, *places).flatten(1)
-    sums = rows.sum(dim=1)
-    covariances = rows @ rows.t() - sums.outer(sums) / rows.shape[1]
+    rows = rows - rows.mean(dim=1, keepdim=True)
+    covariances = rows @ rows.t()
     deviations = covariances.diagonal().clamp(min=1e-16).sqrt()
     return (covariances / deviations.outer(deviations)).clamp(-1, 1)
 

@@ -28,7 +28,7 @@ def load_images(config: Config, *, need_train: bool = True) -> Dataset:
 
 def images_of(config: Config, images_read: dict[str, Dataset]) -> Dataset:
     """A config's images, from those that have been read, or read now and put there."""
-    key = config.data.key
+    key = config.data.images_key
     if key not in images_read:
         images_read[key] = load_images(config)
     return images_read[key]

@@ -33,8 +33,14 @@ def remark(setup: Setup, run: Run) -> None:
             remarks.append(busy(load, cores, now))
     for line in filter(None, remarks):
         say(f"{run.name}: {line}")
-    if setup.config.model.storage == "local":
-        say(f"spatial layers: {engine.report(setup.device)}")
+    if line := of_engine(setup):
+        say(line)
+
+
+def of_engine(setup: Setup) -> str:
+    """What computes the run's local layers, in a line; "" if it has none."""
+    local = setup.config.model.storage == "local"
+    return f"spatial layers: {engine.report(setup.device)}" if local else ""
 
 
 def one_class(classes: tuple[str, ...]) -> str | None:

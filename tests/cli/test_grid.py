@@ -37,6 +37,7 @@ def test_first_the_plan_then_the_runs_then_the_table(study: None) -> None:
     more = sfl("grid", "study.yaml", "--seeds", "2", "--dry-run")
     assert "study: 4 cells, 2 runs each" in more.stderr and "trained: 8 runs" in more.stderr
     printed = sfl("grid", "study.yaml", "--json")
+    assert printed.stderr.count("Drawing the training images") == 1  # not again for the runs
     schema = json.loads((ROOT / "docs" / "compare.schema.json").read_text(encoding="utf-8"))
     found = json.loads(printed.stdout)
     jsonschema.validate(found, schema)

@@ -1,5 +1,6 @@
 """A study whose processes are killed again and again ends as one that was let alone."""
 
+import contextlib
 import json
 import os
 import random
@@ -55,8 +56,9 @@ def without_what_is_measured(found: Any) -> Any:
 def worker_of(pid: int) -> int | None:
     """One of the processes that train for it."""
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        if b"sfl.jobs.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
-            return int(child)
+        with contextlib.suppress(FileNotFoundError):  # it may have ended
+            if b"sfl.jobs.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
     return None
 
 
@@ -79,6 +81,6 @@ def test_killed_five_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
                 assert process.poll() is None, "it ended before it was killed"
                 time.sleep(0.01)
             time.sleep(moments.uniform(0, 0.3))
-            os.kill(process.pid, signal.SIGKILL)
             os.kill(worker, signal.SIGKILL)
+            os.kill(process.pid, signal.SIGKILL)
     assert result(start("killed", Path("last.txt"))) == whole

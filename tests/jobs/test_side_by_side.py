@@ -48,6 +48,7 @@ def test_side_by_side_is_bit_for_bit_one_after_the_other(
     assert isinstance(failed, Failure) and failed.error.exit_code is Exit.DIVERGED
     assert failed.name == "bad" and "loss" in failed.error.message
     assert "bad: failed" in said
+    assert said.count("spatial layers: ") == 1
 
     alone = train([jobs[0], jobs[2]], tmp_path / "alone", 1)
     for one, other in zip((first, second), alone, strict=True):
