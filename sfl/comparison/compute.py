@@ -10,6 +10,7 @@ from sfl.comparison import schema
 from sfl.comparison.copies import of_copies
 from sfl.comparison.methods import Variants, methods
 from sfl.comparison.model import ComparedModel, RunResult, label_of
+from sfl.comparison.plan import SAME_IMAGES
 from sfl.comparison.schema import Comparison, Difference, Model, Target
 from sfl.comparison.sentences import conclusion, remarks
 from sfl.errors import Exit, UserError
@@ -74,9 +75,8 @@ def _refuse_other_images(compared: Sequence[ComparedModel]) -> None:
         for split in ("train", "test"):
             if getattr(other.result.data, split) != getattr(first.result.data, split):
                 both = f"{other.run.name} and {first.run.name}"
-                hint = "compare runs of one data set: keep others in another folder, with --runs"
                 said = f"{both} were not made with the same {split} images"
-                raise UserError(said, hint, Exit.DATA)
+                raise UserError(said, SAME_IMAGES, Exit.DATA)
         if (other.labels != first.labels).any():
             raise other.run.damaged("labels.npy")
 

@@ -3,6 +3,7 @@
 Trains nothing, and computes nothing on images.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sfl.data.dataset import Dataset
 
 Found = tuple[Run, Config]
+SAME_IMAGES = "compare runs of one data set: keep others in another folder, with --runs"
 
 
 def plan(
@@ -128,6 +130,18 @@ def refuse_unreadable(models: Sequence[ComparedModel], root: Path) -> None:
             except UserError as error:
                 hint = "of another version, or damaged; delete it, or give another --runs"
                 raise UserError(f"{run.path}: {error.message}", hint, Exit.RUN) from None
+
+
+def refuse_other_images(models: Sequence[ComparedModel]) -> None:
+    """Raises UserError (exit 3) where models with runs to come have not all the same images: they
+    could not be compared. Reads the images.
+    """
+    each = [(one.name, read_images(one).provenance()) for one in models if one.missing]
+    for (name, images), (first, its) in itertools.product(each, each[:1]):
+        for split in ("train", "test"):
+            if images[split] != its[split]:
+                said = f"{name} and {first} don't have the same {split} images"
+                raise UserError(said, SAME_IMAGES, Exit.DATA)
 
 
 def will_log(model: ComparedModel) -> set[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sfl.comparison.model import ComparedModel
 from sfl.comparison.names import differing
-from sfl.comparison.plan import images_reader, readable
+from sfl.comparison.plan import images_reader, readable, refuse_other_images
 from sfl.errors import Exit, UserError
 from sfl.jobs.job import ONE, AtOnce, Failure, Outcome, raise_failures
 from sfl.jobs.pool import run_all
@@ -28,8 +28,9 @@ def train_missing(
     training: if False, UserError (exit 4) names what is missing.
     at_once: how many, and by what. may_diverge: whether a run that diverges is no failure.
 
-    Raises UserError before the first run is trained if one of them can't be: a model that doesn't
-    fit its images or the memory, a disk without room; after the last one if some have failed.
+    Raises UserError before the first run is trained if one of them can't be, or couldn't be
+    compared: a model that doesn't fit its images or the memory, a disk without room, other images
+    than the first model's; after the last one if some have failed.
     """
     jobs = [(model, job) for model in models for job in model.missing]
     # One run of each first: what is interrupted has a row for every model, of fewer seeds.
@@ -41,6 +42,7 @@ def train_missing(
         near = [line for model in models if model.missing and (line := _nearest(model, root))]
         hint = "; ".join([*near, "without --no-train they are trained"])
         raise UserError(f"{root}: no finished run of {names} with these settings", hint, Exit.RUN)
+    refuse_other_images(models)
     say(f"to be trained first: {names}")
     read_images = images_reader(models[0].images_read)
     outcomes = run_all([job for _, job in jobs], root, read_images, at_once)

@@ -47,3 +47,11 @@ def test_first_the_plan_then_the_runs_then_the_table(study: None) -> None:
     assert "all runs are there" in sfl("grid", "study.yaml", "--dry-run").stderr
     shown = sfl("grid", "study.yaml", "--no-train").stdout
     assert "sharing × size" in shown and "gap to local, points" in shown
+
+
+def test_cells_of_other_images_are_told_before_anything_is_trained(study: None) -> None:
+    axes = "base: base.yaml\naxes: {objects: {near: {}, far: {data.shapes.jitter: 9}}}\n"
+    Path("study.yaml").write_text(axes)
+    said = sfl("grid", "study.yaml")
+    assert said.returncode == 3 and not list(Path("checkpoints").glob("*"))
+    assert "far and near don't have the same train images (compare runs of one data" in said.stderr

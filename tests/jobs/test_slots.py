@@ -76,7 +76,7 @@ def test_auto_takes_the_fastest_of_those_that_memory_holds(
     speeds = {1: 100.0, 2: 150.0, 4: 140.0, 8: 999.0}
     tried = list[int]()
 
-    def together(config: object, at_once: int) -> float:
+    def together(config: object, at_once: int, read_images: object) -> float:
         tried.append(at_once)
         return speeds[at_once]
 
@@ -111,5 +111,6 @@ def test_a_containers_quota_is_divided_and_no_more_are_tried(
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert speed.thread_share(JOBS[0].config, 2) == {"OMP_NUM_THREADS": "2"}
-    monkeypatch.setattr(speed, "_together", lambda config, at_once: at_once)  # the more the faster
+    # The more the faster.
+    monkeypatch.setattr(speed, "_together", lambda config, at_once, read_images: at_once)
     assert len(slots(JOBS * 4, needs() * 4, AtOnce("auto"))) == 4
