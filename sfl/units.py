@@ -70,7 +70,7 @@ def listed(words: Iterable[object], joint: str = "and") -> str:
 
 
 def few(names: Sequence[str], most: int = 4) -> str:
-    """ "a, b, c"; of more names than `most`, the first and how many more: "a, b and 3 more"."""
+    """["a", "b", "c"] → "a, b, c"; of more than `most`, "a, b and 3 more"."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 

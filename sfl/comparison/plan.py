@@ -3,7 +3,6 @@
 Trains nothing, and computes nothing on images.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -137,7 +136,8 @@ def refuse_other_images(models: Sequence[ComparedModel]) -> None:
     could not be compared. Reads the images.
     """
     each = [(one.name, read_images(one).provenance()) for one in models if one.missing]
-    for (name, images), (first, its) in itertools.product(each, each[:1]):
+    for name, images in each[1:]:
+        first, its = each[0]
         for split in ("train", "test"):
             if images[split] != its[split]:
                 said = f"{name} and {first} don't have the same {split} images"

@@ -97,7 +97,7 @@ def similarities(x: Tensor) -> Tensor:
 
     From their covariances: to scale x itself would be one more pass over it, and back.
     """
-    # In whichever order the features lie in memory: so none is copied.
+    # In whichever order the features lie in memory: so flattening copies nothing.
     places = sorted(range(1, x.dim()), key=x.stride, reverse=True)
     rows = x.permute(0, *places).flatten(1)
     rows = rows - rows.mean(dim=1, keepdim=True)
