@@ -4,7 +4,6 @@ import atexit
 import gc
 import inspect
 import os
-import sys
 from collections.abc import Callable
 from typing import Annotated, NoReturn
 
@@ -68,15 +67,9 @@ def sfl_command(
         print(context.get_help())
 
 
-def _leave_garbage() -> None:
-    """Saves Python's search for garbage at the end: a sixth of a short command's time."""
-    if "torch" not in sys.modules:
-        gc.freeze()
-
-
 def main() -> NoReturn:
     """Runs the command line of this process, and exits."""
     completion.join_words_of_bash()
     reuse_memory()
-    atexit.register(_leave_garbage)
+    atexit.register(gc.freeze)  # Python's search for garbage at the end takes up to 1.3 s
     exits.run(lambda arguments: app(arguments, prog_name="sfl", standalone_mode=False))

@@ -174,6 +174,8 @@ def _check_last_batch(
         return max(last, world.size) if config.train.sync_batchnorm else max(1, last // world.size)
 
     size = config.data.batch_size
+    if fewest(size) > 1:
+        return  # enough for every layer: a normalisation needs two numbers
     try:
         check_batch(model, in_dimensions, fewest(size))
     except ValueError as error:
