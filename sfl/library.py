@@ -172,7 +172,8 @@ def compare(
     jobs, jobs_per_gpu, engine: runs at once. out: a folder for a report. data_name: of the images.
     runs, settings: as in `train`.
 
-    Raises UserError as `train` does, and for models that can't be compared (exit 2, 3 or 4).
+    Runs that failed are in `failed` of what is returned. Raises UserError as `train` does, where
+    failures leave nothing to compare, and for models that can't be compared (exit 2, 3 or 4).
     """
     from sfl.comparison.run import run_comparison
 

@@ -117,9 +117,13 @@ def compare(
 def show_comparison(
     comparison: "Comparison", models: "Sequence[ComparedModel]", out: Path | None, form: str
 ) -> None:
-    """Prints a comparison, and writes its report into `out`. form: a flag; "": as text."""
+    """Prints a comparison, and writes its report into `out`. form: a flag; "": as text.
+
+    Raises UserError if runs of it have failed, with the exit code of the first.
+    """
     from sfl.cli import layout
     from sfl.comparison import latex, markdown, table
+    from sfl.jobs.job import Failure, failed
     from sfl.progress import say
 
     written = {"csv": table.to_csv, "markdown": markdown.to_markdown, "latex": latex.to_latex}
@@ -134,6 +138,10 @@ def show_comparison(
 
         report.write(comparison, models, out)
         say(f"report: {out / 'report.html'}")
+    if comparison.failed:
+        raise failed(
+            [Failure(f.run, UserError(f.reason, "", Exit(f.exit_code))) for f in comparison.failed]
+        )
 
 
 def _print(comparison: "Comparison") -> None:

@@ -17,13 +17,14 @@ from sfl.comparison.model import ComparedModel
 from sfl.comparison.names import Named
 from sfl.comparison.plan import images_reader, plan_named, refuse_unreadable, will_log
 from sfl.comparison.results import read_results
+from sfl.comparison.run import with_failures
 from sfl.comparison.schema import Comparison, Model
-from sfl.comparison.train_missing import train_missing
+from sfl.comparison.train_missing import answered, lacking, train_missing
 from sfl.config.grid import Cell, Grid, as_override
 from sfl.config.load import flat, load, override
 from sfl.errors import DIVERGED, Exit, UserError
 from sfl.jobs.estimate import estimate
-from sfl.jobs.job import ONE, AtOnce, Job
+from sfl.jobs.job import ONE, AtOnce, Failure, Job, failed, locate, told
 from sfl.progress import say
 from sfl.runs.directory import METRICS
 from sfl.runs.store import data_root_option
@@ -57,21 +58,41 @@ def run_grid(
 ) -> tuple[Comparison, list[ComparedModel]]:  # fmt: skip
     """Trains what the study lacks, and compares its cells with the first one.
 
-    training: whether missing runs may be trained. unfinished: whether unfinished runs count as they
-    are; overrides: where the images are, for those. at_once: how many are trained.
-    Raises UserError as `plan_trials`, `train_missing` and `read_results` do.
+    training: whether missing runs may be trained; if not, the study is told as far as it has come.
+    unfinished: whether unfinished runs count as they are; overrides: where the images are, for
+    those. at_once: how many are trained.
+
+    What failed is in the comparison, without the cells that have no other run; if that leaves
+    nothing to compare with the first cell, it is raised.
+    Raises UserError as `plan_trials`, `train_missing` and `read_results` do, and (exit 4) where
+    nothing may be trained and there is nothing to compare.
     """
     trials = plan_trials(grid, root, training=training)
-    train = partial(train_missing, root=root, training=training, at_once=at_once)
-    if any(trial.model.missing for trial in trials):
-        train([trial.model for trial in trials], may_diverge=True)
-        trials = plan_trials(grid, root, training=training)
+    train = partial(train_missing, root=root, at_once=at_once)
+    failures = []
+    if training and any(trial.model.missing for trial in trials):
+        failures = train([trial.model for trial in trials], may_diverge=True)
+        trials = plan_trials(grid, root)
+    failures += told(_hopeless(trials))
     models = plan_cells(grid, choose(trials), root, training=training, unfinished=unfinished)
-    train(models)
+    reference_there = bool(models) and models[0].name == grid.cells[0].name
+    if failures and not reference_there:
+        raise failed(failures)  # now, not when the others are trained
+    if training:
+        failures += train(models)
+    elif why_not := lacking([*(trial.model for trial in trials), *models], root):
+        if not reference_there:
+            raise why_not
+        models = answered(models, why_not, unfinished=unfinished)
+        say(why_not.message)
+    if failures:
+        models = answered(models, failed(failures), unfinished=unfinished)
     read_results(models, overrides, unfinished=unfinished)
+    variants = {cell.name: cell.variants for cell in grid.cells}
     comparison = compare(
-        models, data_name=data_name, variants=[cell.variants for cell in grid.cells]
+        models, data_name=data_name, variants=[variants[model.name] for model in models]
     )
+    comparison = with_failures(comparison, failures)
     tune, seed = grid.settings.tune, grid.cells[0].config.train.seed
     update = {
         "grid": describe(grid, comparison.models, trials),
@@ -87,29 +108,29 @@ def missing(grid: Grid, root: Path, *, known: bool = False) -> list[Job]:
     known: leave out what depends on trials to come.
     """
     trials = plan_trials(grid, root)
-    lacking = [job for trial in trials for job in trial.model.missing]
-    if not lacking or not known:
+    jobs = [job for trial in trials for job in trial.model.missing]
+    if not jobs or not known:
         waiting = {trial.cell: trial.values for trial in reversed(trials) if trial.model.missing}
         done = [trial for trial in trials if trial.cell not in waiting]
         models = plan_cells(grid, {**choose(done), **waiting}, root)
-        lacking += [job for model in models for job in model.missing]
+        jobs += [job for model in models for job in model.missing]
     # Where trials are as long as runs, one of them is the cell's first run.
     each = dict[str, Job]()
-    for job in sorted(lacking, key=lambda job: job.config.train.seed):  # as they will be trained
+    for job in sorted(jobs, key=lambda job: job.config.train.seed):  # as they will be trained
         each.setdefault(f"{job.config.train.seed} {job.config.identity()}", job)
     return list(each.values())
 
 
-def say_plan(grid: Grid, lacking: Sequence[Job], root: Path) -> None:
+def say_plan(grid: Grid, jobs: Sequence[Job], root: Path) -> None:
     """Says what a study lacks, and what training it takes."""
     cells, seeds = len(grid.cells), grid.settings.seeds
     say(f"{grid.name}: {cells} cells, {seeds} run{'s' * (seeds > 1)} each")
-    if not lacking:
+    if not jobs:
         say("all runs are there")
         return
-    seconds, size = estimate(lacking, root, images_reader(grid.images_read))
+    seconds, size = estimate(jobs, root, images_reader(grid.images_read))
     say(
-        f"to be trained: {len(lacking)} run{'s' * (len(lacking) > 1)}, about "
+        f"to be trained: {len(jobs)} run{'s' * (len(jobs) > 1)}, about "
         f"{seconds_text(seconds)} one after the other, {bytes_text(size)} on the disk "
         "(which: --list)"
     )
@@ -157,30 +178,37 @@ def _overrides(values: Mapping[str, Any]) -> list[str]:
 
 
 def choose(trials: Sequence[Trial]) -> dict[str, Mapping[str, Any]]:
-    """By cell: the values of its best trial, of equal ones the first. All have been trained.
-
-    Raises UserError (exit 5) for a cell of which each has diverged.
+    """By cell: the values of its best trial, of equal ones the first. None of a cell with trials to
+    come, or of which each has diverged.
     """
+    waiting = {trial.cell for trial in trials if trial.model.missing}
     best: dict[str, tuple[float, Mapping[str, Any]]] = {}
-    for trial in trials:
-        found = -1.0 if (accuracy := trial.accuracy) is None else accuracy
-        if trial.cell not in best or found > best[trial.cell][0]:
-            best[trial.cell] = found, trial.values
-    for cell, (accuracy, _) in best.items():
-        if accuracy < 0:
-            said = f"{cell}: {DIVERGED} with each of the values tried"
-            raise UserError(said, "give tune: others", Exit.DIVERGED)
+    for trial in (trial for trial in trials if trial.cell not in waiting):
+        accuracy = trial.accuracy
+        if accuracy is not None and (trial.cell not in best or accuracy > best[trial.cell][0]):
+            best[trial.cell] = accuracy, trial.values
     return {cell: values for cell, (_, values) in best.items()}
+
+
+def _hopeless(trials: Sequence[Trial]) -> list[Failure]:
+    """The cells of which each trial has diverged."""
+    chosen = choose(trials)
+    waiting = {trial.cell for trial in trials if trial.model.missing}
+    cells = dict.fromkeys(trial.cell for trial in trials if trial.cell not in waiting | {*chosen})
+    said = f"{DIVERGED} with each of the values tried"
+    error = UserError(said, "give tune: others", Exit.DIVERGED)
+    return [Failure(cell, error) for cell in cells]
 
 
 def plan_cells(
     grid: Grid, chosen: Mapping[str, Mapping[str, Any]], root: Path, *,
     training: bool = True, unfinished: bool = False,
 ) -> list[ComparedModel]:  # fmt: skip
-    """All cells as models, with what each has chosen."""
+    """The cells as models, with what each has chosen; those that have nothing to choose, or did."""
     named = [
         Named(cell.name, override(cell.config, _overrides(chosen.get(cell.name, {}))))
         for cell in grid.cells
+        if grid.settings.tune is None or cell.name in chosen
     ]
     seeds = grid.settings.seeds
     models = plan_named(
@@ -192,11 +220,10 @@ def plan_cells(
 
 
 def describe(grid: Grid, models: Sequence[Model], trials: Sequence[Trial]) -> schema.Grid:
-    """The study's axes and cells for its JSON. models: of the cells, in their order."""
-    accuracy = {
-        frozenset(cell.variants.items()): model.accuracy
-        for cell, model in zip(grid.cells, models, strict=True)
-    }
+    """The study's axes and cells for its JSON. models: of the cells that have one."""
+    accuracies = {model.name: model.accuracy for model in models}
+    there = [cell for cell in grid.cells if cell.name in accuracies]
+    accuracy = {frozenset(cell.variants.items()): accuracies[cell.name] for cell in there}
     axes = {axis: list(variants) for axis, variants in grid.settings.axes.items()}
     chosen = choose(trials)
 
@@ -222,7 +249,7 @@ def describe(grid: Grid, models: Sequence[Model], trials: Sequence[Trial]) -> sc
             trials=tried(cell),
             chosen=dict(chosen.get(cell.name, {})),
         )
-        for cell in grid.cells
+        for cell in there
     ]
     return schema.Grid(name=grid.name, axes=axes, cells=cells)
 
@@ -242,4 +269,5 @@ def _command(job: Job, base: str, under: Mapping[str, Any], root: Path) -> str:
     own = flat(job.config.model_dump())
     differing = [key for key, value in own.items() if value != under[key]]
     settings = [word for key in differing for word in ("--set", as_override(key, own[key]))]
-    return command("train", "--config", base, *settings, "--name", job.name, "--runs", root)
+    name = locate(job, root).name  # another where there is another experiment of its own
+    return command("train", "--config", base, *settings, "--name", name, "--runs", root)

@@ -254,6 +254,14 @@ class Images(_Values):
     )
 
 
+class Failed(_Values):
+    """A run that failed."""
+
+    run: str = Field(description="Its name; of a cell whose trials all diverged, the cell's.")
+    reason: str = Field(description="Why, in words.")
+    exit_code: int = Field(description="With which the command ends if it is the first.")
+
+
 class Comparison(_Values):
     """Models side by side. The others are compared with the first one."""
 
@@ -268,4 +276,5 @@ class Comparison(_Values):
         description="What was done, made from configs and environments, a sentence each: first "
         "what all models have in common, then in what they differ.",
     )
+    failed: list[Failed] = Field([], description="Runs that failed, and are not counted.")
     grid: Grid | None = Field(None, description="null but for `sfl grid`.")

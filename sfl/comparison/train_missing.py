@@ -10,7 +10,7 @@ from sfl.comparison.model import ComparedModel
 from sfl.comparison.names import differing
 from sfl.comparison.plan import images_reader, readable, refuse_other_images
 from sfl.errors import Exit, UserError
-from sfl.jobs.job import ONE, AtOnce, Failure, Outcome, raise_failures
+from sfl.jobs.job import ONE, AtOnce, Failure, Job, Outcome, told
 from sfl.jobs.pool import run_all
 from sfl.progress import say
 from sfl.runs.directory import Run
@@ -20,37 +20,67 @@ MOST_DIFFERING = 3  # settings in which a run may differ and still be named as a
 
 
 def train_missing(
-    models: Sequence[ComparedModel], root: Path, *, training: bool = True, at_once: AtOnce = ONE,
-    may_diverge: bool = False,
-) -> None:  # fmt: skip
+    models: Sequence[ComparedModel], root: Path, *, at_once: AtOnce = ONE, may_diverge: bool = False
+) -> list[Failure]:
     """Says what is missing, then trains it: goes on with interrupted runs, starts the others.
 
-    training: if False, UserError (exit 4) names what is missing.
+    Says which of them failed, and returns those; the others are trained nevertheless.
     at_once: how many, and by what. may_diverge: whether a run that diverges is no failure.
 
     Raises UserError before the first run is trained if one of them can't be, or couldn't be
     compared: a model that doesn't fit its images or the memory, a disk without room, other images
-    than the first model's; after the last one if some have failed.
+    than the first model's.
     """
-    jobs = [(model, job) for model in models for job in model.missing]
-    # One run of each first: what is interrupted has a row for every model, of fewer seeds.
-    jobs.sort(key=lambda one: one[1].config.train.seed)
+    jobs = _jobs(models)
     if not jobs:
-        return
-    names = few([job.name for _, job in jobs])
-    if not training:
-        near = [line for model in models if model.missing and (line := _nearest(model, root))]
-        hint = "; ".join([*near, "without --no-train they are trained"])
-        raise UserError(f"{root}: no finished run of {names} with these settings", hint, Exit.RUN)
+        return []
     refuse_other_images(models)
-    say(f"to be trained first: {names}")
+    say(f"to be trained first: {_names(jobs)}")
     read_images = images_reader(models[0].images_read)
     outcomes = run_all([job for _, job in jobs], root, read_images, at_once)
     for (model, job), outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Run):
             model.runs[job.config.train.seed] = outcome
             model.missing.remove(job)
-    raise_failures([one for one in outcomes if not (may_diverge and _has_diverged(one))])
+    return told([one for one in outcomes if not (may_diverge and _has_diverged(one))])
+
+
+def lacking(models: Sequence[ComparedModel], root: Path) -> UserError | None:
+    """What is missing, as an error (exit 4); None if nothing is."""
+    if not (jobs := _jobs(models)):
+        return None
+    near = [line for model in models if model.missing and (line := _nearest(model, root))]
+    hint = "; ".join([*near, "without --no-train they are trained"])
+    said = f"{root}: no finished run of {_names(jobs)} with these settings"
+    return UserError(said, hint, Exit.RUN)
+
+
+def answered(
+    models: Sequence[ComparedModel], why_not: UserError, *, unfinished: bool = False
+) -> list[ComparedModel]:
+    """The models that have a run which counts, where others have none.
+
+    why_not: what is raised if the first model, which the others are compared with, has none, or
+    is alone. unfinished: whether unfinished runs count.
+    """
+
+    def counts(run: Run) -> bool:
+        return run.status == "finished" or (unfinished and bool(run.metrics))
+
+    there = [model for model in models if any(map(counts, model.runs.values()))]
+    if len(there) < 2 or there[0] is not models[0]:
+        raise why_not
+    return there
+
+
+def _jobs(models: Sequence[ComparedModel]) -> list[tuple[ComparedModel, Job]]:
+    """What is missing: one run of each model first, so that what is cut off has all models."""
+    jobs = [(model, job) for model in models for job in model.missing]
+    return sorted(jobs, key=lambda one: one[1].config.train.seed)
+
+
+def _names(jobs: Sequence[tuple[ComparedModel, Job]]) -> str:
+    return few([job.name for _, job in jobs])
 
 
 def _has_diverged(outcome: Outcome) -> bool:

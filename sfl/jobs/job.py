@@ -10,7 +10,7 @@ from typing import Literal
 
 from sfl.config.load import from_tree
 from sfl.config.schema import Config
-from sfl.errors import UserError
+from sfl.errors import Exit, UserError
 from sfl.progress import say
 from sfl.runs import store
 from sfl.runs.directory import CONFIG, Run
@@ -69,15 +69,20 @@ class Failure:
 Outcome = Run | Failure
 
 
-def raise_failures(outcomes: Sequence[Outcome]) -> None:
-    """Says which jobs failed and why, and raises UserError with the exit code of the first."""
+def told(outcomes: Sequence[Outcome]) -> list[Failure]:
+    """The failures among them; says each, with its reason and exit code."""
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
-    if not failures:
-        return
     for failure in failures:
         say(f"{failure.name}: failed (exit code {failure.error.exit_code:d}): {failure.error}")
-    said = f"{len(failures)} of {len(outcomes)} runs failed: {', '.join(f.name for f in failures)}"
-    raise UserError(said, "the same command tries them again", failures[0].error.exit_code)
+    return failures
+
+
+def failed(failures: Sequence[Failure]) -> UserError:
+    """What ends a command in which they failed, with the exit code of the first."""
+    names, codes = ", ".join(f.name for f in failures), [f.error.exit_code for f in failures]
+    again = "a run that diverged will do so again: give it a lower optimizer.lr, or leave it out"
+    hint = again if set(codes) == {Exit.DIVERGED} else "the same command tries them again"
+    return UserError(f"{len(failures)} run{'s' * (len(codes) > 1)} failed: {names}", hint, codes[0])
 
 
 def locate(job: Job, root: Path, images: Provenance | None = None) -> Path:

@@ -46,7 +46,7 @@ def run_all(
 
     A job without a run makes one of its name, or name-2… where another experiment has that name;
     one that is begun, here or by an earlier call, is gone on with. One that fails does not stop the
-    others: see `raise_failures`. One that another process is training, on whichever machine, is
+    others. One that another process is training, on whichever machine, is
     waited for at the end, and gone on with here if that stops: each is trained once.
 
     read_images: the images of a config; called for each job before the first is trained.

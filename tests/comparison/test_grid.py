@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,15 @@ def test_the_commands_train_the_same(
     assert missing(study, runs_dir, known=True) == []
 
 
+def test_the_commands_name_runs_beside_others_of_their_names(
+    study: Grid, trained: list[tuple[str, Config]], runs_dir: Path
+) -> None:
+    run_grid(study, runs_dir)
+    other = load_grid("study.yaml", ["data.batch_size=3"])
+    lines = commands(missing(other, runs_dir), other.base, runs_dir)
+    assert "--name 'local-backprop-lr=0.1-s0-2'" in lines[0] or "-s0-2 --runs" in lines[0]
+
+
 def test_a_notebook_shows_its_tables_and_the_report_is_in_the_schema(
     study: Grid, runs_dir: Path
 ) -> None:
@@ -144,9 +154,62 @@ def test_a_trial_that_diverges_is_the_worst(
     again, _ = run_grid(study, runs_dir, training=False)
     assert (trained, again, missing(study, runs_dir)) == ([], comparison, [])
     too_large = 0.0
-    with pytest.raises(UserError, match="local-backprop: training diverged with each of the") as e:
-        run_grid(study, runs_dir / "others")
+    with pytest.raises(UserError, match=r"1 run failed: local-backprop .*optimizer\.lr") as e:
+        run_grid(study, runs_dir / "others")  # nothing to compare the others with
+    assert not any(name.endswith("-s1") for name, _ in trained)
     assert e.value.exit_code is Exit.DIVERGED
+
+
+def test_a_cell_that_fails_does_not_keep_the_others_from_being_told(
+    study: Grid, trained: list[tuple[str, Config]], runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All trials of one diverge, and one run of another is killed."""
+    import sfl.training.start
+
+    stand_in = vars(sfl.training.start)["fit"]
+
+    def fit(setup: Any, run: Run) -> dict[str, Any]:
+        (run.path / "config.yaml").write_text(setup.config.to_yaml())
+        if run.name.startswith("conv-backprop"):
+            run.write_failure(UserError(DIVERGED, exit_code=Exit.DIVERGED))
+            raise UserError(DIVERGED, exit_code=Exit.DIVERGED)
+        if run.name == "local-fa-s1":
+            raise UserError("no memory", exit_code=Exit.RESOURCES)
+        result: dict[str, Any] = stand_in(setup, run)
+        return result
+
+    monkeypatch.setattr("sfl.training.start.fit", fit)
+    comparison, _ = run_grid(study, runs_dir)
+    assert [(model.name, model.runs) for model in comparison.models] == [
+        ("local-backprop", ["local-backprop-s0", "local-backprop-s1"]),
+        ("local-fa", ["local-fa-s0"]),
+    ]
+    assert [(failed.run, failed.exit_code) for failed in comparison.failed] == [
+        ("conv-backprop", 5),
+        ("local-fa-s1", 6),
+    ]
+    assert comparison.grid is not None
+    assert [cell.model for cell in comparison.grid.cells] == ["local-backprop", "local-fa"]
+    assert "conv-backprop failed, and is not counted" in Compared(**dict(comparison))._repr_html_()
+    assert [job.name for job in missing(study, runs_dir)] == ["local-fa-s1"]
+
+
+def test_without_training_a_study_is_told_as_far_as_it_has_come(
+    study: Grid, trained: list[tuple[str, Config]], runs_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with pytest.raises(UserError, match=r"no finished run of local-backprop-lr") as caught:
+        run_grid(study, runs_dir, training=False)
+    assert caught.value.exit_code is Exit.RUN
+    run_grid(study, runs_dir)
+    trained.clear()
+    shutil.rmtree(runs_dir / "local-fa-s1")
+    shutil.rmtree(runs_dir / "conv-backprop-lr=0.2-s0")  # so that its rate isn't chosen yet
+    capsys.readouterr()
+    comparison, _ = run_grid(study, runs_dir, training=False)
+    assert [len(model.runs) for model in comparison.models] == [2, 1]
+    assert "no finished run of conv-backprop-lr=0.2-s0, local-fa-s1" in capsys.readouterr().err
+    assert trained == [] and comparison.failed == []
 
 
 def test_a_run_of_another_version_is_told_before_anything_is_trained(

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from sfl.cli.compare import show_comparison
 from sfl.comparison.model import ComparedModel
 from sfl.comparison.plan import plan, refuse_target
 from sfl.comparison.results import read_results
+from sfl.comparison.run import run_comparison
 from sfl.comparison.train_missing import train_missing
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
@@ -144,7 +146,7 @@ def test_nothing_is_said_where_nothing_is_missing(
 ) -> None:
     for name in ("one", "two"):
         planted(runs_dir / name, name)
-    train_missing(plan(["one", "two"], [], None, runs_dir), runs_dir, training=False)
+    assert train_missing(plan(["one", "two"], [], None, runs_dir), runs_dir) == []
     assert capsys.readouterr().err == ""
 
 
@@ -152,7 +154,7 @@ def test_without_training_what_is_missing_is_refused(
     configs: Path, runs_dir: Path, trained: list[tuple[str, Config]]
 ) -> None:
     with pytest.raises(UserError) as caught:
-        train_missing(plan(["one", "two"], [], None, runs_dir), runs_dir, training=False)
+        run_comparison(["one", "two"], [], None, runs_dir, training=False)
     assert caught.value.exit_code is Exit.RUN
     assert str(caught.value) == (
         f"{runs_dir}: no finished run of one-s0, two-s0 with these settings "
@@ -167,7 +169,7 @@ def test_the_nearest_run_is_named_with_the_settings_in_which_it_differs(
     planted(runs_dir / "one-s0", "one")
     planted(runs_dir / "near", "two", "train.epochs=9")
     with pytest.raises(UserError) as caught:
-        train_missing(plan(["one", "two"], [], 2, runs_dir), runs_dir, training=False)
+        run_comparison(["one", "two"], [], 2, runs_dir, training=False)
     assert "of one-s1, two-s0, two-s1 with these settings (one-s0 differs in" not in str(
         caught.value
     )
@@ -190,16 +192,30 @@ def test_an_interrupted_run_is_gone_on_with_on_this_machines_terms(
     assert finished_names(found)[0] == ["begun"]
 
 
-def test_one_that_fails_is_told_after_the_others_are_trained(
+def test_one_that_fails_is_told_and_the_others_are_compared(
     configs: Path, runs_dir: Path, trained: list[tuple[str, Config]], fails: Callable[..., None]
 ) -> None:
     fails("one-s0", UserError("diverged", "", Exit.DIVERGED))
-    found = plan(["one", "two"], [], 2, runs_dir)
-    with pytest.raises(UserError, match=r"^1 of 4 runs failed: one-s0") as caught:
-        train_missing(found, runs_dir)
-    assert caught.value.exit_code is Exit.DIVERGED
+    comparison, found = run_comparison(["one", "two"], [], 2, runs_dir)
     assert finished_names(found) == [["one-s1"], ["two-s0", "two-s1"]]
     assert missing_seeds(found) == [[0], []]
+    assert [model.runs for model in comparison.models] == [["one-s1"], ["two-s0", "two-s1"]]
+    (failure,) = comparison.failed
+    assert (failure.run, failure.reason, failure.exit_code) == ("one-s0", "diverged", 5)
+    assert comparison.remarks[-1] == "one-s0 failed, and is not counted: diverged"
+    with pytest.raises(UserError, match=r"^1 run failed: one-s0") as caught:
+        show_comparison(comparison, found, None, "json")
+    assert caught.value.exit_code is Exit.DIVERGED
+
+
+def test_failures_that_leave_nothing_to_compare_are_raised(
+    configs: Path, runs_dir: Path, trained: list[tuple[str, Config]], fails: Callable[..., None]
+) -> None:
+    fails("two-s0", UserError("diverged", "", Exit.DIVERGED))
+    with pytest.raises(UserError, match=r"^1 run failed: two-s0") as caught:
+        run_comparison(["one", "two"], [], None, runs_dir)
+    assert caught.value.exit_code is Exit.DIVERGED
+    assert [name for name, _ in trained] == ["one-s0"]
 
 
 @pytest.mark.parametrize(

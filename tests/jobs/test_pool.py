@@ -11,7 +11,7 @@ from sfl.config.load import load
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.jobs import pool
-from sfl.jobs.job import Failure, Job, Outcome, raise_failures
+from sfl.jobs.job import Failure, Job, Outcome, failed, told
 from sfl.runs.directory import Run, lock
 from tests.conftest import ENVIRONMENT
 from tests.stand_ins import Images, configs, fails, images, planted, trained
@@ -155,16 +155,16 @@ def test_failures_are_told_with_reason_and_exit_code(
     assert found[2] == Run(runs_dir / "one-s1")
     assert isinstance(found[1], Failure) and found[1].error.__cause__ is bug  # for --debug
     capsys.readouterr()
-    with pytest.raises(UserError) as caught:
-        raise_failures(found)
-    assert str(caught.value) == (
-        "2 of 3 runs failed: one-s0, two-s0 (the same command tries them again)"
-    )
-    assert caught.value.exit_code is Exit.DIVERGED
+    failures = told(found)
+    assert failures == found[:2] and told(found[2:]) == []
+    error = failed(failures)
+    assert str(error) == "2 runs failed: one-s0, two-s0 (the same command tries them again)"
+    assert error.exit_code is Exit.DIVERGED
+    alone = failed(failures[:1])
+    assert str(alone).startswith("1 run failed: one-s0 (a run that diverged will do so again: give")
     first, second = capsys.readouterr().err.splitlines()
     assert first == "one-s0: failed (exit code 5): loss is NaN (lower it)"
     assert second.startswith("two-s0: failed (exit code 1): a bug of sfl: RuntimeError: oh")
-    raise_failures(found[2:])
 
 
 def test_a_signal_stops_them_all(
