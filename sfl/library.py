@@ -8,8 +8,10 @@ Settings of the config are keyword arguments, nested or dotted: `train={"epochs"
 `**{"optimizer.lr": 1e-3}`. In messages they are called `--set`.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +19,7 @@ from sfl.comparison.schema import Comparison
 from sfl.config.grid import as_override
 from sfl.config.load import flat, load
 from sfl.config.schema import Config
-from sfl.errors import UserError
+from sfl.errors import Exit, UserError
 from sfl.returned import Compared, Evaluated, TrainedRun
 from sfl.shell import home
 
@@ -25,6 +27,18 @@ Place = str | os.PathLike[str]  # what `train` returns is one, too
 Jobs = int | Literal["auto"]
 
 
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C, or a stopped cell, ends in Python's own way; the program would exit."""
+    try:
+        yield
+    except SystemExit as ending:
+        if ending.code == Exit.INTERRUPTED:
+            raise KeyboardInterrupt from None
+        raise
+
+
+@_interruptible()
 def train(
     config: Place | None = None,
     *,
@@ -45,8 +59,8 @@ def train(
     not finite (5), memory or disk (6). Ctrl-C, or a stopped cell, saves the run and raises
     KeyboardInterrupt.
     """
-    resumed = None if resume is None else os.fspath(resume)
-    given = None if config is None else os.fspath(config)
+    resumed = None if resume is None else _path(resume, "resume")
+    given = None if config is None else _path(config, "config")
     _, start = prepare(given, as_overrides(settings), _runs(runs), seed, name, resumed)
     return start()
 
@@ -103,6 +117,7 @@ def _trained(result: dict[str, Any], path: Path, config: Config) -> TrainedRun:
     return TrainedRun.check({**result, "path": path, "config": config}, str(path))
 
 
+@_interruptible()
 def evaluate(
     run: Place | None = None,
     *,
@@ -122,7 +137,7 @@ def evaluate(
     Raises UserError for weights that can't be read (exit 4) and for other images than those of the
     training (exit 3).
     """
-    name = None if run is None else os.fspath(run)
+    name = None if run is None else _path(run, "run")
     folder = None if corrupted is None else home(corrupted)
     return evaluate_run(name, as_overrides(settings), _runs(runs), views, shifts, folder)
 
@@ -150,6 +165,7 @@ def evaluate_run(
     return Evaluated.check(values, str(path))
 
 
+@_interruptible()
 def compare(
     *models: Place,
     seeds: int | None = None,
@@ -179,7 +195,7 @@ def compare(
 
     _expect(target is None or 0 <= target <= 1, f"target={target}: expected 0 to 1, as in 0.5")
     asked = _asked(seeds, no_train, unfinished, jobs, jobs_per_gpu, engine, out, data_name)
-    names = [os.fspath(model) for model in models]
+    names = [_path(model, "model") for model in models]
     found = run_comparison(
         names,
         as_overrides(settings),
@@ -191,6 +207,7 @@ def compare(
     return _compared(*found, out)
 
 
+@_interruptible()
 def grid(
     file: Place,
     *,
@@ -215,10 +232,18 @@ def grid(
 
     overrides, root = as_overrides(settings), _runs(runs)
     asked = _asked(seeds, no_train, unfinished, jobs, jobs_per_gpu, engine, out, data_name)
-    study = load_grid(os.fspath(file), overrides, seeds)
+    study = load_grid(_path(file, "file"), overrides, seeds)
     if not no_train:
         say_plan(study, missing(study, root), root)
     return _compared(*run_grid(study, root, overrides=overrides, **asked), out)
+
+
+def _path(given: Place, what: str) -> str:
+    try:
+        return os.fspath(given)
+    except TypeError:
+        kind = type(given).__name__
+        raise UserError(f"{what}: expected a name or a path, not a {kind}") from None
 
 
 def _asked(
@@ -229,7 +254,7 @@ def _asked(
     from sfl.files import check_folder
     from sfl.jobs.job import at_once
 
-    fits = seeds is None or (isinstance(seeds, int) and seeds > 0)
+    fits = seeds is None or (isinstance(seeds, Integral) and seeds > 0)
     _expect(fits, f"seeds={seeds}: expected a number from 1")
     _expect(jobs_per_gpu > 0, f"jobs_per_gpu={jobs_per_gpu}: expected a number from 1")
     if out is not None:

@@ -4,6 +4,7 @@ import ast
 import inspect
 import json
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from sfl.library import as_overrides
 from tests.conftest import TINY, call_sfl
 
 DOCS = Path(__file__).parent.parent / "docs"
+DICT: Any = {"a": 1}
+LIST: Any = ["a", "b"]
+INTEGER: Any = np.int64(0)
 
 
 def stripped(values: Any) -> Any:
@@ -97,6 +101,13 @@ def test_compare_is_sfl_compare(
         (lambda: sfl.train(resume="a", seed=1), "--resume can be used", Exit.USAGE),
         (lambda: sfl.train(resume="a"), "no such run", Exit.RUN),
         (lambda: sfl.evaluate(), "no finished run", Exit.RUN),
+        (lambda: sfl.train(DICT), "config: expected a name or a path, not a dict", Exit.USAGE),
+        (
+            lambda: sfl.compare(LIST),
+            "model: expected a name or a path, not a list",
+            Exit.USAGE,
+        ),
+        (lambda: sfl.compare("conv", "spatial", seeds=INTEGER), "seeds=0", Exit.USAGE),
     ],
 )
 def test_mistakes_are_user_errors(
@@ -108,6 +119,16 @@ def test_mistakes_are_user_errors(
         call()
     assert caught.value.exit_code == code
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stopped_cell_raises_what_python_raises(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sfl.training.looks.asked", lambda: signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        sfl.train(tiny, runs=tmp_path, name="one")
+    monkeypatch.undo()
+    assert sfl.train(resume=tmp_path / "one").path == tmp_path / "one"
 
 
 def test_grid_and_resume(tiny: Path, tmp_path: Path) -> None:

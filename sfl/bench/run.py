@@ -12,7 +12,6 @@ from sfl.progress import track
 from sfl.training.device import pick_device, pick_precision, prepare
 from sfl.training.environment import device_name
 
-FORMAT = "sfl-bench-1"
 IMAGES = 50_000  # of an epoch, as in CIFAR-10
 
 
@@ -23,7 +22,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     sizes = [
         (size, kind) for size in ((64,) if quick else (64, 256)) for kind in precisions(device)
     ]
-    found: dict[str, Any] = {"format": FORMAT}
+    found: dict[str, Any] = {"format": "sfl-bench-1"}
     found |= {"machine": machine(device, repetitions), "layers": []}
     for batch, precision in track(sizes, "Measuring layers", len(sizes)):
         found["layers"] += layers.measure(device, batch, precision, repetitions)

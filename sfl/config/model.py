@@ -1,5 +1,6 @@
 """The settings of the network."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -83,17 +84,14 @@ class ModelSettings(Settings):
         "batch alone. none: none.",
     )
 
-    @model_validator(mode="before")
     @classmethod
-    def _fill_in(cls, given: Any) -> Any:
-        """Fills in the defaults that depend on another key, so that a saved config is complete."""
-        name = given.get("name") if isinstance(given, dict) else None
+    def defaults_beside(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        name = given.get("name")
         if not isinstance(name, str) or name not in GRAPHS:
-            return given  # reported when `name` is checked
-        filled = given | {k: v for k, v in GRAPHS[name].items() if given.get(k) is None}
-        if filled["layer"] == "spatial" and filled.get("storage") is None:
-            filled["storage"] = "local"
-        return filled
+            return {}  # reported when `name` is checked
+        own = GRAPHS[name]
+        local = given.get("layer", own["layer"]) == "spatial"
+        return {"storage": "local", **own} if local else own
 
     @model_validator(mode="after")
     def _only_its_own(self) -> "ModelSettings":

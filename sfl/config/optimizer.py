@@ -1,5 +1,6 @@
 """The settings of what moves the weights, and of their average."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -35,12 +36,9 @@ class OptimizerSettings(Settings):
         None, description="Largest global norm of the gradients; larger ones are scaled down to it."
     )
 
-    @model_validator(mode="before")
     @classmethod
-    def _fill_in(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("name") == "muon":
-            return {"momentum": 0.95} | {k: v for k, v in given.items() if v is not None}
-        return given
+    def defaults_beside(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"momentum": 0.95} if given.get("name") == "muon" else {}
 
     @model_validator(mode="after")
     def _only_its_own(self) -> "OptimizerSettings":

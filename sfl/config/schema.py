@@ -3,6 +3,7 @@
 Checks plain values. Knows no file, no model and no data set.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -175,13 +176,9 @@ class TrainSettings(Settings):
         description="With torchrun on GPUs: batch normalisation over the images of all processes.",
     )
 
-    @model_validator(mode="before")
     @classmethod
-    def _fill_in(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("teacher") is not None:
-            own = {"teacher_temperature": 4.0, "teacher_share": 0.9}
-            return own | {k: v for k, v in given.items() if v is not None}
-        return given
+    def defaults_beside(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"teacher_temperature": 4.0, "teacher_share": 0.9} if "teacher" in given else {}
 
     @model_validator(mode="after")
     def _fit_each_other(self) -> "TrainSettings":

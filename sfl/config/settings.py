@@ -1,8 +1,9 @@
 """What all settings have in common: how they are checked, and the kinds of number."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[float, Field(gt=0)]
@@ -14,9 +15,18 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _null_is_the_default(cls, given: Any) -> Any:
+    def _fill_in(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(given, dict):
-            return given
-        return {k: v for k, v in given.items() if v is not None or k not in cls.model_fields}
+            return handler(given)
+        given = {k: v for k, v in given.items() if v is not None or k not in cls.model_fields}
+        filled = {k: v for k, v in cls.defaults_beside(given).items() if k not in given}
+        settings = handler(given | filled)
+        settings.model_fields_set.difference_update(filled)  # nobody has set them
+        return settings
+
+    @classmethod
+    def defaults_beside(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The defaults that depend on other settings, which have not been checked yet."""
+        return {}

@@ -30,7 +30,8 @@ def without_sharing(model: nn.Module, example: Any, *more: Any, **named: Any) ->
       that is used with inputs of different sizes;
       whose padding isn't of zeros;
       of a subclass of `nn.Conv2d`, or with a forward put on it, that computes something of its own;
-      that is parametrized, pruned or normalised by weight, or has hooks on its state_dict;
+      that is parametrized, pruned or normalised by weight, or has hooks on its state_dict or on
+      the gradient of its weight or bias;
       whose weight or bias is used elsewhere, too, or is that of another one;
       in whose place a layer would not be called;
     and for a model that has yet to make parameters (LazyConv2d), in which no convolution is seen to
@@ -151,6 +152,8 @@ def _converted(model: nn.Module, sizes: dict[str, Size]) -> nn.Module:
         for attribute, value in vars(model.get_submodule(name)).items():  # hooks, too
             if not vars(layer).get(attribute):
                 vars(layer)[attribute] = copy.deepcopy(value, memo)
+        for key, parameter in model.get_submodule(name).named_parameters():
+            vars(layer.get_parameter(key)).update(vars(parameter))  # as timm's _no_weight_decay
     return copy.deepcopy(model, memo)
 
 
@@ -206,6 +209,11 @@ def _expect_plain(model: nn.Module) -> None:
             raise ValueError(
                 f"{name} has hooks on its state_dict, of another shape without sharing"
             )
+        for key, parameter in module.named_parameters():
+            if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+                raise ValueError(
+                    f"{name}.{key} has hooks on its gradient, of another shape without sharing"
+                )
 
 
 def _expect_no_other_use(name: str, conv: nn.Module, uses: _Uses, calls: int) -> None:

@@ -63,7 +63,7 @@ def prepare(device: torch.device, precision: str) -> None:
 
 
 def planned_device(name: str) -> torch.device:
-    """The same, though it may be another machine's."""
+    """As `pick_device`, though it may be another machine's."""
     return pick_device(name) if name == "auto" else torch.device(name)
 
 

@@ -51,6 +51,6 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
 
         evaluation, result = test_best(setup, run, learner.model, metrics)
         recorder.finish(evaluation, result)
-        # After a signal during the test the run is finished, but a comparison must stop.
+        # After a signal at the test's end the run is finished, but a comparison must stop.
         stop(*setup.world.largest(asked()))
     return result.to_json()

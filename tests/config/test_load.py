@@ -200,3 +200,16 @@ def test_what_nobody_has_set_stays_unset_through_overrides() -> None:
     kept = load.override(load.from_text(SIMPLE, "a"), ["train.seed=4"])
     assert kept.train.seed == 4 and "root" not in kept.data.model_fields_set
     assert "root" in load.override(kept, ["data.root=data"]).data.model_fields_set
+
+
+def test_defaults_that_depend_on_a_setting_go_with_it() -> None:
+    text = SIMPLE + "optimizer: {name: muon}\ntrain: {teacher: run, epochs: 1}\n"
+    config = load.from_text(text, "a")
+    assert (config.optimizer.momentum, config.train.teacher_share) == (0.95, 0.9)
+    assert config.model.storage == "local"
+    changed = ["optimizer.name=adamw", "train.teacher=null", "model.layer=conv"]
+    other = load.override(config, changed)
+    assert (other.optimizer.momentum, other.train.teacher_share) == (0, None)
+    assert (other.model.layer, other.model.storage) == ("conv", None)
+    with pytest.raises(UserError, match="momentum: only for sgd and muon"):
+        load.override(config, ["optimizer.momentum=0.5", "optimizer.name=adamw"])

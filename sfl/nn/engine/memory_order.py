@@ -52,7 +52,9 @@ def empty(like: Tensor, height: int, width: int, channels: int) -> Tensor:
     if is_batch_innermost(like):
         strides = (1, batch, width * channels * batch, channels * batch)
         return like.new_empty_strided(shape, strides)
-    last = not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+    last = like.is_contiguous(memory_format=torch.channels_last)
+    if like.is_contiguous():  # of one channel in both orders: PyTorch goes by the steps
+        last = last and like.shape[1] == 1 and like.stride(1) < like.stride(2)
     order = torch.channels_last if last else torch.contiguous_format
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=order)
 

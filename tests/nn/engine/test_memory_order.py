@@ -1,6 +1,7 @@
 """How tensors lie in memory, by hand."""
 
 import torch
+from torch import nn
 
 from sfl.nn.engine.memory_order import batch_innermost, empty, is_batch_innermost
 
@@ -29,3 +30,12 @@ def test_an_empty_tensor_lies_as_another_does() -> None:
     last = empty(x.to(memory_format=torch.channels_last), 6, 7, 8)
     assert last.is_contiguous(memory_format=torch.channels_last) and not last.is_contiguous()
     assert empty(x[..., ::2], 6, 7, 8).is_contiguous()
+
+
+def test_one_channel_lies_as_pytorch_says() -> None:
+    conv = nn.Conv2d(1, 3, 3)
+    for shape in ((4, 1, 8, 8), (4, 1, 8, 3), (4, 1, 3, 3), (1, 1, 3, 8)):
+        x = torch.randn(shape)
+        for given in (x, x.to(memory_format=torch.channels_last)):
+            y = conv(given)
+            assert empty(given, y.shape[2], y.shape[3], 3).stride() == y.stride()
