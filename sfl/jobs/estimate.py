@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from sfl.config.load import flat
 from sfl.jobs.check import ReadImages, told_of
 from sfl.jobs.job import Job
 from sfl.jobs.speed import images_per_second
 
 SECONDS = 0.5  # of steps that are counted, for each network
+ALIKE = ("train.epochs", "optimizer.lr", "optimizer.weight_decay")  # a step takes as long with any
 
 
 def estimate(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> tuple[float, int]:
     """Seconds of training, one run after the other, and the bytes that stay on the disk.
 
-    Measures each network once: how long a step takes depends on neither seed nor rate.
+    Measures each network once, whatever its seeds, rates and epochs.
 
     Raises UserError for a run that can't be trained here.
     """
@@ -21,12 +23,12 @@ def estimate(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> tuple[
     from sfl.training.memory import disk_bytes
     from sfl.training.setup import set_up
 
-    measured: dict[str, tuple[float, int]] = {}  # by network: seconds of an epoch, bytes of a run
+    measured: dict[str, tuple[float, int]] = {}  # by settings: seconds of an epoch, bytes of a run
     seconds, kept = 0.0, 0
     for job in jobs:
         config, train = job.config, job.config.train
-        key = f"{config.model} {config.learn} {config.data} {config.optimizer.name}"
-        key += f" {train.teacher} {train.keep} {train.average}"
+        others = {k: v for k, v in flat(config.identity()).items() if k not in ALIKE}
+        key = f"{others} {train.device} {train.threads} {train.graph} {train.keep}"
         if key not in measured:
             with threads(train.threads), told_of(job):
                 setup = set_up(config, read_images(config), runs=root)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from sfl.config.load import override
 from sfl.config.schema import Config
 from sfl.cores import usable_cores
 from sfl.progress import say
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from sfl.training.setup import Setup
 
 SECONDS = 2.0  # of steps that are counted
+# It lies in the folder of the runs, which those that measure don't know, and changes little.
+WITHOUT_TEACHER = [f"train.teacher{what}=null" for what in ("", "_temperature", "_share")]
 
 
 def thread_share(config: Config, at_once: int) -> dict[str, str]:
@@ -34,6 +37,7 @@ def fastest(config: Config, most: int, read_images: "ReadImages | None" = None) 
     speeds = dict[int, float]()
     at_once = 1
     say("measuring how many runs side by side are fastest ...")
+    config = override(config, WITHOUT_TEACHER)
     while at_once <= most:
         speeds[at_once] = _together(config, at_once, read_images)
         if speeds[at_once] < max(speeds.values()):

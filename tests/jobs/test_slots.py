@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from sfl import cores
-from sfl.config.load import from_text
+from sfl.config.load import from_text, override
+from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.jobs import speed
 from sfl.jobs.check import Need, most_at_once
@@ -85,7 +86,24 @@ def test_auto_takes_the_fastest_of_those_that_memory_holds(
     assert slots(JOBS * 4, needs() * 4, AtOnce("auto")) == [{}, {}]
     assert tried == [1, 2, 4]  # slower again
     assert "runs side by side: 2 (1: 100 images/s, 2: 150" in capsys.readouterr().err
-    tried.clear()
+
+
+def test_what_is_timed_has_no_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    taught = override(JOBS[0].config, ["train.teacher=run", "train.teacher_share=0.5"])
+    measured = list[Config]()
+
+    def noted(config: Config, at_once: int, read_images: object) -> float:
+        measured.append(config)
+        return 1.0
+
+    monkeypatch.setattr(speed, "_together", noted)
+    speed.fastest(taught, 1)  # by processes that don't know where the teacher is
+    assert [one.train.teacher for one in measured] == [None]
+
+
+def test_nothing_is_timed_where_memory_holds_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = list[int]()
+    monkeypatch.setattr(speed, "_together", lambda config, at_once, *_: tried.append(at_once))
     assert len(slots(JOBS, needs(30), AtOnce("auto"))) == 1 and tried == []  # nothing to choose
 
 
