@@ -51,6 +51,7 @@ class Child:
 
     def _ask(self, config: Config, run: Path | None, resumes: bool) -> None:
         if self._process.poll() is not None:
+            self._output.close()
             self._start()
         self._done = False
         key, images = config.data.images_key, {}

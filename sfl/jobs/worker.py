@@ -30,10 +30,19 @@ def main() -> None:
 
 
 def _work(arguments: list[str]) -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
     requests = SimpleQueue[bytes]()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
     from sfl.training.images import images_of
     from sfl.training.start import train_at
+
+    def answer(what: object) -> None:
+        print(what, file=answers, flush=True)
+
+    def wait_for_others() -> None:
+        answer("ready")
+        requests.get()
 
     images_read = dict[str, "Dataset"]()
     while True:
@@ -41,21 +50,17 @@ def _work(arguments: list[str]) -> None:
         images_read |= given
         images = images_of(config, images_read)
         if run is None:
-            print(_measured(config, images, requests.get), flush=True)
+            answer(_measured(config, images, wait_for_others))
             continue
         train_at(run, config, images, resumes=resumes)
-        print("done", flush=True)
+        answer("done")
 
 
-def _measured(config: Config, images: "Dataset", wait: Callable[[], object]) -> float:
-    """The images a second that are trained; all that are measured together start together."""
+def _measured(config: Config, images: "Dataset", ready: Callable[[], object]) -> float:
+    """The images a second that are trained. ready: called before the first step that counts."""
     from sfl.jobs.speed import SECONDS, images_per_second
     from sfl.training.device import threads
     from sfl.training.setup import set_up
-
-    def ready() -> None:
-        print("ready", flush=True)
-        wait()
 
     with threads(config.train.threads):
         return images_per_second(set_up(config, images), SECONDS, ready)

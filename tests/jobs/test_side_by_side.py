@@ -20,6 +20,7 @@ from sfl.jobs.job import AtOnce, Failure, Job
 from sfl.jobs.pool import run_all
 from sfl.runs.directory import BEST, LAST, PREDICTIONS, Run
 from sfl.runs.store import list_runs
+from sfl.training.images import load_images
 from tests.training.tiny import SPATIAL, metrics, result, same, tensors
 
 BASE = SPATIAL.replace("device: cpu", "device: cpu, threads: 1")
@@ -31,8 +32,6 @@ def job(name: str, *overrides: str) -> Job:
 
 
 def train(jobs: list[Job], root: Path, at_once: int) -> list[Run | Failure]:
-    from sfl.training.images import load_images
-
     return run_all(jobs, root, load_images, AtOnce(at_once))
 
 
@@ -78,8 +77,6 @@ def test_a_worker_trains_one_run_after_another(
 
 def test_a_worker_is_given_the_images(tmp_path: Path) -> None:
     """A folder of many files is read once, not by each of the workers."""
-    from sfl.training.images import load_images
-
     drawn = load_images(CONFIG)
     gone = override(CONFIG, ["data.source=folder", f"data.root={tmp_path / 'gone'}"])
     with closing(Child({}, lambda config: drawn)) as child:
@@ -87,6 +84,22 @@ def test_a_worker_is_given_the_images(tmp_path: Path) -> None:
             child.train(override(gone, ["train.epochs=1"]), tmp_path / name, resumes=False)
             child.wait()
             assert child.error() is None and Run(tmp_path / name).status == "finished"
+
+
+def test_what_a_library_prints_is_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys, threading, time\n"
+        "def say():\n"
+        "    while True:\n"
+        "        time.sleep(0.05)\n"
+        "        if 'torch' in sys.modules: print('hello', flush=True)\n"
+        "if 'NOISY' in os.environ: threading.Thread(target=say, daemon=True).start()\n"
+    )
+    noisy = {"PYTHONPATH": str(tmp_path), "NOISY": "1"}
+    with closing(Child(noisy, load_images)) as child:
+        child.train(CONFIG, tmp_path / "run", resumes=False)
+        child.wait()
+        assert child.error() is None and Run(tmp_path / "run").status == "finished"
 
 
 Start = Callable[..., "subprocess.Popen[str]"]
