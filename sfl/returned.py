@@ -26,9 +26,15 @@ class TrainedRun(Result):
         """As `sfl train --json` prints it."""
         return self.to_json()
 
-    def _repr_html_(self) -> str:
+    def __repr__(self) -> str:
         epochs = f"{self.run}: {self.epochs} epoch{'s' * (self.epochs > 1)}"
-        return _scores_html(self, f"{epochs} in {self.seconds:.0f} s; saved in {self.path}")
+        saved = f"{epochs} in {self.seconds:.0f} s; saved in {self.path}"
+        return "\n".join([*_scores_lines(self), saved])
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return _scores_html(self, repr(self))
 
 
 class Evaluated(Scores, Copies):
@@ -45,8 +51,13 @@ class Evaluated(Scores, Copies):
         """As `sfl evaluate --json` prints it."""
         return self.to_json()
 
+    def __repr__(self) -> str:
+        return "\n".join([*_scores_lines(self), self.file])
+
+    __str__ = __repr__
+
     def _repr_html_(self) -> str:
-        return _scores_html(self, self.file)
+        return _scores_html(self, repr(self))
 
 
 class Compared(Comparison):
@@ -55,6 +66,18 @@ class Compared(Comparison):
     def to_dict(self) -> dict[str, Any]:
         """As `--json` prints it: docs/compare.schema.json."""
         return self.model_dump()
+
+    def __repr__(self) -> str:
+        from sfl.units import percent_text
+
+        each = ", ".join(f"{model.name} {percent_text(model.accuracy)}" for model in self.models)
+        return f"<{type(self).__name__}: {each}>"
+
+    def __str__(self) -> str:
+        """As `--markdown` prints it."""
+        from sfl.comparison.markdown import to_markdown
+
+        return to_markdown(self)
 
     def _repr_html_(self) -> str:
         from sfl.comparison.cells import sheets
@@ -69,8 +92,13 @@ class Compared(Comparison):
         return "".join(tables) + _paragraphs([*self.conclusion, *self.remarks])
 
 
-def _scores_html(scores: Scores, line: str) -> str:
+def _scores_lines(scores: Scores) -> list[str]:
     from sfl.cli.tables import result_lines
+
+    return result_lines(scores.to_json())
+
+
+def _scores_html(scores: Scores, text: str) -> str:
     from sfl.units import percent_text
 
     table = _table(
@@ -82,7 +110,7 @@ def _scores_html(scores: Scores, line: str) -> str:
             )
         ),
     )
-    return _paragraphs([*result_lines(scores.to_json()), line]) + table
+    return _paragraphs(text.splitlines()) + table
 
 
 def _paragraphs(lines: Iterable[str]) -> str:

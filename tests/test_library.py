@@ -37,6 +37,8 @@ def test_train_is_sfl_train(tiny: Path, trained: Path, tmp_path: Path) -> None:
     assert run.to_dict() == written
     assert stripped(written) == stripped(json.loads((trained / "result.json").read_text()))
     assert run.config.train.seed == 0
+    assert repr(run) == str(run) and repr(run).startswith("test accuracy ")
+    assert repr(run).endswith(f"saved in {run.path}") and repr(run).count("\n") < 4
     assert "<table>" in run._repr_html_() and str(run.path) in run._repr_html_()
     assert sfl.load_run(run).config == run.config
 
@@ -82,6 +84,8 @@ def test_compare_is_sfl_compare(
     printed = call_sfl("compare", "<a>", other, "--runs", tmp_path, "--no-train", "--json")
     assert compared.to_dict() == json.loads(printed.stdout)
     assert (tmp_path / "report" / "report.html").exists()
+    assert re.fullmatch(r"<Compared: <a> [\d.]+ %, b [\d.]+ %>", repr(compared))
+    assert str(compared).startswith("|  | ") and "**Methods.**" in str(compared)
     html = compared._repr_html_()
     assert "<th>&lt;a&gt;</th><th>b</th>" in html
     assert html.count("<tr>") > 10

@@ -192,9 +192,10 @@ def _certainty(first: Model, second: Model, difference: Difference) -> str:
 
 def _cost(ahead: Model, behind: Model) -> str:
     time, flops = ahead.seconds / behind.seconds, ahead.training_flops / behind.training_flops
-    weights = f"{count_text(ahead.weights)} weights against {count_text(behind.weights)}"
-    spent = f"{_times(time)} time to train and {_times(flops)} FLOPs"
-    return f"{ahead.name} holds {weights}, took {spent}"
+    spent = f"took {_times(time)} time to train and {_times(flops)} FLOPs"
+    own, other = count_text(ahead.weights), count_text(behind.weights)
+    weights = f"{own} weights, as the other" if own == other else f"{own} weights against {other}"
+    return f"{ahead.name} holds {weights}, {spent}"
 
 
 def _times(ratio: float) -> str:

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from sfl.comparison import sentences
 from sfl.comparison.compute import compare
 from sfl.comparison.model import ComparedModel
 from sfl.comparison.results import read_result
+from sfl.comparison.schema import Model
 from sfl.comparison.table import rows
 from sfl.config.load import from_text
 from sfl.config.schema import Config
@@ -320,6 +322,13 @@ def test_one_seed_each(tmp_path: Path) -> None:
         "a holds 1.0 k weights against 10.0 k, took 0.50 times the time to train and the same "
         "FLOPs."
     )
+
+
+def test_networks_as_large_as_one_another() -> None:
+    first = Model.model_construct(name="a", weights=1000, seconds=1.0, training_flops=1.0)
+    second = first.model_copy(update={"name": "b", "weights": 1001})
+    said = "a holds 1.0 k weights, as the other, took the same time to train and the same FLOPs"
+    assert sentences._cost(first, second) == said
 
 
 def test_several_seeds_sure_and_not_sure(tmp_path: Path) -> None:
