@@ -325,7 +325,8 @@ def test_one_seed_each(tmp_path: Path) -> None:
 
 
 def test_networks_as_large_as_one_another() -> None:
-    first = Model.model_construct(name="a", weights=1000, seconds=1.0, training_flops=1.0)
+    values: Any = {"name": "a", "weights": 1000, "seconds": 1.0, "training_flops": 1.0}
+    first = Model.model_construct(**values)
     second = first.model_copy(update={"name": "b", "weights": 1001})
     said = "a holds 1.0 k weights, as the other, took the same time to train and the same FLOPs"
     assert sentences._cost(first, second) == said
