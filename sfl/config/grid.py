@@ -42,6 +42,9 @@ class TuneSettings(Settings):
     def _something(self) -> "TuneSettings":
         if not self.__pydantic_extra__:
             raise ValueError("names no setting; give one with its values: optimizer.lr: [1e-3, …]")
+        for key in ("data.validation", "train.epochs", "train.seed"):
+            if key in self.__pydantic_extra__:
+                raise ValueError(f"{key}: can't be tuned: all trials have the same")
         return self
 
     @property
@@ -129,7 +132,7 @@ def load_grid(name: str, overrides: Sequence[str] = (), seeds: int | None = None
         raise UserError(said, "the first variants make the reference of all cells")
     if len(cells) < 2:
         raise UserError(f"{path}: axes: one cell alone; a study needs two or more")
-    names = [cell.name for cell in cells]
+    names = [cell.name.lower() for cell in cells]  # not every disk tells X from x
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{path}: axes: two cells are called {twice}", "rename a variant")
     return Grid(path.stem, settings, base, cells)

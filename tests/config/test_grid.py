@@ -74,6 +74,8 @@ MISTAKES = {
     ("base: one\n", "base: one\ntune: {epochs: 1}\n"): "study.yaml:2: tune: names no setting",
     ("base: one\n", "base: one\ntune: {optimizer.lr: [1e-3], epochs: 1}\n"): "at least 2 values",
     ("base: one\n", "base: one\ntune: {optimizer.lr: [1, 2]}\n"): "tune.epochs is missing",
+    ("base: one\n", "base: one\ntune: {data.validation: [1, 2], epochs: 1}\n"):
+        "study.yaml:2: tune: data.validation: can't be tuned: all trials have the same",
     ("base: one\n", "base: one\ntune: {optimizer.lr: [1, 2], epochs: 1, on: test}\n"):
         'study.yaml:2: tune.on: expected validation, not "test"',
     ("set: {", "tune: {optimizer: {lr: [1, 2]}, epochs: 1}\nset: {optimizer.lr: 1, "):
@@ -104,6 +106,9 @@ def test_two_cells_of_one_name_are_refused(study: Path) -> None:
     axes = "{a: {x: {}, x-y: {train.epochs: 2}}, b: {y-z: {}, z: {train.epochs: 3}}}"
     study.write_text(f"base: one\naxes: {axes}\n")
     with pytest.raises(UserError, match="two cells are called x-y-z"):
+        load_grid("study.yaml")
+    study.write_text("base: one\naxes: {a: {x: {}, X: {train.epochs: 2}}}\n")
+    with pytest.raises(UserError, match="two cells are called x"):  # one folder on many a disk
         load_grid("study.yaml")
 
 
