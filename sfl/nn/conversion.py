@@ -34,8 +34,8 @@ def without_sharing(model: nn.Module, example: Any, *more: Any, **named: Any) ->
       the gradient of its weight or bias;
       whose weight or bias is used elsewhere, too, or is that of another one;
       in whose place a layer would not be called;
-    and for a model that has yet to make parameters (LazyConv2d), in which no convolution is seen to
-    run, or that would compute something else or fail.
+    and for a model that has yet to make parameters (LazyConv2d), that keeps results of a forward
+    pass, in which no convolution is seen to run, or that would compute something else or fail.
     """
     _expect_plain(model)
     sizes: dict[str, Size] = {}
@@ -122,7 +122,18 @@ def _tensors(given: Any) -> Iterator[Tensor]:
 
 
 def _scratch(model: nn.Module) -> nn.Module:
-    """A copy with the same parameters, to run: in training, statistics would change."""
+    """A copy with the same parameters, to run: in training, statistics would change.
+
+    Raises ValueError for a model that holds a result with a gradient, which can't be copied.
+    """
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                place = f"{name}.{key}" if name else key
+                raise ValueError(
+                    f"{place} is a result of others and can't be copied: if a forward pass left "
+                    "it, set it to None; if pruning or weight norm did, remove that first"
+                )
     return copy.deepcopy(model, {id(each): each for each in model.parameters()}).eval()
 
 

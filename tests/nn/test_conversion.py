@@ -372,6 +372,24 @@ def test_draws_in_a_forward_pass_are_the_same_and_leave_no_trace() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_model_that_keeps_what_it_computed() -> None:
+    class Keeping(nn.Sequential):
+        last: torch.Tensor | None = None
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.last = super().forward(x)
+            return self.last
+
+    model = nn.Sequential(Keeping(nn.Conv2d(2, 3, 3)))
+    model(X)
+    for convert in (without_sharing, still_shared):
+        with pytest.raises(ValueError, match=r"^0\.last is a result of others and can't be copied"):
+            convert(model, X)
+    with torch.no_grad():
+        model(X)
+    assert isinstance(without_sharing(model, X)[0][0], SpatialFeatureLayer)  # type: ignore[index]
+
+
 def test_what_is_still_shared() -> None:
     def use(model: Any, y: Tensor) -> Tensor:
         y = y + F.conv2d(X, model.tied.weight, padding=1)
