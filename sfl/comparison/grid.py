@@ -15,7 +15,13 @@ from sfl.comparison.compute import compare
 from sfl.comparison.methods import tuning
 from sfl.comparison.model import ComparedModel
 from sfl.comparison.names import Named
-from sfl.comparison.plan import images_reader, plan_named, refuse_unreadable, will_log
+from sfl.comparison.plan import (
+    images_reader,
+    plan_named,
+    refuse_other_images,
+    refuse_unreadable,
+    will_log,
+)
 from sfl.comparison.results import read_results
 from sfl.comparison.run import with_failures
 from sfl.comparison.schema import Comparison, Model
@@ -122,13 +128,17 @@ def missing(grid: Grid, root: Path, *, known: bool = False) -> list[Job]:
 
 
 def say_plan(grid: Grid, jobs: Sequence[Job], root: Path) -> None:
-    """Says what a study lacks, and what training it takes."""
+    """Says what a study lacks, and what training it takes. Raises UserError for jobs that can't be
+    trained here, or not be compared.
+    """
     cells, seeds = len(grid.cells), grid.settings.seeds
     say(f"{grid.name}: {cells} cells, {seeds} run{'s' * (seeds > 1)} each")
     if not jobs:
         say("all runs are there")
         return
-    seconds, size = estimate(jobs, root, images_reader(grid.images_read))
+    read_images = images_reader(grid.images_read)
+    refuse_other_images(jobs, read_images)
+    seconds, size = estimate(jobs, root, read_images)
     say(
         f"to be trained: {len(jobs)} run{'s' * (len(jobs) > 1)}, about "
         f"{seconds_text(seconds)} one after the other, {bytes_text(size)} on the disk "

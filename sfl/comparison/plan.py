@@ -3,7 +3,7 @@
 Trains nothing, and computes nothing on images.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from sfl.comparison.names import Named, name_after_run, resolve
 from sfl.config.load import from_tree, override
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
+from sfl.jobs.check import ReadImages
 from sfl.jobs.job import Job
 from sfl.progress import say
 from sfl.runs import store
@@ -92,7 +93,7 @@ def read_images(model: ComparedModel) -> "Dataset":
     return images_reader(model.images_read)(model.config)
 
 
-def images_reader(images_read: "dict[str, Dataset]") -> "Callable[[Config], Dataset]":
+def images_reader(images_read: "dict[str, Dataset]") -> ReadImages:
     """What reads the images of a config, each once."""
     from sfl.training.images import images_of
 
@@ -131,11 +132,11 @@ def refuse_unreadable(models: Sequence[ComparedModel], root: Path) -> None:
                 raise UserError(f"{run.path}: {error.message}", hint, Exit.RUN) from None
 
 
-def refuse_other_images(models: Sequence[ComparedModel]) -> None:
-    """Raises UserError (exit 3) where models with runs to come have not all the same images: they
-    could not be compared. Reads the images.
+def refuse_other_images(jobs: Sequence[Job], read_images: ReadImages) -> None:
+    """Raises UserError (exit 3) where runs to come have not all the same images: they could not be
+    compared. Reads the images.
     """
-    each = [(one.name, read_images(one).provenance()) for one in models if one.missing]
+    each = [(job.name, read_images(job.config).provenance()) for job in jobs]
     for name, images in each[1:]:
         first, its = each[0]
         for split in ("train", "test"):

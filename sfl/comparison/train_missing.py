@@ -34,9 +34,9 @@ def train_missing(
     jobs = _jobs(models)
     if not jobs:
         return []
-    refuse_other_images(models)
-    say(f"to be trained first: {_names(jobs)}")
     read_images = images_reader(models[0].images_read)
+    refuse_other_images([job for _, job in jobs], read_images)
+    say(f"to be trained first: {_names(jobs)}")
     outcomes = run_all([job for _, job in jobs], root, read_images, at_once)
     for (model, job), outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Run):

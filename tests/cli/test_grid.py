@@ -52,6 +52,7 @@ def test_first_the_plan_then_the_runs_then_the_table(study: None) -> None:
 def test_cells_of_other_images_are_told_before_anything_is_trained(study: None) -> None:
     axes = "base: base.yaml\naxes: {objects: {near: {}, far: {data.shapes.jitter: 9}}}\n"
     Path("study.yaml").write_text(axes)
-    said = sfl("grid", "study.yaml")
-    assert said.returncode == 3 and not list(Path("checkpoints").glob("*"))
-    assert "far and near don't have the same train images (compare runs of one data" in said.stderr
+    for options in ([], ["--dry-run"]):
+        said = sfl("grid", "study.yaml", *options)
+        assert said.returncode == 3 and not list(Path("checkpoints").glob("*"))
+        assert "far-s0 and near-s0 don't have the same train images (compare runs" in said.stderr
