@@ -81,18 +81,18 @@ def run_grid(
         trials = plan_trials(grid, root)
     failures += told(_hopeless(trials))
     models = plan_cells(grid, choose(trials), root, training=training, unfinished=unfinished)
-    reference_there = bool(models) and models[0].name == grid.cells[0].name
-    if failures and not reference_there:
+    first = grid.cells[0].name
+    if failures and first not in (model.name for model in models):
         raise failed(failures)  # now, not when the others are trained
+    to_come = None
     if training:
         failures += train(models)
-    elif why_not := lacking([*(trial.model for trial in trials), *models], root):
-        if not reference_there:
-            raise why_not
-        models = answered(models, why_not, unfinished=unfinished)
-        say(why_not.message)
-    if failures:
-        models = answered(models, failed(failures), unfinished=unfinished)
+    else:
+        to_come = lacking([*(trial.model for trial in trials), *models], root)
+    if why_not := failed(failures) if failures else to_come:
+        models = answered(models, first, why_not, unfinished=unfinished)
+    if to_come:
+        say(to_come.message)
     read_results(models, overrides, unfinished=unfinished)
     variants = {cell.name: cell.variants for cell in grid.cells}
     comparison = compare(
@@ -117,8 +117,7 @@ def missing(grid: Grid, root: Path, *, known: bool = False) -> list[Job]:
     jobs = [job for trial in trials for job in trial.model.missing]
     if not jobs or not known:
         waiting = {trial.cell: trial.values for trial in reversed(trials) if trial.model.missing}
-        done = [trial for trial in trials if trial.cell not in waiting]
-        models = plan_cells(grid, {**choose(done), **waiting}, root)
+        models = plan_cells(grid, {**choose(trials), **waiting}, root)
         jobs += [job for model in models for job in model.missing]
     # Where trials are as long as runs, one of them is the cell's first run.
     each = dict[str, Job]()
@@ -191,23 +190,29 @@ def choose(trials: Sequence[Trial]) -> dict[str, Mapping[str, Any]]:
     """By cell: the values of its best trial, of equal ones the first. None of a cell with trials to
     come, or of which each has diverged.
     """
-    waiting = {trial.cell for trial in trials if trial.model.missing}
-    best: dict[str, tuple[float, Mapping[str, Any]]] = {}
-    for trial in (trial for trial in trials if trial.cell not in waiting):
-        accuracy = trial.accuracy
-        if accuracy is not None and (trial.cell not in best or accuracy > best[trial.cell][0]):
-            best[trial.cell] = accuracy, trial.values
-    return {cell: values for cell, (_, values) in best.items()}
+    best: dict[str, Mapping[str, Any]] = {}
+    for cell, tried in _complete(trials).items():
+        found = [(trial.accuracy, trial.values) for trial in tried]
+        ranked = [(accuracy, values) for accuracy, values in found if accuracy is not None]
+        if ranked:
+            best[cell] = max(ranked, key=lambda one: one[0])[1]
+    return best
+
+
+def _complete(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """By cell, of those that have no trial to come."""
+    cells: dict[str, list[Trial]] = {}
+    for trial in trials:
+        cells.setdefault(trial.cell, []).append(trial)
+    return {cell: each for cell, each in cells.items() if not any(t.model.missing for t in each)}
 
 
 def _hopeless(trials: Sequence[Trial]) -> list[Failure]:
     """The cells of which each trial has diverged."""
     chosen = choose(trials)
-    waiting = {trial.cell for trial in trials if trial.model.missing}
-    cells = dict.fromkeys(trial.cell for trial in trials if trial.cell not in waiting | {*chosen})
     said = f"{DIVERGED} with each of the values tried"
     error = UserError(said, "give tune: others", Exit.DIVERGED)
-    return [Failure(cell, error) for cell in cells]
+    return [Failure(cell, error) for cell in _complete(trials) if cell not in chosen]
 
 
 def plan_cells(

@@ -33,7 +33,7 @@ def run_comparison(
         raise error
     failures = train_missing(models, root, at_once=at_once)
     if failures:
-        models = answered(models, failed(failures), unfinished=unfinished)
+        models = answered(models, models[0].name, failed(failures), unfinished=unfinished)
     read_results(models, overrides, unfinished=unfinished)
     models = grouped(models)
     return with_failures(compare(models, target, data_name), failures), models

@@ -56,19 +56,19 @@ def lacking(models: Sequence[ComparedModel], root: Path) -> UserError | None:
 
 
 def answered(
-    models: Sequence[ComparedModel], why_not: UserError, *, unfinished: bool = False
+    models: Sequence[ComparedModel], first: str, why_not: UserError, *, unfinished: bool = False
 ) -> list[ComparedModel]:
     """The models that have a run which counts, where others have none.
 
-    why_not: what is raised if the first model, which the others are compared with, has none, or
-    is alone. unfinished: whether unfinished runs count.
+    first: the name of the model that the others are compared with. why_not: what is raised if it
+    has none, or is alone. unfinished: whether unfinished runs count.
     """
 
     def counts(run: Run) -> bool:
         return run.status == "finished" or (unfinished and bool(run.metrics))
 
     there = [model for model in models if any(map(counts, model.runs.values()))]
-    if len(there) < 2 or there[0] is not models[0]:
+    if len(there) < 2 or there[0].name != first:
         raise why_not
     return there
 

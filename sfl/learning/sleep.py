@@ -48,6 +48,8 @@ class Sleep:
         for name, layer in self.layers.items():
             if layer.storage == "dense":
                 raise ValueError(f"{name}: dense storage has no filters to be pulled together")
+        # Made once: to send them to a GPU again would have each step that sleeps wait for it.
+        self._exists = {n: m.field_mask().to(m.weight.device) for n, m in self.layers.items()}
 
     @torch.no_grad()
     def after_step(
@@ -62,7 +64,7 @@ class Sleep:
             return False
         for name, layer in self.layers.items():
             pools = layer.kernel_size if self.kernels == "k2" else (1, 1)
-            exists = layer.field_mask().to(layer.weight.device)
+            exists = self._exists[name]
             rule = feedback.rules.get(name) if feedback else None
             for weight in [layer.weight, *(rule.parameters() if rule else [])]:
                 for tensor in _with_moments(weight, optimizer):

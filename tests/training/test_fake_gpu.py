@@ -54,6 +54,16 @@ def test_a_step_and_what_is_left_of_it_beside_a_graph(gpu: Path) -> None:
     check(found, 47)
 
 
+def test_a_step_that_sleeps_waits_for_nothing(gpu: Path) -> None:
+    """Each does, its eager part and what is left of it beside a graph."""
+    cases = [
+        ["spatial", "learn.sleep.every=1", f"learn.sleep.kernels={of}"] for of in ("one", "k2")
+    ]
+    for found in counted(gpu, cases, SFL_ENGINE="reference"):
+        assert found["recorded"] and found["replay"]["launch"] > 50  # it slept
+        assert not {"wait", "H2D", "D2H"} & (found["eager"].keys() | found["replay"].keys())
+
+
 def check(found: dict[str, Any], launches: int) -> None:
     config = found["case"][0]
     eager, replay = found["eager"], found["replay"]
