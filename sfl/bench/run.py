@@ -1,4 +1,4 @@
-"""All that `sfl bench` measures, in one run: the machine, layers, steps, memory, data."""
+"""All that `sfl bench` measures, in one run: the machine, layers, steps, memory, augmentation."""
 
 from functools import partial
 from typing import Any
@@ -11,8 +11,6 @@ from sfl.nn import engine
 from sfl.progress import track
 from sfl.training.device import pick_device, pick_precision, prepare
 from sfl.training.environment import device_name
-
-IMAGES = 50_000  # of an epoch, as in CIFAR-10
 
 
 def run(*, quick: bool = False) -> dict[str, Any]:
@@ -32,7 +30,6 @@ def run(*, quick: bool = False) -> dict[str, Any]:
             form["share_of_mm"] = entry["flops"] / form["seconds"] / peak
     found["scaling"] = layers.measure_growth(device, repetitions)
     found["steps"] = steps.measure(repetitions)
-    found["data"] = data_share(device, found["steps"])
     found["augmentation"] = augmentation.measure(device, found["steps"])
     return found
 
@@ -59,12 +56,3 @@ def machine(device: torch.device, repetitions: int) -> dict[str, Any]:
         "spatial_layers": engine.report(device),
         "mm_flops": {name: 2 * 2048**3 / timing.median for name, timing in timings.items()},
     }
-
-
-def data_share(device: torch.device, measured: list[dict[str, Any]]) -> dict[str, float]:
-    """What an epoch's batches take of an epoch of SpatialDenseNet, local."""
-    split, recipe = augmentation.random_images(IMAGES), augmentation.RECIPES["crop, flip"]
-    seconds = augmentation.epoch(split.to(device), steps.BATCH, recipe)()
-    (entry,) = (e for e in measured if e["network"] == "SpatialDenseNet")
-    training = entry["steps"]["SpatialDenseNet, local"]["seconds"] * -(-IMAGES // steps.BATCH)
-    return {"seconds": seconds, "share_of_epoch": seconds / (seconds + training)}

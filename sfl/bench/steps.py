@@ -24,11 +24,12 @@ from sfl.progress import track
 from sfl.training.device import pick_device
 from sfl.training.setup import build_learner, set_up
 
-BATCH = 64  # the notebook's
+BATCH = 64  # the notebook's, and of its networks here
 TURN_SECONDS = 0.1
 
 # What is measured: a name, the config that it comes from and what is set beside it.
 OURS = {
+    "DeepNet, local": ("deep-local", ()),
     "SimpleModel, local": ("simple", ()),
     "SpatialDenseNet, local": ("spatial", ()),
     "SpatialDenseNet, dense": ("notebook/spatial", ("train.precision=auto",)),
@@ -46,6 +47,7 @@ OURS |= {
     for how, overrides in (OTHERWISE | WITHOUT_GRAPH).items()
 }
 NOTEBOOK = ("SimpleModel", "SpatialDenseNet", "RegularConvNet")
+NETWORKS = (*NOTEBOOK, "DeepNet")
 
 
 class Worker:
@@ -83,10 +85,11 @@ class Worker:
 
 
 def measure(repetitions: int) -> list[dict[str, Any]]:
-    """One entry a network of the notebook: seconds and peak memory, ours and the notebook's."""
+    """One entry a network: seconds and peak memory, ours and, where it had it, the notebook's."""
     found = []
-    for network in track(NOTEBOOK, "Measuring steps", len(NOTEBOOK)):
-        names = [f"{network}, notebook", *(name for name in OURS if name.startswith(network))]
+    for network in track(NETWORKS, "Measuring steps", len(NETWORKS)):
+        ours = [name for name in OURS if name.startswith(network)]
+        names = [f"{network}, notebook"] * (network in NOTEBOOK) + ours
         if not torch.cuda.is_available():
             names = [name for name in names if not name.endswith(tuple(WITHOUT_GRAPH))]
         workers = {name: Worker(name) for name in names}
@@ -95,17 +98,19 @@ def measure(repetitions: int) -> list[dict[str, Any]]:
             name: {**added([timings[name]]), "peak_bytes": worker.peak_bytes()}
             for name, worker in workers.items()
         }
-        found.append({"network": network, "batch": BATCH, "steps": steps})
+        batch = load(OURS[ours[0]][0]).data.batch_size
+        found.append({"network": network, "batch": batch, "steps": steps})
     return found
 
 
 def our_step(name: str) -> Callable[[], object]:
     """A step of `sfl train`, on images that are drawn once."""
-    config, overrides = OURS[name]
-    images, labels = _batch()
+    named, overrides = OURS[name]
+    config = load(named, ["data.source=shapes", "data.validation=0", *overrides])
+    images, labels = _batch(config.data.batch_size)
     nothing = Split((images * 0).byte(), labels)
     dataset = Dataset("shapes", tuple("0123456789"), nothing, nothing)
-    setup = set_up(load(config, ["data.source=shapes", *overrides]), dataset)
+    setup = set_up(config, dataset)
     learner = build_learner(setup)
     images, labels = images.to(setup.device), labels.to(setup.device)
     learner.model.train()
@@ -117,7 +122,7 @@ def notebook_step(name: str) -> Callable[[], object]:
     device = pick_device("auto")
     model = notebook_model(name).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
-    images, labels = (each.to(device) for each in _batch())
+    images, labels = (each.to(device) for each in _batch(BATCH))
     return lambda: _plain_step(model, optimizer, images, labels)
 
 
@@ -129,5 +134,5 @@ def _plain_step(
     optimizer.step()
 
 
-def _batch() -> tuple[Tensor, Tensor]:
-    return torch.randn(BATCH, 3, 32, 32), torch.arange(BATCH) % 10
+def _batch(size: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(size, 3, 32, 32), torch.arange(size) % 10

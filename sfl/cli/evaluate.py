@@ -115,6 +115,6 @@ def _draw(evaluated: "Evaluated", out: Path) -> None:
     from sfl.progress import say
 
     model, images = evaluated.model, name_of_images(evaluated.data.source)
-    title = f"{model}\n{images}, {evaluated.n:,} test images, n = 1"
+    title = f"{model}\n{images}, {evaluated.n:,} test images"
     write_pictures(pictures({model: evaluated}, title), out)
     say(f"pictures: {out}")

@@ -249,9 +249,9 @@ def _step_table(measured: dict[str, Any]) -> Table:
     columns = ("network", "ms", RANGE[0], "notebook ÷ this", "peak memory")
     made = Table(columns, title, RANGE)
     for entry in measured["steps"]:
-        notebook = entry["steps"][f"{entry['network']}, notebook"]["seconds"]
+        notebook = entry["steps"].get(f"{entry['network']}, notebook")
         for name, step in entry["steps"].items():
-            ratio = f"{notebook / step['seconds']:.1f}"
+            ratio = f"{notebook['seconds'] / step['seconds']:.1f}" if notebook else "–"
             made.add_row(name, *_milliseconds(step), ratio, bytes_text(step["peak_bytes"]))
     return made
 
@@ -267,14 +267,12 @@ def _augmentation_table(recipes: Sequence[dict[str, Any]]) -> Table:
 
 
 def _machine_table(measured: dict[str, Any]) -> Table:
-    machine, data = measured["machine"], measured["data"]
-    share = f"{data['share_of_epoch']:.1%} of an epoch of SpatialDenseNet, local"
+    machine = measured["machine"]
     described = {
         "device": f"{machine['device']}, {machine['threads']} threads",
         "torch": machine["torch"],
         "spatial layers": machine["spatial_layers"],
         "torch.mm": [f"{v / 1e9:.0f} GFLOP/s {kind}" for kind, v in machine["mm_flops"].items()],
-        "batches of 50,000 images": f"{data['seconds']:.1f} s, {share}",
     }
     return data_table(described)
 

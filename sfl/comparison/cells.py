@@ -56,7 +56,7 @@ def by_axes(comparison: Comparison) -> Sheet | None:
 
 
 def _mean(model: Model, counted: bool) -> str:
-    return f"{mean_text(model)} (n = {model.n})" if counted else mean_text(model)
+    return f"{mean_text(model)} (n\u00a0=\u00a0{model.n})" if counted else mean_text(model)
 
 
 def _gap(cell: Cell | None, axis: str, first: str) -> str:

@@ -56,8 +56,9 @@ def pictures(
     """All pictures of a comparison. images: its test images; None: no picture of single images."""
     logged = (one.run.logged for model in compared for one in model.results)
     kind, title = judged_on(*logged) or "train", _title(comparison)  # all logged the training's
+    over_epochs, uncounted = _title(comparison, tested=False), _title(comparison, counted=False)
     what = "training" if kind == "train" else kind
-    found = [*efficiency(comparison, _title(comparison)), *_heat_map(comparison)]
+    found = [*efficiency(comparison, title), *_heat_map(comparison)]
     for name, key, label, scale in (
         ("accuracy", f"{kind}_accuracy", f"{what} accuracy, %", 100.0),
         ("loss", "train_loss", "training loss, nats", 1.0),
@@ -65,15 +66,16 @@ def pictures(
         shown = label.partition(",")[0].capitalize()
         caption = f"{shown} over the epochs; mean, and smallest to largest of the runs."
         read = partial(_read, key, scale)
-        draw = partial(_curves, compared, title, read, label)
+        of_test = key == "test_accuracy"
+        draw = partial(_curves, compared, title if of_test else over_epochs, read, label)
         found.append(Picture(name, caption, draw, _size(compared)))
-    found += _learning(compared, title)
+    found += _learning(compared, over_epochs)
     for name, field, label in COSTS:
         caption = f"Test accuracy against {label}; bars: 95 % intervals."
         draw = partial(_by_cost, comparison, field, label)
         found.append(Picture(f"accuracy-by-{name}", caption, draw, _size(compared)))
     classes = list(comparison.models[0].per_class)
-    found += copies.pictures({model.name: model for model in comparison.models}, title)
+    found += copies.pictures({model.name: model for model in comparison.models}, uncounted)
     chosen, of_classes = _chosen_classes(compared)
     caption = f"Test accuracy of {of_classes}: mean, and smallest to largest of the runs."
     height = 1.4 + len(chosen) * (0.12 + 0.13 * len(compared))
@@ -141,12 +143,16 @@ def _with_unique_names(found: Sequence[Picture]) -> list[Picture]:
     ]
 
 
-def _title(comparison: Comparison) -> str:
-    """The networks, then the images and how many runs there are of each model."""
+def _title(comparison: Comparison, *, tested: bool = True, counted: bool = True) -> str:
+    """The networks, then the images, how many test images, and how many runs of each model.
+
+    tested: whether it is a picture of the test images; counted: whether it is of all runs.
+    """
     networks = " and ".join(dict.fromkeys(model.model for model in comparison.models))
     runs = ", ".join(dict.fromkeys(str(model.n) for model in comparison.models))
-    data = comparison.data
-    return f"{networks}\n{shorten(data.name)}, {data.test_images:,} test images, n = {runs}"
+    parts = [shorten(comparison.data.name)]
+    parts += [f"{comparison.data.test_images:,} test images"] * tested + [f"n = {runs}"] * counted
+    return f"{networks}\n{', '.join(parts)}"
 
 
 def _learning(compared: Sequence[ComparedModel], title: str) -> list[Picture]:

@@ -155,7 +155,7 @@ def plan_trials(grid: Grid, root: Path, *, training: bool = True) -> list[Trial]
     if tune is None:
         return []
     asked = [(cell, values) for cell in grid.cells for values in _combinations(tune.values)]
-    named = [_trial(cell, values, tune.epochs) for cell, values in asked]
+    named = [_trial(grid, cell, values, tune.epochs) for cell, values in asked]
     models = plan_named(named, 1, root, training=training, images_read=grid.images_read)
     refuse_unreadable(models, root)
     for (cell, _), model in zip(asked, models, strict=True):
@@ -173,13 +173,11 @@ def _combinations(tried: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]
         yield dict(zip(tried, values, strict=True))
 
 
-def _trial(cell: Cell, values: Mapping[str, Any], epochs: int) -> Named:
+def _trial(grid: Grid, cell: Cell, values: Mapping[str, Any], epochs: int) -> Named:
     ending = "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items())
     given = [*_overrides(values), f"train.epochs={epochs}"]
-    try:
-        return Named(f"{cell.name}-{ending}", override(cell.config, given))
-    except UserError as error:
-        raise UserError(f"tune: {error.message}", error.hint) from None
+    sources = [*(grid.tuned_at[key] for key in values), "tune: epochs"]
+    return Named(f"{cell.name}-{ending}", override(cell.config, given, sources))
 
 
 def _overrides(values: Mapping[str, Any]) -> list[str]:

@@ -106,6 +106,7 @@ class Grid:
     settings: GridSettings
     base: str  # its config: a name that ships with sfl, or a path from where we are
     cells: tuple[Cell, ...]
+    tuned_at: Mapping[str, str]  # the place of each setting that is tuned
     images_read: dict[str, Any] = field(default_factory=dict)  # by the settings of the data
 
 
@@ -117,6 +118,8 @@ def load_grid(name: str, overrides: Sequence[str] = (), seeds: int | None = None
     """
     path = find(name, named_grids())
     tree = read(path, named_grids())
+    if "model" in tree.values and "axes" not in tree.values:
+        raise UserError(f"{path}: a config, not a study", "give it to sfl train")
     try:
         settings = GridSettings.model_validate(tree.values)
     except ValidationError as error:
@@ -135,7 +138,9 @@ def load_grid(name: str, overrides: Sequence[str] = (), seeds: int | None = None
     names = [cell.name.lower() for cell in cells]  # not every disk tells X from x
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{path}: axes: two cells are called {twice}", "rename a variant")
-    return Grid(path.stem, settings, base, cells)
+    tuned = settings.tune.values if settings.tune else {}
+    tuned_at = {key: f"{tree.place(('tune', key))}: tune" for key in tuned}
+    return Grid(path.stem, settings, base, cells, tuned_at)
 
 
 def _cells(

@@ -71,7 +71,9 @@ def load(
 
     sources: where each override was given, for messages; None: as `--set`.
     """
-    tree = read(find(name), named_configs())
+    tree = read(path := find(name), named_configs())
+    if "axes" in tree.values and "model" not in tree.values:
+        raise UserError(f"{path}: a study, not a config", "give it to sfl grid")
     return _validated(apply_overrides(tree, overrides, sources))
 
 
@@ -96,12 +98,17 @@ def _written_by_sfl() -> Iterator[None]:
         raise UserError(error.message, hint, Exit.RUN) from None
 
 
-def override(config: Config, overrides: Sequence[str]) -> Config:
-    """The config with `a.b=v` overrides, checked as in a file. What nobody has set stays unset."""
+def override(
+    config: Config, overrides: Sequence[str], sources: Sequence[str] | None = None
+) -> Config:
+    """The config with `a.b=v` overrides, checked as in a file. What nobody has set stays unset.
+
+    sources: as in `load`.
+    """
     if not overrides:
         return config
     given = config.model_dump(exclude_unset=True, exclude_none=True)
-    return _validated(apply_overrides(YamlTree(given), overrides))
+    return _validated(apply_overrides(YamlTree(given), overrides, sources))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -188,7 +188,9 @@ class TrainSettings(Settings):
         if self.schedule == "onecycle" and self.warmup:
             raise ValueError("warmup: only for schedule constant and cosine; onecycle has its own")
         if self.warmup > self.epochs:
-            raise ValueError(f"warmup: {self.warmup:g} epochs, but train.epochs is {self.epochs}")
+            raise ValueError(
+                f"warmup: {self.warmup:g} epochs, but train.epochs is {self.epochs}; lower it, too"
+            )
         return self
 
 

@@ -25,7 +25,7 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"train.device: {name}: this machine has no CUDA device", "use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise UserError(f"train.device: {name}: there are {count} CUDA devices, numbered from 0")
+        raise UserError(f"train.device: {name}: CUDA devices here: {count}, numbered from 0")
     if device.type == "cuda" and (too_old := _too_old(device)):
         raise UserError(f"train.device: {name}: {too_old}", "use cpu, or another PyTorch")
     if device.type == "mps" and not mps:

@@ -66,13 +66,12 @@ class FakeWorker:
 def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: bool) -> None:
     small = {"a layer": (Layer((3, 6, 6), 4, 3),), "padded": (Layer((4, 6, 6), 4, 3, 1),)}
     monkeypatch.setattr(layers, "NETWORKS", small)
-    monkeypatch.setattr(run, "IMAGES", 640)
     monkeypatch.setattr(augmentation, "IMAGES", 64)
     axes = {"batch": (1, 2), "channels in": (1, 2), "positions": (6, 8)}
     monkeypatch.setattr(layers, "AXES", axes)
     monkeypatch.setattr(steps, "Worker", FakeWorker)
     found = json.loads(json.dumps(run.run(quick=quick)))
-    parts = {"format", "machine", "layers", "scaling", "steps", "data", "augmentation"}
+    parts = {"format", "machine", "layers", "scaling", "steps", "augmentation"}
     assert set(found) == parts
     assert [entry["axis"] for entry in found["scaling"]] == ["batch", "channels in", "positions"]
     assert found["scaling"][2]["values"] == [16, 36]
@@ -96,13 +95,14 @@ def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, q
     for form in plain["forms"].values():
         share = plain["flops"] / form["seconds"] / found["machine"]["mm_flops"]["float32"]
         assert form["share_of_mm"] == pytest.approx(share)
-    assert 0 < found["data"]["share_of_epoch"] < 1
     *ours, theirs = found["augmentation"]
     assert [recipe["name"] for recipe in ours] == list(augmentation.RECIPES)
     for recipe in (*ours, theirs):
         share = recipe["share_of_epoch"]["SpatialDenseNet, local"]
         each = 1 / recipe["images_per_second"]
         assert share == pytest.approx(each / (each + 0.022 / steps.BATCH))
+        share = recipe["share_of_epoch"]["DeepNet, local"]
+        assert share == pytest.approx(each / (each + 0.014 / 512))  # the batch of its config
     steps_of_simple = found["steps"][0]["steps"]
     assert list(steps_of_simple) == ["SimpleModel, notebook", "SimpleModel, local"]
     assert steps_of_simple["SimpleModel, local"]["seconds"] == 0.018
@@ -110,7 +110,7 @@ def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, q
     assert shown[len(found["layers"])][:2] == ["SimpleModel, notebook", "SimpleModel, local"]
 
 
-@pytest.mark.parametrize("name", ["SimpleModel, local", "SimpleModel, notebook"])
+@pytest.mark.parametrize("name", ["SimpleModel, local", "SimpleModel, notebook", "DeepNet, local"])
 def test_a_step_is_taken_in_a_process_of_its_own(name: str) -> None:
     worker = Worker(name)
     assert worker.seconds() > 0

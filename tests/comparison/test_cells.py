@@ -73,7 +73,7 @@ def test_cells_with_other_numbers_of_runs_say_so(study: Grid, runs_dir: Path) ->
     comparison = known(run_grid(study, runs_dir)[0])
     models = [comparison.models[0].model_copy(update={"n": 1}), *comparison.models[1:]]
     table = by_axes(comparison.model_copy(update={"models": models}))
-    assert table is not None and table.rows[0][1][0] == "60.00 ± 5.00 (n = 1)"
+    assert table is not None and table.rows[0][1][0] == "60.00 ± 5.00 (n\u00a0=\u00a01)"
     assert "n =" not in table.title
 
 

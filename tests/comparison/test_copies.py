@@ -94,7 +94,8 @@ def test_pictures_show_every_model_that_has_them(compared: Comparison) -> None:
     drawn, bars = Figure(figsize=maps.size), Figure(figsize=errors.size)
     maps.draw(drawn)
     titles = [axes.get_title("left") or axes.get_title() for axes in drawn.axes]
-    assert [title for title in titles if title] == list(five)
+    runs = first.shifts.runs
+    assert [title for title in titles if title] == [f"{name}, n = {runs}" for name in five]
     errors.draw(bars)
     (axes,) = bars.axes
     found: list[Any] = [line.get_xdata() for line in axes.lines]

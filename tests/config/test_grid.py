@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sfl.config.grid import as_override, load_grid
-from sfl.config.load import named_grids, override
+from sfl.config.load import load, named_grids, override
 from sfl.errors import Exit, UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -128,3 +128,11 @@ def test_the_studies_that_ship_can_be_read() -> None:
     assert {"grids/small", "grids/sharing-by-learning"} <= set(named_grids())
     for name in named_grids():
         assert len(load_grid(name).cells) > 2
+
+
+def test_a_config_is_no_study_and_a_study_no_config(study: Path) -> None:
+    with pytest.raises(UserError, match=r"one\.yaml: a config, not a study") as config:
+        load_grid("configs/one.yaml")
+    with pytest.raises(UserError, match=r"study\.yaml: a study, not a config") as other:
+        load(str(study))
+    assert (config.value.hint, other.value.hint) == ("give it to sfl train", "give it to sfl grid")

@@ -160,7 +160,7 @@ MISTAKES = [
     ),
     (
         MODEL + "train: {warmup: 9}",
-        "c.yaml:2: train.warmup: 9 epochs, but train.epochs is 5",
+        "c.yaml:2: train.warmup: 9 epochs, but train.epochs is 5; lower it, too",
     ),
     (
         MODEL + "train: {schedule: onecycle, warmup: 1}",

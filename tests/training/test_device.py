@@ -51,7 +51,7 @@ def test_a_device_by_name(machine: Machine) -> None:
     [
         (0, "cuda", "train.device: cuda: this machine has no CUDA device"),
         (0, "cuda:1", "train.device: cuda:1: this machine has no CUDA device"),
-        (1, "cuda:1", "train.device: cuda:1: there are 1 CUDA devices, numbered from 0"),
+        (1, "cuda:1", "train.device: cuda:1: CUDA devices here: 1, numbered from 0"),
         (1, "mps", "train.device: mps: this machine has no MPS device"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 
 from sfl.errors import Exit
 from sfl.nn.feedback.rules import RULES
-from tests.fake_gpu.machine import build, run
+from tests.fake_gpu.machine import ROOT, build, run
 
 # The largest numbers of launches in an eager step with 64 images, by config and precision, as
 # counted: normalisation with its ReLU is two each way, and three for the running statistics.
@@ -30,6 +30,12 @@ OTHERS = [
     "learn.route=dfa", "learn.route=local", "learn.route=frozen", "learn.sleep.every=7",
     "optimizer.clip_norm=1.0", "train.label_smoothing=0.1", "optimizer.name=adamw",
     "optimizer={name: sgd, momentum: 0.9}", "train.precision=tf32",
+]  # fmt: skip
+DEEP = [  # what DeepNet and its recipe add
+    ["deep-local"], ["deep-conv"], ["papers/d-local"], ["papers/pogodin-local"],
+    ["deep-local", "learn.rule=kp"], ["deep-local", "learn.route=dfa"],
+    ["deep-local", "learn.route=local"],
+    ["deep-local", "model={same_start: true, pool: max}", "train.average=null"],
 ]  # fmt: skip
 DRAWN = {"brsf", "mirror"}  # rules that draw on the CPU in each step
 
@@ -94,6 +100,13 @@ def test_every_rule_route_and_setting_can_be_recorded(gpu: Path, config: str) ->
             assert "wait" not in found["eager"], found
 
 
+@pytest.mark.slow
+def test_deep_networks_can_be_recorded(gpu: Path) -> None:
+    for found in counted(gpu, DEEP):
+        assert found["recorded"] and "wait" not in found["eager"], found
+        assert found["replay"]["launch"] + found["replay"]["D2D"] <= 5, found
+
+
 def sfl(gpu: Path, folder: Path, *arguments: str, **env: str) -> "CompletedProcess[str]":
     return run(gpu, "-m", "tests.fake_gpu.commands", *arguments, folder=folder, env=env)
 
@@ -102,6 +115,9 @@ SMALL = (
     "--set", "data.source=shapes", "--set", "data.shapes={train: 350, test: 60}",
     "--set", "train={epochs: 1, test_every: 1, measure_every: 1}",
 )  # fmt: skip
+
+
+DEEP_SMALL = (*SMALL, "--set", "train.warmup=0", "--set", "data={batch_size: 64, validation: 0}")
 
 
 @pytest.mark.slow
@@ -118,7 +134,13 @@ def test_the_commands_run_through(gpu: Path, tmp_path: Path) -> None:
     for arguments in (
         ["train", "--resume", "checkpoints/spatial", *more],
         ["evaluate", "checkpoints/spatial", "--json"],
+        ["evaluate", "checkpoints/spatial", "--views", "2", "--shifts", "1"],
+        ["export", "checkpoints/spatial", "spatial.safetensors"],
+        ["evaluate", "spatial.safetensors"],
+        ["train", "--config", "deep-local", *DEEP_SMALL, "--set", "train.teacher=spatial"],
         ["compare", "checkpoints/conv", "checkpoints/spatial"],
+        ["compare", "conv", "spatial", *SMALL, "--out", "report"],
+        ["grid", str(ROOT / "configs/grids/quickstart.yaml"), *SMALL, "--seeds", "1"],
         ["plot", "checkpoints/spatial"],
         ["show", "spatial"],
         ["runs"],
@@ -136,7 +158,7 @@ def test_what_a_gpu_refuses_is_one_line(gpu: Path, tmp_path: Path) -> None:
     config = ("train", "--config", "spatial", *SMALL)
     for env, change, code, said in (
         ({"FAKE_CAPABILITY": "60"}, "train.device=cuda", Exit.USAGE, "compute capability 6.0"),
-        ({}, "train.device=cuda:1", Exit.USAGE, "there are 1 CUDA devices"),
+        ({}, "train.device=cuda:1", Exit.USAGE, "CUDA devices here: 1"),
         ({"FAKE_CAPABILITY": "75"}, "train.precision=tf32", Exit.USAGE, "tf32: only on CUDA"),
         ({"FAKE_MEMORY": "90000000"}, "train.device=cuda", Exit.RESOURCES, "out of memory"),
         ({}, "train={graph: on, compile: true}", Exit.USAGE, "not with train.compile"),

@@ -181,4 +181,4 @@ def expect_entries(count: int, **lists: Sequence[object]) -> None:
     for name, values in lists.items():
         if len(values) != count:
             layers = "1 layer" if count == 1 else f"{count} layers"
-            raise ValueError(f"{name} has {len(values)} entries, this model has {layers}")
+            raise ValueError(f"{name}: {len(values)} given, this model has {layers}")

@@ -194,8 +194,8 @@ def test_one_image_cannot_be_normalised() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"strides": [1, 2]}, "strides has 2 entries, this model has 4 layers"),
-        ({"kernel_sizes": [3]}, "kernel_sizes has 1 entries, this model has 4 layers"),
+        ({"strides": [1, 2]}, "strides: 2 given, this model has 4 layers"),
+        ({"kernel_sizes": [3]}, "kernel_sizes: 1 given, this model has 4 layers"),
         ({"channels": [], "strides": [], "kernel_sizes": []}, "at least one layer"),
         ({"pool": "max", "strides": [1, 3, 1, 1]}, "only for strides of 1 and 2, not 3"),
         ({"pool": "average", "strides": [2, 2, 2, 2]}, "leaves nothing of 1×1"),
