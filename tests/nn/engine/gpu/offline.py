@@ -17,11 +17,12 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sfl.nn.engine.gpu import launch
+from sfl.nn.engine.gpu import launch, norm
 from sfl.nn.engine.gpu.launch import KERNELS, Kernel
 from sfl.nn.window import window_of
 
 PROGRAMS = Path(triton.backends.nvidia.__file__).parent / "bin"
+NAMES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 PROCESSORS = {75: 40, 80: 108, 90: 132, 100: 148}
 # (channels in, side, channels out, kernel, stride, padding)
 LAYERS: dict[str, tuple[tuple[int, int, int, int, int, int], ...]] = {
@@ -64,10 +65,9 @@ def compiled(kernel: Kernel, capability: int) -> dict[str, Any]:
     pointers = {"x": kernel.dtype, "y": kernel.dtype, "w": torch.float32, "bias": torch.float32}
     constants = kernel.constants()
     signature, attributes = {}, {}
-    names = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
     for place, name in enumerate(function.arg_names):
         if name in pointers:
-            signature[name] = names[pointers[name]]
+            signature[name] = NAMES[pointers[name]]
         else:
             signature[name] = "constexpr" if name in constants else "i32"
         if name in pointers or (name == "batch" and kernel.batch == "16n"):
@@ -75,6 +75,29 @@ def compiled(kernel: Kernel, capability: int) -> dict[str, Any]:
     places = {(function.arg_names.index(name),): value for name, value in constants.items()}
     source = ASTSource(fn=function, signature=signature, constexprs=places, attrs=attributes)
     options = {"num_warps": kernel.blocks.warps, "num_stages": kernel.blocks.stages}
+    about = {"kernel": kernel.name, "channels": [kernel.channels, kernel.out_channels]}
+    return {**about, "blocks": kernel.blocks, **needs(source, capability, options)}
+
+
+def compiled_norm(function: Any, capability: int, dtype: torch.dtype, batch: int) -> dict[str, Any]:
+    """The same for a kernel of batch normalisation."""
+    columns = min(triton.next_power_of_2(batch), 1024)
+    constants = {"ROWS": norm.TILE // columns, "COLUMNS": columns, "PARTS": norm.PARTS}
+    activations = dict.fromkeys(("x", "y", "dx", "dy"), NAMES[dtype])
+    numbers = {"eps": "fp32", **dict.fromkeys((*norm.GENERAL, "batch"), "i32")}
+    signature, attributes = {}, {}
+    for place, name in enumerate(function.arg_names):
+        known = numbers | activations | dict.fromkeys(constants, "constexpr")
+        signature[name] = known.get(name, "*fp32")
+        if signature[name].startswith("*") or (name == "batch" and batch % 16 == 0):
+            attributes[(place,)] = [["tt.divisibility", 16]]
+    places = {(function.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=function, signature=signature, constexprs=places, attrs=attributes)
+    return {"kernel": function.__name__, **needs(source, capability, {})}
+
+
+def needs(source: ASTSource, capability: int, options: dict[str, int]) -> dict[str, Any]:
+    """What compiled code needs of a multiprocessor, and the units that multiply."""
     target = GPUTarget("cuda", capability, 32)
     made = triton.compile(source, target=target, options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -86,9 +109,6 @@ def compiled(kernel: Kernel, capability: int) -> dict[str, Any]:
     registers = re.search(r"REG:(\d+)", use)
     assert registers and instructions
     return {
-        "kernel": kernel.name,
-        "channels": [kernel.channels, kernel.out_channels],
-        "blocks": kernel.blocks,
         "registers": int(registers[1]),
         "spills": sum(each in ("LDL", "STL") for each in instructions),
         "shared": made.metadata.shared,
@@ -102,6 +122,12 @@ def _said(program: str, *arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    given, dtype_name, batch_size, which = sys.argv[1:]
-    all_kernels = kernels_of(int(given), getattr(torch, dtype_name), int(batch_size), which)
-    print(json.dumps([compiled(each, int(given)) for each in dict.fromkeys(all_kernels)]))
+    dtype_name, which = sys.argv[2], sys.argv[4]
+    given, batch_size, kind = int(sys.argv[1]), int(sys.argv[3]), getattr(torch, dtype_name)
+    if which == "norm":
+        each_norm = (norm._sums, norm._normalise, norm._backward_sums, norm._backward)
+        found = [compiled_norm(each, given, kind, batch_size) for each in each_norm]
+    else:
+        all_kernels = dict.fromkeys(kernels_of(given, kind, batch_size, which))
+        found = [compiled(each, given) for each in all_kernels]
+    print(json.dumps(found))

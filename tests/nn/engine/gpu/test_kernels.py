@@ -48,7 +48,7 @@ def test_they_equal_the_reference_in_float64(count: int) -> None:
             assert each[name] <= bound, each  # NaN isn't
 
 
-NETS = ("SpatialDenseNet", "RegularConvNet", "deep")
+NETS = ("SpatialDenseNet", "RegularConvNet", "deep", "norm")
 
 
 @pytest.mark.parametrize(
@@ -71,5 +71,5 @@ def test_compiled_they_need_little(capability: int, dtype: str, batch: int, laye
     for each in said("offline.py", capability, dtype, batch, layers):
         assert each["spills"] == 0 and each["registers"] <= 168, each
         assert each["shared"] <= 48 << 10, each
-        if dtype == "bfloat16":
+        if dtype == "bfloat16" and layers != "norm":  # which multiplies no matrices
             assert {"HMMA", "HGMMA", "UTCHMMA"} & set(each["units"]), each
