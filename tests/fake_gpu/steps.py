@@ -37,7 +37,8 @@ def look(config: str, *overrides: str, batch: int = 64) -> dict[str, Any]:
     images = torch.zeros(2 * batch, 3, 32, 32, dtype=torch.uint8)
     split = Split(images, torch.arange(2 * batch) % 10)
     data = Dataset("shapes", tuple("0123456789"), split, split)
-    overrides = ("data.source=shapes", "train.device=cuda", f"data.batch_size={batch}", *overrides)
+    sizes = ("data.validation=0", f"data.batch_size={batch}")
+    overrides = ("data.source=shapes", "train.device=cuda", *sizes, *overrides)
     setup = set_up(load(config, list(overrides)), data)
     learner = build_learner(setup)
     learner.model.train()
@@ -60,7 +61,7 @@ def look(config: str, *overrides: str, batch: int = 64) -> dict[str, Any]:
     step()
     recording = events(step)
     return {
-        "case": [config, *overrides[3:]],
+        "case": [config, *overrides[4:]],
         "eager": eager,
         "guard": guard["launch"] - 1,  # of the loss
         "replay": events(step),

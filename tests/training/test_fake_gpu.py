@@ -35,7 +35,7 @@ DEEP = [  # what DeepNet and its recipe add
     ["deep-local"], ["deep-conv"], ["papers/d-local"], ["papers/pogodin-local"],
     ["deep-local", "learn.rule=kp"], ["deep-local", "learn.route=dfa"],
     ["deep-local", "learn.route=local"],
-    ["deep-local", "model={same_start: true, pool: max}", "train.average=null"],
+    ["deep-local", "model.same_start=true", "model.pool=max", "train.average=null"],
 ]  # fmt: skip
 DRAWN = {"brsf", "mirror"}  # rules that draw on the CPU in each step
 
