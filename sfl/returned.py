@@ -84,7 +84,8 @@ class Compared(Comparison):
         from sfl.comparison.table import rows
 
         tables = [
-            _table(one.head, ([label, *row] for label, row in one.rows)) for one in sheets(self)
+            _paragraphs([one.title]) + _table(one.head, ([label, *row] for label, row in one.rows))
+            for one in sheets(self)
         ]
         if self.grid is None or len(self.grid.axes) < 2:
             head = ["", *(model.name for model in self.models)]

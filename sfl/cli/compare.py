@@ -147,7 +147,7 @@ def show_comparison(
 def _print(comparison: "Comparison") -> None:
     """As text: of a study with two axes its cells, else a column for each model."""
     from sfl.cli import layout, tables
-    from sfl.comparison.cells import by_axes
+    from sfl.comparison.cells import by_axes, sheets
     from sfl.comparison.table import rows
 
     names = [model.name for model in comparison.models]
@@ -156,4 +156,6 @@ def _print(comparison: "Comparison") -> None:
         layout.print_lines(["(all numbers of each cell: --out DIR, --csv, --json)"])
     else:
         layout.print_table(tables.comparison_table(names, rows(comparison)))
+        for sheet in sheets(comparison):  # of a study: what its cells have tried
+            layout.print_table(tables.sheet_table(sheet))
     layout.print_lines([*comparison.remarks, "", *comparison.conclusion])

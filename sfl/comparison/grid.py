@@ -77,7 +77,9 @@ def run_grid(
     train = partial(train_missing, root=root, at_once=at_once)
     failures = []
     if training and any(trial.model.missing for trial in trials):
-        failures = train([trial.model for trial in trials], may_diverge=True)
+        tried = {job.name for trial in trials for job in trial.model.missing}
+        later = [job for job in missing(grid, root) if job.name not in tried]
+        failures = train([trial.model for trial in trials], may_diverge=True, later=later)
         trials = plan_trials(grid, root)
     failures += told(_hopeless(trials))
     models = plan_cells(grid, choose(trials), root, training=training, unfinished=unfinished)
@@ -111,7 +113,7 @@ def missing(grid: Grid, root: Path, *, known: bool = False) -> list[Job]:
     """What the study lacks: trials, and runs of cells. Those of a cell with trials to come are the
     same whatever it will choose, but for the values chosen, of which they have the first.
 
-    known: leave out what depends on trials to come.
+    known: leave out what depends on trials to come, and what another process is training.
     """
     trials = plan_trials(grid, root)
     jobs = [job for trial in trials for job in trial.model.missing]
@@ -123,7 +125,7 @@ def missing(grid: Grid, root: Path, *, known: bool = False) -> list[Job]:
     each = dict[str, Job]()
     for job in sorted(jobs, key=lambda job: job.config.train.seed):  # as they will be trained
         each.setdefault(f"{job.config.train.seed} {job.config.identity()}", job)
-    return list(each.values())
+    return [job for job in each.values() if not (known and job.run and job.run.is_locked())]
 
 
 def say_plan(grid: Grid, jobs: Sequence[Job], root: Path) -> None:
@@ -244,7 +246,7 @@ def describe(grid: Grid, models: Sequence[Model], trials: Sequence[Trial]) -> sc
         of = {**cell.variants, axis: axes[axis][0]}
         there = accuracy.get(frozenset(of.items()))
         own = accuracy[frozenset(cell.variants.items())]
-        return None if there is None else own - there
+        return None if there is None else round(own - there, 12)  # equal: 0, not 1e-17
 
     def tried(cell: Cell) -> list[schema.Trial]:
         return [

@@ -9,6 +9,7 @@ from pathlib import Path
 from sfl.comparison.model import ComparedModel
 from sfl.comparison.names import differing
 from sfl.comparison.plan import images_reader, readable, refuse_other_images
+from sfl.comparison.results import read_result
 from sfl.errors import Exit, UserError
 from sfl.jobs.job import ONE, AtOnce, Failure, Job, Outcome, told
 from sfl.jobs.pool import run_all
@@ -20,24 +21,30 @@ MOST_DIFFERING = 3  # settings in which a run may differ and still be named as a
 
 
 def train_missing(
-    models: Sequence[ComparedModel], root: Path, *, at_once: AtOnce = ONE, may_diverge: bool = False
-) -> list[Failure]:
+    models: Sequence[ComparedModel], root: Path, *,
+    at_once: AtOnce = ONE, may_diverge: bool = False,
+    later: Sequence[Job] = (),
+) -> list[Failure]:  # fmt: skip
     """Says what is missing, then trains it: goes on with interrupted runs, starts the others.
 
     Says which of them failed, and returns those; the others are trained nevertheless.
     at_once: how many, and by what. may_diverge: whether a run that diverges is no failure.
+    later: jobs that will follow; they must fit, too.
 
     Raises UserError before the first run is trained if one of them can't be, or couldn't be
     compared: a model that doesn't fit its images or the memory, a disk without room, other images
-    than the first model's.
+    than the first model's; and for a finished run that is damaged.
     """
     jobs = _jobs(models)
     if not jobs:
         return []
+    for run in (run for model in models for run in model.runs.values()):
+        if run.status == "finished":
+            read_result(run), run.metrics  # what is damaged is said now, not after hours
     read_images = images_reader(models[0].images_read)
     refuse_other_images([job for _, job in jobs], read_images)
     say(f"to be trained first: {_names(jobs)}")
-    outcomes = run_all([job for _, job in jobs], root, read_images, at_once)
+    outcomes = run_all([job for _, job in jobs], root, read_images, at_once, later)
     for (model, job), outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Run):
             model.runs[job.config.train.seed] = outcome

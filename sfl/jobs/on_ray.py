@@ -21,6 +21,7 @@ from sfl.jobs.job import AtOnce, Job, state
 from sfl.units import one_line
 
 RETRIES = 3  # after machines that were lost
+POLL = 0.5  # seconds between looks at a run
 
 
 def connect(jobs: Sequence[Job], at_once: AtOnce) -> "list[OnRay]":
@@ -120,7 +121,8 @@ def _train(given: dict[str, Any], run: str) -> tuple[str, int] | None:
     child = Child(environment)
     try:
         child.train(config, path, resumes=there == "interrupted")
-        child.wait()
+        while not child.ended:  # not wait(): an interrupt would arrive when the run has ended
+            time.sleep(POLL)
         error = child.error()
     except KeyboardInterrupt:  # Ray's way to cancel a task
         child.stop()

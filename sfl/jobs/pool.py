@@ -40,8 +40,9 @@ class Trainer(Protocol):
 
 
 def run_all(
-    jobs: Sequence[Job], root: Path, read_images: ReadImages, at_once: AtOnce = ONE
-) -> list[Outcome]:
+    jobs: Sequence[Job], root: Path, read_images: ReadImages, at_once: AtOnce = ONE,
+    later: Sequence[Job] = (),
+) -> list[Outcome]:  # fmt: skip
     """Trains all jobs in `root`; what became of each, in their order: its finished run, or why not.
 
     A job without a run makes one of its name, or name-2… where another experiment has that name;
@@ -50,13 +51,14 @@ def run_all(
     waited for at the end, and gone on with here if that stops: each is trained once.
 
     read_images: the images of a config; called for each job before the first is trained.
+    later: what a later call will be asked for; it is refused now if it can't be trained.
 
     Raises UserError before anything is trained for what can't be trained (see `check_all`), for
     more at once than there are GPUs (exit 2) or memory (exit 6), and for a Ray that isn't there.
     Raises Stopped after Ctrl-C, SIGTERM or SIGHUP, when all runs are saved. If this process is
     killed, those of the runs stop and save.
     """
-    needs = check_all(jobs, root, read_images)
+    needs = check_all([*jobs, *later], root, read_images)
     trainers: Sequence[Trainer]
     if at_once.engine == "ray":
         from sfl.jobs.on_ray import connect

@@ -21,6 +21,7 @@ def slots(
 ) -> list[dict[str, str]]:
     """The environment of each of the processes that train at once: the GPU that it may use.
 
+    needs: of the jobs, and of what will be trained later.
     read_images: for the processes that are timed; None: each reads them itself.
 
     Raises UserError for more at once than the GPUs (exit 2) or the memory (exit 6) have room for.
@@ -44,7 +45,8 @@ def slots(
             f"--jobs {at_once}: this machine has {len(gpus)} GPUs, for {per_gpu} at once each",
             "--jobs-per-gpu lets several share one",
         )
-    refuse_too_many(needs, at_once, fit)
+    # Of a later call there may be more at once.
+    refuse_too_many(needs, at_once if asked.jobs == "auto" else min(asked.jobs, len(needs)), fit)
     places = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}]
     return [places[number % len(places)] for number in range(at_once)]
 

@@ -46,11 +46,11 @@ def places(root: Path, name: str) -> Iterator[Path]:
     yield from (root / f"{name}-{number}" for number in range(2, 1_000_000))
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, given_by: str = "--name") -> None:
     """Raises UserError (exit 2) for a name that is not allowed."""
     odd = not name.isprintable() or name.startswith((".", "-")) or len(os.fsencode(name)) > 200
     if not name or odd or Path(name).name != name:
-        raise UserError(f"--name {name[:80]!r}: expected a name, not a path; up to 200 letters")
+        raise UserError(f"{given_by} {name[:80]!r}: expected a name, not a path; up to 200 letters")
 
 
 def check_new(root: Path, name: str) -> None:

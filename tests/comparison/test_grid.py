@@ -14,8 +14,9 @@ from sfl.config.grid import Grid, load_grid
 from sfl.config.load import load
 from sfl.config.schema import Config
 from sfl.errors import DIVERGED, Exit, UserError
+from sfl.jobs.job import AtOnce
 from sfl.returned import Compared
-from sfl.runs.directory import Run
+from sfl.runs.directory import Run, lock
 from tests.stand_ins import configs, images, trained
 
 __all__ = ["configs", "images", "trained"]
@@ -104,6 +105,48 @@ def test_the_commands_train_the_same(
     assert missing(study, runs_dir, known=True) == []
 
 
+def test_the_commands_leave_out_what_is_being_trained(study: Grid, runs_dir: Path) -> None:
+    first = missing(study, runs_dir)[0]
+    run = Run(runs_dir / first.name)
+    run.path.mkdir(parents=True)
+    (run.path / "config.yaml").write_text(first.config.to_yaml())
+    (run.path / "environment.json").write_text("{}")
+    with lock(run):
+        assert len(missing(study, runs_dir)) == 9 + 6
+        assert first.name not in {job.name for job in missing(study, runs_dir, known=True)}
+
+
+def test_a_damaged_run_is_refused_before_others_are_trained(
+    study: Grid, trained: list[tuple[str, Config]], runs_dir: Path
+) -> None:
+    run_grid(study, runs_dir)
+    trained.clear()
+    shutil.rmtree(runs_dir / "local-backprop-s1")
+    for name in ("metrics.jsonl", "predictions.npy", "result.json"):
+        path = runs_dir / "local-fa-s0" / name
+        there = path.read_bytes()
+        path.write_text("?")
+        with pytest.raises(UserError, match=name) as caught:
+            run_grid(study, runs_dir)
+        assert caught.value.exit_code is Exit.RUN and trained == []
+        path.write_bytes(there)
+
+
+def test_runs_that_do_not_fit_are_refused_before_the_trials(
+    study: Grid, trained: list[tuple[str, Config]], runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sfl.jobs.check.PROCESS", 10**15)
+    with pytest.raises(UserError, match="--jobs 12: a run takes about") as caught:
+        run_grid(load_grid("study.yaml", seeds=9), runs_dir, at_once=AtOnce(12))
+    assert caught.value.exit_code is Exit.RESOURCES and trained == []
+
+
+def test_a_name_that_no_disk_takes_is_refused(study: Grid, runs_dir: Path) -> None:
+    Path("study.yaml").write_text(STUDY.replace("local", "l" * 220))
+    with pytest.raises(UserError, match="up to 200 letters"):
+        missing(load_grid("study.yaml"), runs_dir)
+
+
 def test_the_commands_name_runs_beside_others_of_their_names(
     study: Grid, trained: list[tuple[str, Config]], runs_dir: Path
 ) -> None:
@@ -119,7 +162,13 @@ def test_a_notebook_shows_its_tables_and_the_report_is_in_the_schema(
     comparison, _ = run_grid(study, runs_dir)
     shown = Compared(**dict(comparison))
     html = shown._repr_html_()
-    for text in ("sharing × learning", "<th>fa</th>", "<td>local</td>", "<td>lr = 0.3</td>"):
+    for text in (
+        "what each cell tried",
+        "sharing × learning",
+        "<th>fa</th>",
+        "<td>local</td>",
+        "<td>lr = 0.3</td>",
+    ):
         assert text in html
     assert html.count("<table>") == 2
     schema = json.loads((ROOT / "docs" / "compare.schema.json").read_text(encoding="utf-8"))

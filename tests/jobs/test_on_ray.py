@@ -10,9 +10,9 @@ import pytest
 
 from sfl.errors import Exit, UserError
 from sfl.jobs import on_ray
-from sfl.jobs.job import AtOnce, Failure
+from sfl.jobs.job import AtOnce, Failure, state
 from sfl.jobs.pool import run_all
-from sfl.runs.directory import BEST, METRICS, Run
+from sfl.runs.directory import BEST, LAST, METRICS, Run
 from sfl.training.images import load_images
 from tests.jobs.test_side_by_side import job
 from tests.training.tiny import metrics, same, tensors
@@ -57,6 +57,26 @@ def test_a_killed_worker_is_tried_again_and_all_is_as_without_ray(
         assert isinstance(one, Run) and isinstance(other, Run)
         assert metrics(one) == metrics(other) and same(tensors(one), tensors(other))
         assert (one.path / BEST).read_bytes() == (other.path / BEST).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_run_that_is_stopped_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    one, path = job("a", "train.epochs=100000"), tmp_path / "a"
+    ray.init(num_cpus=1, log_to_driver=False)
+    try:
+        (trainer,) = on_ray.connect([one], RAY)
+        trainer.train(one.config, path, resumes=False)
+        while not (path / METRICS).exists():
+            time.sleep(0.05)
+        trainer.stop()
+        trainer.wait()
+    finally:
+        ray.shutdown()
+    assert state(path) == "interrupted"
+    assert Run(path).metrics and (path / LAST).exists()
 
 
 @pytest.mark.filterwarnings("default")
