@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from sfl import pictures as drawing
 from sfl.comparison import confusion
-from sfl.comparison.cells import Sheet, by_axes
+from sfl.comparison.heat_map import heat_map
 from sfl.comparison.model import ComparedModel
 from sfl.comparison.samples import efficiency, interval_bar
 from sfl.comparison.schema import Comparison
 from sfl.pictures import (
-    SEQUENTIAL,
     Picture,
     add_legend,
     add_title,
-    ink_on,
     label_epochs,
     line_styles,
     plot_curve,
@@ -58,7 +56,7 @@ def pictures(
     kind, title = judged_on(*logged) or "train", _title(comparison)  # all logged the training's
     over_epochs, uncounted = _title(comparison, tested=False), _title(comparison, counted=False)
     what = "training" if kind == "train" else kind
-    found = [*efficiency(comparison, title), *_heat_map(comparison)]
+    found = [*efficiency(comparison, title), *heat_map(comparison, title)]
     for name, key, label, scale in (
         ("accuracy", f"{kind}_accuracy", f"{what} accuracy, %", 100.0),
         ("loss", "train_loss", "training loss, nats", 1.0),
@@ -92,45 +90,6 @@ def _size(compared: Sequence[ComparedModel]) -> tuple[float, float]:
     width, height = drawing.WIDE
     rows = -(-len(compared) // 2)
     return width, height + (0.2 * rows if len(compared) > MOST_INSIDE else 0)
-
-
-def _heat_map(comparison: Comparison) -> list[Picture]:
-    """Of a study with two axes: accuracy by both, the numbers in the cells; else nothing."""
-    sheet = by_axes(comparison)
-    if sheet is None:
-        return []
-    size = (1.6 + 1.0 * (len(sheet.head) - 1), 1.6 + 0.6 * len({row for row, _ in sheet.values}))
-    caption = f"{sheet.title[0].upper()}{sheet.title[1:]}."
-    return [Picture("heat-map", caption, partial(_cells, sheet, _title(comparison)), size)]
-
-
-def _cells(sheet: Sheet, title: str, figure: "Figure") -> None:
-    import matplotlib
-    import numpy as np
-
-    axes = figure.add_subplot()
-    rows = sorted({row for row, _ in sheet.values})
-    values = np.full((len(rows), len(sheet.head) - 1), np.nan)
-    for (row, column), value in sheet.values.items():
-        values[rows.index(row), column] = 100 * value
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    high = max(high, low + 1e-9)  # all cells equal: one colour
-    drawn = axes.imshow(values, cmap=SEQUENTIAL, vmin=low, vmax=high, aspect="auto")
-    colours = matplotlib.colormaps[SEQUENTIAL]
-    for (row, column), value in sheet.values.items():
-        text = sheet.rows[row][1][column].replace(" ±", "\n±").replace(" (", "\n(")
-        ink = ink_on(colours((100 * value - low) / (high - low)))
-        looks: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "color": ink}
-        axes.text(column, rows.index(row), text, **looks)
-    down, _, across = sheet.head[0].partition(" × ")
-    names = [shorten(name, 14) for name in sheet.head[1:]]
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), [shorten(sheet.rows[row][0], 20) for row in rows])
-    axes.set_xlabel(across)
-    axes.set_ylabel(down)
-    axes.spines[:].set_visible(False)
-    figure.colorbar(drawn, ax=axes, label="test accuracy, %")
-    add_title(figure, title)
 
 
 def _with_unique_names(found: Sequence[Picture]) -> list[Picture]:

@@ -246,7 +246,7 @@ def describe(grid: Grid, models: Sequence[Model], trials: Sequence[Trial]) -> sc
         of = {**cell.variants, axis: axes[axis][0]}
         there = accuracy.get(frozenset(of.items()))
         own = accuracy[frozenset(cell.variants.items())]
-        return None if there is None else round(own - there, 12)  # equal: 0, not 1e-17
+        return None if there is None else own - there
 
     def tried(cell: Cell) -> list[schema.Trial]:
         return [
