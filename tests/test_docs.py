@@ -11,6 +11,7 @@ import yaml
 
 from sfl.config import load
 from sfl.runs.directory import Run
+from sfl.training.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -110,6 +111,19 @@ def test_kept_results_are_whole_and_of_the_config_they_name(folder: Path) -> Non
     assert kept.identity() == named.identity()
     accuracy = f"{100 * run.result.accuracy:.2f} % test accuracy after {len(run.metrics)} epochs"
     assert accuracy in load.find(row.config).read_text(encoding="utf-8")
+
+
+def test_published_weights_are_what_their_card_says() -> None:
+    (path,) = (ROOT / "docs" / "weights").glob("*.safetensors")
+    kept = read_checkpoint(path)  # compares the hash of what is in it
+    said = kept.published
+    assert said is not None
+    card = (path.parent / "README.md").read_text(encoding="utf-8")
+    assert f"before rounding {100 * said['accuracy']:.2f} %" in card
+    assert f"Label: {said['label']}" in card and path.stat().st_size < 25e6
+    config = load.from_text(kept.config, path.name)
+    named = load.load("board/local", ["data.source=folder", "train.test_every=0"])
+    assert config.identity() == named.identity()
 
 
 @pytest.mark.parametrize("name", load.named_configs())
