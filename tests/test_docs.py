@@ -120,7 +120,8 @@ def test_published_weights_are_what_their_card_says() -> None:
     assert said is not None
     card = (path.parent / "README.md").read_text(encoding="utf-8")
     assert f"before rounding {100 * said['accuracy']:.2f} %" in card
-    assert f"Label: {said['label']}" in card and path.stat().st_size < 25e6
+    assert f"Label: {said['label']}" in card
+    assert f"{path.stat().st_size / 1e6:.1f} MB" in card
     config = load.from_text(kept.config, path.name)
     named = load.load("board/local", ["data.source=folder", "train.test_every=0"])
     assert config.identity() == named.identity()

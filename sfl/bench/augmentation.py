@@ -55,9 +55,9 @@ def measure(device: torch.device, steps: list[dict[str, Any]]) -> list[dict[str,
 
     Ours on the device, torchvision's where it always is, on the CPU.
     """
-    split = random_images(IMAGES)
+    split = _random_images()
     there = split.to(device)
-    timed = {name: epoch(there, BATCH, augment) for name, augment in RECIPES.items()}
+    timed = {name: _epoch(there, augment) for name, augment in RECIPES.items()}
     workers = torch.get_num_threads()
     loader = DataLoader(
         Pictures(split.images), BATCH, shuffle=True, num_workers=workers, persistent_workers=True
@@ -78,18 +78,18 @@ def measure(device: torch.device, steps: list[dict[str, Any]]) -> list[dict[str,
     return found
 
 
-def random_images(count: int) -> Split:
+def _random_images() -> Split:
     """As large as CIFAR-10's, of one class."""
-    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
-    return Split(images, torch.zeros(count, dtype=torch.int64))
+    images = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8)
+    return Split(images, torch.zeros(IMAGES, dtype=torch.int64))
 
 
-def epoch(split: Split, batch: int, augment: Augmentation) -> Callable[[], float]:
+def _epoch(split: Split, augment: Augmentation) -> Callable[[], float]:
     """What goes once through a split in batches, and returns the seconds."""
     mean = std = torch.full((3,), 0.5)
     return lambda: _seconds(
         lambda: train_batches(
-            split, batch_size=batch, classes=10, augment=augment, mean=mean, std=std, epoch=1,
+            split, batch_size=BATCH, classes=10, augment=augment, mean=mean, std=std, epoch=1,
             draw=partial(generator, 0),
         )
     )  # fmt: skip

@@ -20,7 +20,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     sizes = [
         (size, kind) for size in ((64,) if quick else (64, 256)) for kind in precisions(device)
     ]
-    found: dict[str, Any] = {"format": "sfl-bench-1"}
+    found: dict[str, Any] = {"format": "sfl-bench-2"}
     found |= {"machine": machine(device, repetitions), "layers": []}
     for batch, precision in track(sizes, "Measuring layers", len(sizes)):
         found["layers"] += layers.measure(device, batch, precision, repetitions)

@@ -143,7 +143,8 @@ SHADES = (
 
 def sheet_table(sheet: "Sheet") -> Table:
     """A table whose cells are the brighter, the higher their value, where there is colour."""
-    low, high = min(sheet.values.values()), max(sheet.values.values())
+    values = sheet.values.values()
+    low, high = min(values, default=0.0), max(values, default=0.0)
     made = Table(sheet.head, sheet.title)
     for row, (label, cells) in enumerate(sheet.rows):
         shown: list[Cell] = []
@@ -221,7 +222,7 @@ RANGE = ("smallest – largest",)
 
 
 def bench_tables(measured: dict[str, Any]) -> list[Table]:
-    """The tables of `sfl bench`: layers, whole training steps, the machine and the data."""
+    """The tables of `sfl bench`: layers, whole training steps, augmentation, the machine."""
     return [
         *_layer_tables(measured["layers"]), _step_table(measured),
         _augmentation_table(measured["augmentation"]), _machine_table(measured),
@@ -246,13 +247,14 @@ def _layer_tables(entries: Sequence[dict[str, Any]]) -> list[Table]:
 
 def _step_table(measured: dict[str, Any]) -> Table:
     title = "a training step; peak memory above that of torch and a step of its optimizer"
-    columns = ("network", "ms", RANGE[0], "notebook ÷ this", "peak memory")
+    columns = ("network", "batch", "ms", RANGE[0], "notebook ÷ this", "peak memory")
     made = Table(columns, title, RANGE)
     for entry in measured["steps"]:
         notebook = entry["steps"].get(f"{entry['network']}, notebook")
         for name, step in entry["steps"].items():
             ratio = f"{notebook['seconds'] / step['seconds']:.1f}" if notebook else "–"
-            made.add_row(name, *_milliseconds(step), ratio, bytes_text(step["peak_bytes"]))
+            memory = bytes_text(step["peak_bytes"])
+            made.add_row(name, str(entry["batch"]), *_milliseconds(step), ratio, memory)
     return made
 
 

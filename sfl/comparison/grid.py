@@ -77,9 +77,8 @@ def run_grid(
     train = partial(train_missing, root=root, at_once=at_once)
     failures = []
     if training and any(trial.model.missing for trial in trials):
-        tried = {job.name for trial in trials for job in trial.model.missing}
-        later = [job for job in missing(grid, root) if job.name not in tried]
-        failures = train([trial.model for trial in trials], may_diverge=True, later=later)
+        tried, later = [trial.model for trial in trials], _to_come(grid, trials, root)
+        failures = train(tried, may_diverge=True, later=later)
         trials = plan_trials(grid, root)
     failures += told(_hopeless(trials))
     models = plan_cells(grid, choose(trials), root, training=training, unfinished=unfinished)
@@ -113,19 +112,23 @@ def missing(grid: Grid, root: Path, *, known: bool = False) -> list[Job]:
     """What the study lacks: trials, and runs of cells. Those of a cell with trials to come are the
     same whatever it will choose, but for the values chosen, of which they have the first.
 
-    known: leave out what depends on trials to come, and what another process is training.
+    known: leave out what depends on trials to come.
     """
     trials = plan_trials(grid, root)
     jobs = [job for trial in trials for job in trial.model.missing]
     if not jobs or not known:
-        waiting = {trial.cell: trial.values for trial in reversed(trials) if trial.model.missing}
-        models = plan_cells(grid, {**choose(trials), **waiting}, root)
-        jobs += [job for model in models for job in model.missing]
+        jobs += [job for model in _to_come(grid, trials, root) for job in model.missing]
     # Where trials are as long as runs, one of them is the cell's first run.
     each = dict[str, Job]()
     for job in sorted(jobs, key=lambda job: job.config.train.seed):  # as they will be trained
         each.setdefault(f"{job.config.train.seed} {job.config.identity()}", job)
-    return [job for job in each.values() if not (known and job.run and job.run.is_locked())]
+    return list(each.values())
+
+
+def _to_come(grid: Grid, trials: Sequence[Trial], root: Path) -> list[ComparedModel]:
+    """All cells; those with trials to come have the first values that they will try."""
+    waiting = {trial.cell: trial.values for trial in reversed(trials) if trial.model.missing}
+    return plan_cells(grid, {**choose(trials), **waiting}, root)
 
 
 def say_plan(grid: Grid, jobs: Sequence[Job], root: Path) -> None:
@@ -270,12 +273,16 @@ def describe(grid: Grid, models: Sequence[Model], trials: Sequence[Trial]) -> sc
 
 
 def commands(jobs: Sequence[Job], base: str, root: Path) -> list[str]:
-    """For each job the command that trains it, in a folder where `base` and `root` mean the same.
+    """For each job that nobody trains the command that does, in a folder where `base` and `root`
+    mean the same.
 
     Its settings: those in which it differs from the base.
     """
-    under = flat(load(base).model_dump())
-    return [_command(job, base, under, root) for job in jobs]
+    under, free = (
+        flat(load(base).model_dump()),
+        [j for j in jobs if not j.run or not j.run.is_locked()],
+    )
+    return [_command(job, base, under, root) for job in free]
 
 
 def _command(job: Job, base: str, under: Mapping[str, Any], root: Path) -> str:

@@ -3,8 +3,8 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sfl.comparison.cells import Sheet, by_axes, by_place
-from sfl.comparison.schema import Cell, Comparison, Grid
+from sfl.comparison.cells import Sheet, by_axes
+from sfl.comparison.schema import Comparison
 from sfl.pictures import SEQUENTIAL, Picture, add_title, ink_on, shorten
 
 if TYPE_CHECKING:
@@ -14,29 +14,17 @@ if TYPE_CHECKING:
 def heat_map(comparison: Comparison, title: str) -> list[Picture]:
     """Of a study with two axes: accuracy by both, the numbers in the cells; else nothing."""
     sheet = by_axes(comparison)
-    grid = comparison.grid
-    if sheet is None or grid is None:
+    if sheet is None:
         return []
     size = (1.6 + 1.0 * (len(sheet.head) - 1), 1.6 + 0.7 * len({row for row, _ in sheet.values}))
-    (_, rows), (_, columns) = grid.axes.items()
     caption = (
-        f"{sheet.title[0].upper()}{sheet.title[1:]}. Below, in points: ↕ the gap to {rows[0]}, "
-        f"↔ the gap to {columns[0]}."
+        f"{sheet.title[0].upper()}{sheet.title[1:]}. Under each number, in points: ↕ the gap to "
+        "the first row, ↔ to the first column."
     )
-    return [Picture("heat-map", caption, partial(_cells, sheet, comparison, grid, title), size)]
+    return [Picture("heat-map", caption, partial(_cells, sheet, title), size)]
 
 
-def _gaps(cell: Cell, grid: Grid) -> str:
-    """A cell's gaps to the first variants of both axes, for a heat map."""
-    signs = zip(grid.axes.items(), "↕↔", strict=True)
-    return "  ".join(
-        f"{sign} {100 * gap:+.1f}".replace("-", "−")
-        for (axis, variants), sign in signs
-        if cell.variants[axis] != variants[0] and (gap := cell.gaps[axis]) is not None
-    )
-
-
-def _cells(sheet: Sheet, comparison: Comparison, grid: Grid, title: str, figure: "Figure") -> None:
+def _cells(sheet: Sheet, title: str, figure: "Figure") -> None:
     import matplotlib
     import numpy as np
 
@@ -48,15 +36,14 @@ def _cells(sheet: Sheet, comparison: Comparison, grid: Grid, title: str, figure:
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     high = max(high, low + 1e-9)  # all cells equal: one colour
     drawn = axes.imshow(values, cmap=SEQUENTIAL, vmin=low, vmax=high, aspect="auto")
-    colours, places = matplotlib.colormaps[SEQUENTIAL], by_place(comparison, grid)
+    colours = matplotlib.colormaps[SEQUENTIAL]
     for (row, column), value in sheet.values.items():
         text = sheet.rows[row][1][column].replace(" ±", "\n±").replace(" (", "\n(")
         ink = ink_on(colours((100 * value - low) / (high - low)))
         looks: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "color": ink}
         place = rows.index(row)
         axes.text(column, place - 0.1, text, **looks)
-        _, cell = places[sheet.rows[row][0], sheet.head[column + 1]]
-        axes.text(column, place + 0.33, _gaps(cell, grid), **{**looks, "fontsize": 6})
+        axes.text(column, place + 0.33, sheet.gaps[row, column], **{**looks, "fontsize": 6})
     down, _, across = sheet.head[0].partition(" × ")
     names = [shorten(name, 14) for name in sheet.head[1:]]
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")

@@ -23,13 +23,13 @@ MOST_DIFFERING = 3  # settings in which a run may differ and still be named as a
 def train_missing(
     models: Sequence[ComparedModel], root: Path, *,
     at_once: AtOnce = ONE, may_diverge: bool = False,
-    later: Sequence[Job] = (),
+    later: Sequence[ComparedModel] = (),
 ) -> list[Failure]:  # fmt: skip
     """Says what is missing, then trains it: goes on with interrupted runs, starts the others.
 
     Says which of them failed, and returns those; the others are trained nevertheless.
     at_once: how many, and by what. may_diverge: whether a run that diverges is no failure.
-    later: jobs that will follow; they must fit, too.
+    later: what will be trained after them; it is checked now, too.
 
     Raises UserError before the first run is trained if one of them can't be, or couldn't be
     compared: a model that doesn't fit its images or the memory, a disk without room, other images
@@ -38,13 +38,13 @@ def train_missing(
     jobs = _jobs(models)
     if not jobs:
         return []
-    for run in (run for model in models for run in model.runs.values()):
-        if run.status == "finished":
-            read_result(run), run.metrics  # what is damaged is said now, not after hours
+    _refuse_damaged([*models, *later])
     read_images = images_reader(models[0].images_read)
     refuse_other_images([job for _, job in jobs], read_images)
     say(f"to be trained first: {_names(jobs)}")
-    outcomes = run_all([job for _, job in jobs], root, read_images, at_once, later)
+    outcomes = run_all(
+        [job for _, job in jobs], root, read_images, at_once, [job for _, job in _jobs(later)]
+    )
     for (model, job), outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Run):
             model.runs[job.config.train.seed] = outcome
@@ -78,6 +78,14 @@ def answered(
     if len(there) < 2 or there[0].name != first:
         raise why_not
     return there
+
+
+def _refuse_damaged(models: Sequence[ComparedModel]) -> None:
+    """Raises UserError (exit 4) for a finished run that can't be compared: now, not after hours."""
+    for run in (run for model in models for run in model.runs.values()):
+        if run.status == "finished":
+            read_result(run)
+            _ = run.metrics
 
 
 def _jobs(models: Sequence[ComparedModel]) -> list[tuple[ComparedModel, Job]]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from sfl.config.load import find, flat, load, named_grids
+from sfl.config.load import find, flat, load, named_configs, named_grids
 from sfl.config.messages import describe
 from sfl.config.schema import Config
 from sfl.config.settings import Count, Settings
@@ -117,7 +117,7 @@ def load_grid(name: str, overrides: Sequence[str] = (), seeds: int | None = None
     Raises UserError (exit 2).
     """
     path = find(name, named_grids())
-    tree = read(path, named_grids())
+    tree = read(path, named_configs() | named_grids())
     if "model" in tree.values and "axes" not in tree.values:
         raise UserError(f"{path}: a config, not a study", "give it to sfl train")
     try:

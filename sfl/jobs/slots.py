@@ -40,13 +40,14 @@ def slots(
         at_once = min(fit, room, len(jobs))
         if not gpus and at_once > 1:
             at_once = speed.fastest(jobs[0].config, min(at_once, usable_cores()), read_images)
-    if gpus and at_once > room:
+    # The cells' runs may be more at once than the trials before them.
+    most = at_once if asked.jobs == "auto" else min(asked.jobs, len(needs))
+    if gpus and most > room:
         raise UserError(
-            f"--jobs {at_once}: this machine has {len(gpus)} GPUs, for {per_gpu} at once each",
+            f"--jobs {most}: this machine has {len(gpus)} GPUs, for {per_gpu} at once each",
             "--jobs-per-gpu lets several share one",
         )
-    # Of a later call there may be more at once.
-    refuse_too_many(needs, at_once if asked.jobs == "auto" else min(asked.jobs, len(needs)), fit)
+    refuse_too_many(needs, most, fit)
     places = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}]
     return [places[number % len(places)] for number in range(at_once)]
 

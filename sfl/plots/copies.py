@@ -21,9 +21,10 @@ def pictures(tested: Mapping[str, Any], title: str) -> list[Picture]:
     """What there is of each model; none where there is nothing.
 
     tested: by name, what has `shifts` and `corrupted`: a run's record, or a comparison's model.
-    title: without n. Not all runs of a model need have been tested so; each name says how many.
+    title: without n, which stands beside each name: not all runs need have been tested so.
     """
-    shifts, corrupted = _having(tested, "shifts"), _having(tested, "corrupted")
+    shifts = {name: one.shifts for name, one in tested.items() if one.shifts}
+    corrupted = {name: one.corrupted for name, one in tested.items() if one.corrupted}
     found = []
     if shifts:
         columns, rows = min(len(shifts), ACROSS), -(-len(shifts) // ACROSS)
@@ -42,13 +43,9 @@ def pictures(tested: Mapping[str, Any], title: str) -> list[Picture]:
     return found
 
 
-def _having(tested: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """What there is of a kind, by the model's name and how many of its runs it is of."""
-    there = {name: found for name, one in tested.items() if (found := getattr(one, kind))}
-    return {
-        f"{shorten(name, 20)}, n = {getattr(found, 'runs', 1)}": found  # a run's own says none
-        for name, found in there.items()
-    }
+def _label(name: str, found: Shifts | Corrupted) -> str:
+    """A model's name, and how many of its runs were tested so; a run's own record doesn't say."""
+    return f"{shorten(name, 20)}, n = {getattr(found, 'runs', 1)}"
 
 
 def _maps(shifts: Mapping[str, Shifts], title: str, figure: "Figure") -> None:
@@ -64,7 +61,7 @@ def _maps(shifts: Mapping[str, Shifts], title: str, figure: "Figure") -> None:
             [[100 * value for value in row] for row in one.accuracy],
             cmap=SEQUENTIAL, vmin=low, vmax=high, extent=(-edge, edge, edge, -edge),
         )  # fmt: skip
-        axes[-1].set_title(name)
+        axes[-1].set_title(_label(name, one))
         axes[-1].set_xlabel("right, pixels")
         axes[-1].set_ylabel("down, pixels")
     assert drawn is not None
@@ -80,7 +77,7 @@ def _errors(
         known = [(place, one.error[name]) for place, name in enumerate(names) if name in one.error]
         means = [100 * sum(errors) / len(errors) for _, errors in known]
         places = [place for place, _ in known]
-        marks += axes.plot(means, places, ls="", marker=style["marker"], label=model)
+        marks += axes.plot(means, places, ls="", marker=style["marker"], label=_label(model, one))
     axes.set_yticks(range(len(names)), [shorten(name.replace("_", " "), 20) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("test error, %")

@@ -33,7 +33,8 @@ def run_pictures(
     """
     network = f"{config.model.name}, {config.model.storage or 'weights shared'}"
     data = data_name or name_of_images(config.data.source)
-    title = f"{shorten(run.name)}: {network}\n{shorten(data)}, n = 1"
+    uncounted = f"{shorten(run.name)}: {network}\n{shorten(data)}"
+    title = f"{uncounted}, n = 1"
     layers = _layers(model, in_dimensions)
     chosen = _index_of([one.name for one in layers], layer)
     count = layers[chosen].weight.shape[2]
@@ -45,7 +46,7 @@ def run_pictures(
     predicted = measures.predictions(config, run.metrics, model, positions)
     shown += measures.measures_pictures(run.metrics, predicted, title)
     if kept := run.record(COPIES, Copies):
-        shown += copies.pictures({run.name: kept}, title)
+        shown += copies.pictures({run.name: kept}, uncounted)
     shown += figures.filter_pictures(layers, chosen, units, title)
     try:
         images = load_test_images(config, run.provenance.test if run.provenance else "")

@@ -98,7 +98,7 @@ def test_a_heat_map_has_the_numbers_in_ink_that_can_be_read(study: Grid, runs_di
     assert picture.name == "heat-map"
     assert {text.get_text(): text.get_color() for text in axes.texts} == {
         "60.00\n± 5.00": "black", "25.00\n± 5.00": "white", "70.00\n± 5.00": "black",
-        "": "black", "↔ −35.0": "white", "↕ +10.0": "black",  # gaps to the first cell
+        "": "black", "↔ −35.00": "white", "↕ +10.00": "black",  # gaps to the first cell
     }  # fmt: skip
     array = axes.images[0].get_array()
     assert array is not None

@@ -8,7 +8,9 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 
+from sfl.cli.compare import show_comparison
 from sfl.comparison.grid import commands, missing, run_grid
 from sfl.config.grid import Grid, load_grid
 from sfl.config.load import load
@@ -17,6 +19,7 @@ from sfl.errors import DIVERGED, Exit, UserError
 from sfl.jobs.job import AtOnce
 from sfl.returned import Compared
 from sfl.runs.directory import Run, lock
+from sfl.training.memory import available_bytes
 from tests.stand_ins import configs, images, trained
 
 __all__ = ["configs", "images", "trained"]
@@ -112,8 +115,10 @@ def test_the_commands_leave_out_what_is_being_trained(study: Grid, runs_dir: Pat
     (run.path / "config.yaml").write_text(first.config.to_yaml())
     (run.path / "environment.json").write_text("{}")
     with lock(run):
-        assert len(missing(study, runs_dir)) == 9 + 6
-        assert first.name not in {job.name for job in missing(study, runs_dir, known=True)}
+        jobs = missing(study, runs_dir)
+        assert len(jobs) == 9 + 6 and jobs[0].name == first.name
+        lines = commands(jobs, study.base, runs_dir)
+        assert len(lines) == 9 + 5 and not any(f"{first.name} " in line for line in lines)
 
 
 def test_a_damaged_run_is_refused_before_others_are_trained(
@@ -121,7 +126,7 @@ def test_a_damaged_run_is_refused_before_others_are_trained(
 ) -> None:
     run_grid(study, runs_dir)
     trained.clear()
-    shutil.rmtree(runs_dir / "local-backprop-s1")
+    shutil.rmtree(runs_dir / "local-backprop-lr=0.1-s0")  # a trial, before all runs of cells
     for name in ("metrics.jsonl", "predictions.npy", "result.json"):
         path = runs_dir / "local-fa-s0" / name
         there = path.read_bytes()
@@ -135,8 +140,9 @@ def test_a_damaged_run_is_refused_before_others_are_trained(
 def test_runs_that_do_not_fit_are_refused_before_the_trials(
     study: Grid, trained: list[tuple[str, Config]], runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sfl.jobs.check.PROCESS", 10**15)
-    with pytest.raises(UserError, match="--jobs 12: a run takes about") as caught:
+    free = available_bytes(torch.device("cpu")) or 10**10
+    monkeypatch.setattr("sfl.jobs.check.PROCESS", free // 10)  # nine fit, as many as are tried
+    with pytest.raises(UserError, match="at most --jobs 9") as caught:
         run_grid(load_grid("study.yaml", seeds=9), runs_dir, at_once=AtOnce(12))
     assert caught.value.exit_code is Exit.RESOURCES and trained == []
 
@@ -173,6 +179,20 @@ def test_a_notebook_shows_its_tables_and_the_report_is_in_the_schema(
     assert html.count("<table>") == 2
     schema = json.loads((ROOT / "docs" / "compare.schema.json").read_text(encoding="utf-8"))
     jsonschema.validate(json.loads(json.dumps(shown.to_dict())), schema)
+
+
+def test_of_one_axis_what_was_tried_is_printed_too(
+    study: Grid, runs_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = "\n".join(line for line in STUDY.splitlines() if "fa" not in line)
+    one = one.replace("  learning:\n    backprop: {}\n", "")
+    Path("study.yaml").write_text(
+        one.replace("local:", "local-fa:").replace("conv:", "conv-backprop:")
+    )
+    show_comparison(*run_grid(load_grid("study.yaml"), runs_dir), None, "")
+    printed = capsys.readouterr().out
+    assert "test accuracy" in printed and "what each cell tried" in printed
+    assert "lr = 0.3" in printed
 
 
 def test_a_trial_that_diverges_is_the_worst(
@@ -290,7 +310,7 @@ def test_what_cannot_be_tuned_is_refused_first(
         (
             "optimizer.lr: [0.1",
             "optimizer.rate: [0.1",
-        ): r":\d+: tune: unknown key",
+        ): r":\d+: tune: unknown key optimizer.rate",
         ("0.3]", "0.1]"): "is named twice",
     }.items():
         Path("study.yaml").write_text(STUDY.replace(*change))

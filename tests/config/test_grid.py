@@ -133,6 +133,8 @@ def test_the_studies_that_ship_can_be_read() -> None:
 def test_a_config_is_no_study_and_a_study_no_config(study: Path) -> None:
     with pytest.raises(UserError, match=r"one\.yaml: a config, not a study") as config:
         load_grid("configs/one.yaml")
+    with pytest.raises(UserError, match=r"local\.yaml: a config, not a study"):
+        load_grid(str(ROOT / "configs" / "board" / "local.yaml"))  # which extends another
     with pytest.raises(UserError, match=r"study\.yaml: a study, not a config") as other:
         load(str(study))
     assert (config.value.hint, other.value.hint) == ("give it to sfl train", "give it to sfl grid")

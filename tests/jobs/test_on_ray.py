@@ -70,6 +70,7 @@ def test_a_run_that_is_stopped_is_saved(tmp_path: Path, monkeypatch: pytest.Monk
         (trainer,) = on_ray.connect([one], RAY)
         trainer.train(one.config, path, resumes=False)
         while not (path / METRICS).exists():
+            assert not trainer.ended
             time.sleep(0.05)
         trainer.stop()
         trainer.wait()

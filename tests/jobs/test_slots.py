@@ -66,6 +66,11 @@ def test_the_memory_of_each_gpu_counts(two_gpus: None) -> None:
         slots(JOBS, needs(50, gpu=True), AtOnce(6, 3))
 
 
+def test_of_runs_to_come_the_gpus_are_counted(two_gpus: None) -> None:
+    with pytest.raises(UserError, match="--jobs 5: this machine has 2 GPUs, for 1 at once"):
+        slots(JOBS[:2], needs(gpu=True), AtOnce(5))
+
+
 def test_jobs_per_gpu_needs_one(two_gpus: None) -> None:
     with pytest.raises(UserError, match="--jobs-per-gpu 2: no run is trained on a GPU"):
         slots(JOBS, needs(), AtOnce(2, 2))
