@@ -85,9 +85,17 @@ def _footnote(run: dict[str, Any]) -> str:
         f"{forms[PLAIN]['share_of_mm']:.0%} in plain PyTorch. Peak memory of a step of "
         f"SpatialDenseNet, above what `import torch` and one step of a PyTorch optimizer take: "
         f"{local['peak_bytes'] / 1e6:,.0f} MB local, the "
-        f"notebook {notebook['peak_bytes'] / 1e6:,.0f} MB. Data is "
-        f"{run['data']['share_of_epoch']:.1%} of an epoch of SpatialDenseNet, local."
+        f"notebook {notebook['peak_bytes'] / 1e6:,.0f} MB. Augmentation takes "
+        f"{_share(run, 'crop, flip', 'SpatialDenseNet, local')} of an epoch of SpatialDenseNet "
+        f"(crops, flips), {_share(run, 'crop, flip, TrivialAugment', 'DeepNet, local')} of one of "
+        "`deep-local` (TrivialAugment, too)."
     )
+
+
+def _share(run: dict[str, Any], recipe: str, network: str) -> str:
+    """Of an epoch, that an augmentation takes."""
+    (measured,) = (each for each in run["augmentation"] if each["name"] == recipe)
+    return f"{measured['share_of_epoch'][network]:.1%}"
 
 
 def main() -> None:
