@@ -134,7 +134,7 @@ BAD = [
     setting("no YAML", "train.epochs=[1", "--set train.epochs=[1: '[1' is not a YAML value"),
     setting("code on the command line", "train.seed=!!python/name:os.system", "is not allowed"),
     setting("a kernel larger than its input", "model.kernel_sizes=[33]", "33 is larger than its"),
-    setting("sizes of another model", "model.channels=[5, 5]", "channels has 2 entries"),
+    setting("sizes of another model", "model.channels=[5, 5]", "channels: 2 given"),
     setting("more held out than there is", "data.validation=64", "data.validation: 64"),
     setting("more images than there are", "data.train_images=65", "data.train_images: 65, but"),
     setting("a class without images", "data.train_images=9", "data.train_images: 9, but"),

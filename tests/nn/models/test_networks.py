@@ -393,8 +393,8 @@ def test_local_layers_are_given_the_order_that_they_are_fastest_with(storage: An
     ("name", "settings", "words"),
     [
         ("ResNet", {}, ["'ResNet'", "RegularConvNet, SpatialDenseNet, SimpleModel"]),
-        ("SimpleModel", {"channels": [1, 2]}, ["channels has 2 entries", "1 layer"]),
-        ("SpatialDenseNet", {"kernel_sizes": [3]}, ["kernel_sizes has 1 entries", "6 layers"]),
+        ("SimpleModel", {"channels": [1, 2]}, ["channels: 2 given", "1 layer"]),
+        ("SpatialDenseNet", {"kernel_sizes": [3]}, ["kernel_sizes: 1 given", "6 layers"]),
         ("SimpleModel", {"layer": "conv", "storage": "dense"}, ["storage", "layer: spatial"]),
         ("SimpleModel", {"layer": "convolution"}, ["'convolution'", "conv, spatial"]),
         ("SimpleModel", {"layer": "conv", "init": "zeros"}, ["'zeros'", "receptive_field"]),
