@@ -117,13 +117,6 @@ SMALL = (
 )  # fmt: skip
 
 
-# With a teacher, by Muon, averaged.
-TAUGHT = (
-    "deep-local", *SMALL, "--set", "data.batch_size=64", "--set", "data.validation=0",
-    "--set", "train.warmup=0", "--set", "train.teacher=checkpoints/spatial",
-)  # fmt: skip
-
-
 @pytest.mark.slow
 def test_the_commands_run_through(gpu: Path, tmp_path: Path) -> None:
     """As far as garbage for numbers lets them: divergence isn't looked for."""
@@ -141,7 +134,6 @@ def test_the_commands_run_through(gpu: Path, tmp_path: Path) -> None:
         ["evaluate", "checkpoints/spatial", "--views", "2", "--shifts", "1"],
         ["export", "checkpoints/spatial", "spatial.safetensors"],
         ["evaluate", "spatial.safetensors"],
-        ["train", "--config", *TAUGHT],
         ["compare", "checkpoints/conv", "checkpoints/spatial"],
         ["grid", str(ROOT / "configs/grids/quickstart.yaml"), *SMALL, "--dry-run"],
         ["plot", "checkpoints/spatial"],
