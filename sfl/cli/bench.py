@@ -14,7 +14,7 @@ BOARD, BOARD_TARGET = ("board/local", "board/conv"), 0.8
 
 def bench(
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer sizes and repetitions: some minutes.")
+        bool, typer.Option("--quick", help="Fewer sizes and repetitions: about five minutes.")
     ] = False,
     board: Annotated[
         bool,

@@ -1,6 +1,6 @@
 """A study's cells as tables: accuracy by its two axes, and what each cell tried and chose."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sfl.comparison.schema import Cell, Comparison, Grid, Model
 from sfl.comparison.table import NONE, mean_explained, mean_text
@@ -11,15 +11,15 @@ from sfl.units import percent_text, points_text
 class Sheet:
     """A table: each row has a label, and a text for each column but the first.
 
-    values: what a cell is coloured by, by (row, column); most have none. gaps: those of a coloured
-    cell to the first of its column (↕) and of its row (↔), in points, for a picture.
+    values: what a cell is coloured by, by (row, column); most have none. gaps: of some of these, as
+    in the rows below: to the first of the column (↕) and of the row (↔).
     """
 
     title: str
     head: list[str]
     rows: list[tuple[str, list[str]]]
     values: dict[tuple[int, int], float]
-    gaps: dict[tuple[int, int], str]
+    gaps: dict[tuple[int, int], list[str]] = field(default_factory=dict)
 
 
 def sheets(comparison: Comparison) -> list[Sheet]:
@@ -43,22 +43,22 @@ def by_axes(comparison: Comparison) -> Sheet | None:
     places = by_place(comparison, grid)
     counted = len({model.n for model in comparison.models}) > 1
     made, values = list[tuple[str, list[str]]](), dict[tuple[int, int], float]()
-    below = dict[tuple[int, int], str]()
+    gaps = dict[tuple[int, int], list[str]]()
     for row in rows:
-        found = [places.get((row, column)) for column in columns]
+        here, found = len(made), [places.get((row, column)) for column in columns]
         for number, one in enumerate(found):
             if one:
-                values[len(made), number] = one[0].accuracy
-                signs = {down: ("↕", rows[0]), across: ("↔", columns[0])}
-                each = [f"{s} {_gap(one[1], axis, first)}" for axis, (s, first) in signs.items()]
-                below[len(made), number] = "  ".join(gap for gap in each if NONE not in gap)
+                values[here, number] = one[0].accuracy
         made.append((row, [_mean(one[0], counted) if one else NONE for one in found]))
         cells = [one and one[1] for one in found]
-        for axis, first, own in ((down, rows[0], row), (across, columns[0], None)):
-            gaps = [_gap(cell, axis, first) for cell in cells]
-            if own != first and any(gap != NONE for gap in gaps):
-                made.append((f"  gap to {first}, points", gaps))
-    return Sheet(mean_explained(comparison), [f"{down} × {across}", *columns], made, values, below)
+        for sign, axis, first in (("↕", down, rows[0]), ("↔", across, columns[0])):
+            texts = [_gap(cell, axis, first) for cell in cells]
+            for number, text in enumerate(texts):
+                if text != NONE:
+                    gaps.setdefault((here, number), []).append(f"{sign} {text}")
+            if any(text != NONE for text in texts):
+                made.append((f"  gap to {first}, points", texts))
+    return Sheet(mean_explained(comparison), [f"{down} × {across}", *columns], made, values, gaps)
 
 
 def _mean(model: Model, counted: bool) -> str:
@@ -83,7 +83,7 @@ def _trials(comparison: Comparison) -> Sheet | None:
         texts = [_tried(accuracy[each]) if each in accuracy else NONE for each in tried]
         rows.append((cell.model, [*texts, _values(cell.chosen)]))
     title = "validation accuracy of what each cell tried, with one seed, and what it chose"
-    return Sheet(title, ["cell", *tried, "chosen"], rows, {}, {})
+    return Sheet(title, ["cell", *tried, "chosen"], rows, {})
 
 
 def _tried(accuracy: float | None) -> str:

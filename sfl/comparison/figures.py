@@ -109,9 +109,10 @@ def _title(comparison: Comparison, *, tested: bool = True, counted: bool = True)
     """
     networks = " and ".join(dict.fromkeys(model.model for model in comparison.models))
     runs = ", ".join(dict.fromkeys(str(model.n) for model in comparison.models))
-    parts = [shorten(comparison.data.name)]
-    parts += [f"{comparison.data.test_images:,} test images"] * tested + [f"n = {runs}"] * counted
-    return f"{networks}\n{', '.join(parts)}"
+    title = f"{networks}\n{shorten(comparison.data.name)}"
+    if tested:
+        title += f", {comparison.data.test_images:,} test images"
+    return f"{title}, n = {runs}" if counted else title
 
 
 def _learning(compared: Sequence[ComparedModel], title: str) -> list[Picture]:

@@ -28,12 +28,13 @@ from sfl.comparison.schema import Comparison, Model
 from sfl.comparison.train_missing import answered, lacking, train_missing
 from sfl.config.grid import Cell, Grid, as_override
 from sfl.config.load import flat, load, override
+from sfl.config.schema import Config
 from sfl.errors import DIVERGED, Exit, UserError
 from sfl.jobs.estimate import estimate
 from sfl.jobs.job import ONE, AtOnce, Failure, Job, failed, locate, told
 from sfl.progress import say
 from sfl.runs.directory import METRICS
-from sfl.runs.store import data_root_option
+from sfl.runs.store import check_name, data_root_option, run_name
 from sfl.shell import command
 from sfl.units import bytes_text, seconds_text
 
@@ -182,7 +183,13 @@ def _trial(grid: Grid, cell: Cell, values: Mapping[str, Any], epochs: int) -> Na
     ending = "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items())
     given = [*_overrides(values), f"train.epochs={epochs}"]
     sources = [*(grid.tuned_at[key] for key in values), "tune: epochs"]
-    return Named(f"{cell.name}-{ending}", override(cell.config, given, sources))
+    return _named(f"{cell.name}-{ending}", override(cell.config, given, sources))
+
+
+def _named(name: str, config: Config) -> Named:
+    """Raises UserError (exit 2) where the runs' names would be no names."""
+    check_name(run_name(name, config), "run")
+    return Named(name, config)
 
 
 def _overrides(values: Mapping[str, Any]) -> list[str]:
@@ -224,7 +231,7 @@ def plan_cells(
 ) -> list[ComparedModel]:  # fmt: skip
     """The cells as models, with what each has chosen; those that have nothing to choose, or did."""
     named = [
-        Named(cell.name, override(cell.config, _overrides(chosen.get(cell.name, {}))))
+        _named(cell.name, override(cell.config, _overrides(chosen.get(cell.name, {}))))
         for cell in grid.cells
         if grid.settings.tune is None or cell.name in chosen
     ]
@@ -273,15 +280,13 @@ def describe(grid: Grid, models: Sequence[Model], trials: Sequence[Trial]) -> sc
 
 
 def commands(jobs: Sequence[Job], base: str, root: Path) -> list[str]:
-    """For each job that nobody trains the command that does, in a folder where `base` and `root`
-    mean the same.
+    """For each job that no process is training the command that does, in a folder where `base` and
+    `root` mean the same.
 
     Its settings: those in which it differs from the base.
     """
-    under, free = (
-        flat(load(base).model_dump()),
-        [j for j in jobs if not j.run or not j.run.is_locked()],
-    )
+    under = flat(load(base).model_dump())
+    free = (job for job in jobs if not (job.run and job.run.is_locked()))
     return [_command(job, base, under, root) for job in free]
 
 

@@ -43,7 +43,8 @@ def _cells(sheet: Sheet, title: str, figure: "Figure") -> None:
         looks: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "color": ink}
         place = rows.index(row)
         axes.text(column, place - 0.1, text, **looks)
-        axes.text(column, place + 0.33, sheet.gaps[row, column], **{**looks, "fontsize": 6})
+        gaps = "  ".join(sheet.gaps.get((row, column), ()))
+        axes.text(column, place + 0.33, gaps, **{**looks, "fontsize": 6})
     down, _, across = sheet.head[0].partition(" × ")
     names = [shorten(name, 14) for name in sheet.head[1:]]
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")

@@ -203,9 +203,8 @@ def _list_missing(model: ComparedModel, seeds: int | None, unfinished: bool) -> 
     for seed in _wanted(model, seeds):
         if seed not in have:
             config = override(model.config, [f"train.seed={seed}"])
-            name = store.run_name(model.name, config)
-            store.check_name(name, "run")
-            model.missing.append(Job(name, config, model.runs.get(seed)))
+            job = Job(store.run_name(model.name, config), config, model.runs.get(seed))
+            model.missing.append(job)
 
 
 def _wanted(model: ComparedModel, seeds: int | None) -> range:

@@ -22,8 +22,7 @@ MOST_DIFFERING = 3  # settings in which a run may differ and still be named as a
 
 def train_missing(
     models: Sequence[ComparedModel], root: Path, *,
-    at_once: AtOnce = ONE, may_diverge: bool = False,
-    later: Sequence[ComparedModel] = (),
+    at_once: AtOnce = ONE, may_diverge: bool = False, later: Sequence[ComparedModel] = (),
 ) -> list[Failure]:  # fmt: skip
     """Says what is missing, then trains it: goes on with interrupted runs, starts the others.
 
@@ -42,9 +41,8 @@ def train_missing(
     read_images = images_reader(models[0].images_read)
     refuse_other_images([job for _, job in jobs], read_images)
     say(f"to be trained first: {_names(jobs)}")
-    outcomes = run_all(
-        [job for _, job in jobs], root, read_images, at_once, [job for _, job in _jobs(later)]
-    )
+    to_come = [job for _, job in _jobs(later)]
+    outcomes = run_all([job for _, job in jobs], root, read_images, at_once, to_come)
     for (model, job), outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Run):
             model.runs[job.config.train.seed] = outcome

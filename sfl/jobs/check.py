@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sfl.config.load import flat
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.files import check_folder, check_space
@@ -52,13 +53,17 @@ def check_all(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> list[
     check_folder(root, "--runs")
     needs = []
     needed = kept = 0  # bytes: the most at any time; what the jobs so far leave on the disk
+    found: dict[str, tuple[Need, int, int]] = {}  # by settings: runs that differ in the seed alone
     for job in jobs:
-        with told_of(job):
-            setup = set_up(job.config, read_images(job.config), runs=root)
-        stays, most = disk_bytes(setup.summary, job.config)
+        key = str({**flat(job.config.model_dump()), "train.seed": None})
+        if key not in found:
+            with told_of(job):
+                setup = set_up(job.config, read_images(job.config), runs=root)
+            found[key] = _need(setup), *disk_bytes(setup.summary, job.config)
+        need, stays, most = found[key]
         there = job.run.checkpoint_bytes if job.run else 0
         needed, kept = max(needed, kept + most - there), kept + stays - there
-        needs.append(_need(setup))
+        needs.append(need)
     check_space(root, needed)
     return needs
 

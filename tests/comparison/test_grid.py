@@ -8,7 +8,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-import torch
 
 from sfl.cli.compare import show_comparison
 from sfl.comparison.grid import commands, missing, run_grid
@@ -19,7 +18,6 @@ from sfl.errors import DIVERGED, Exit, UserError
 from sfl.jobs.job import AtOnce
 from sfl.returned import Compared
 from sfl.runs.directory import Run, lock
-from sfl.training.memory import available_bytes
 from tests.stand_ins import configs, images, trained
 
 __all__ = ["configs", "images", "trained"]
@@ -140,8 +138,8 @@ def test_a_damaged_run_is_refused_before_others_are_trained(
 def test_runs_that_do_not_fit_are_refused_before_the_trials(
     study: Grid, trained: list[tuple[str, Config]], runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = available_bytes(torch.device("cpu")) or 10**10
-    monkeypatch.setattr("sfl.jobs.check.PROCESS", free // 10)  # nine fit, as many as are tried
+    monkeypatch.setattr("sfl.training.memory.available_bytes", lambda device: 10**10)
+    monkeypatch.setattr("sfl.jobs.check.PROCESS", 10**9)  # nine fit, as many as are tried
     with pytest.raises(UserError, match="at most --jobs 9") as caught:
         run_grid(load_grid("study.yaml", seeds=9), runs_dir, at_once=AtOnce(12))
     assert caught.value.exit_code is Exit.RESOURCES and trained == []
@@ -168,13 +166,8 @@ def test_a_notebook_shows_its_tables_and_the_report_is_in_the_schema(
     comparison, _ = run_grid(study, runs_dir)
     shown = Compared(**dict(comparison))
     html = shown._repr_html_()
-    for text in (
-        "what each cell tried",
-        "sharing × learning",
-        "<th>fa</th>",
-        "<td>local</td>",
-        "<td>lr = 0.3</td>",
-    ):
+    titles = ("sharing × learning", "what each cell tried")
+    for text in (*titles, "<th>fa</th>", "<td>local</td>", "<td>lr = 0.3</td>"):
         assert text in html
     assert html.count("<table>") == 2
     schema = json.loads((ROOT / "docs" / "compare.schema.json").read_text(encoding="utf-8"))
@@ -307,10 +300,7 @@ def test_what_cannot_be_tuned_is_refused_first(
 ) -> None:
     for change, said in {
         ("set: {data.validation: 5}", "set: {}"): "no validation images to choose by",
-        (
-            "optimizer.lr: [0.1",
-            "optimizer.rate: [0.1",
-        ): r":\d+: tune: unknown key optimizer.rate",
+        ("optimizer.lr: [", "optimizer.rate: ["): r":\d+: tune: unknown key optimizer.rate",
         ("0.3]", "0.1]"): "is named twice",
     }.items():
         Path("study.yaml").write_text(STUDY.replace(*change))

@@ -61,43 +61,41 @@ def kernels_of(capability: int, dtype: torch.dtype, batch: int, layers: str) -> 
 
 def compiled(kernel: Kernel, capability: int) -> dict[str, Any]:
     """What the kernel needs of a multiprocessor, and the units that multiply."""
-    function = KERNELS[kernel.name]
-    pointers = {"x": kernel.dtype, "y": kernel.dtype, "w": torch.float32, "bias": torch.float32}
-    constants = kernel.constants()
-    signature, attributes = {}, {}
-    for place, name in enumerate(function.arg_names):
-        if name in pointers:
-            signature[name] = NAMES[pointers[name]]
-        else:
-            signature[name] = "constexpr" if name in constants else "i32"
-        if name in pointers or (name == "batch" and kernel.batch == "16n"):
-            attributes[(place,)] = [["tt.divisibility", 16]]
-    places = {(function.arg_names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(fn=function, signature=signature, constexprs=places, attrs=attributes)
+    types = dict.fromkeys("xy", NAMES[kernel.dtype]) | dict.fromkeys(("w", "bias"), "*fp32")
     options = {"num_warps": kernel.blocks.warps, "num_stages": kernel.blocks.stages}
+    function, by_16 = KERNELS[kernel.name], kernel.batch == "16n"
     about = {"kernel": kernel.name, "channels": [kernel.channels, kernel.out_channels]}
-    return {**about, "blocks": kernel.blocks, **needs(source, capability, options)}
+    about["blocks"] = kernel.blocks
+    return about | needs(function, capability, types, "i32", kernel.constants(), by_16, options)
 
 
 def compiled_norm(function: Any, capability: int, dtype: torch.dtype, batch: int) -> dict[str, Any]:
     """The same for a kernel of batch normalisation."""
     columns = min(triton.next_power_of_2(batch), 1024)
     constants = {"ROWS": norm.TILE // columns, "COLUMNS": columns, "PARTS": norm.PARTS}
-    activations = dict.fromkeys(("x", "y", "dx", "dy"), NAMES[dtype])
-    numbers = {"eps": "fp32", **dict.fromkeys((*norm.GENERAL, "batch"), "i32")}
-    signature, attributes = {}, {}
-    for place, name in enumerate(function.arg_names):
-        known = numbers | activations | dict.fromkeys(constants, "constexpr")
-        signature[name] = known.get(name, "*fp32")
-        if signature[name].startswith("*") or (name == "batch" and batch % 16 == 0):
+    types = dict.fromkeys((*norm.GENERAL, "batch"), "i32") | {"eps": "fp32"}
+    types |= dict.fromkeys(("x", "y", "dx", "dy"), NAMES[dtype])
+    found = needs(function, capability, types, "*fp32", constants, batch % 16 == 0, {})
+    return {"kernel": function.__name__, **found}
+
+
+def needs(
+    function: Any, capability: int, types: dict[str, str], other: str, constants: dict[str, Any],
+    by_16: bool, options: dict[str, int],
+) -> dict[str, Any]:  # fmt: skip
+    """What compiled code needs of a multiprocessor, and the units that multiply.
+
+    types: of arguments by name; other: of those that aren't there. by_16: whether 16 divides the
+    batch.
+    """
+    names, attributes = function.arg_names, {}
+    signature = types | dict.fromkeys(constants, "constexpr")
+    signature = {name: signature.get(name, other) for name in names}
+    for place, name in enumerate(names):
+        if signature[name].startswith("*") or (name == "batch" and by_16):
             attributes[(place,)] = [["tt.divisibility", 16]]
-    places = {(function.arg_names.index(name),): value for name, value in constants.items()}
+    places = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(fn=function, signature=signature, constexprs=places, attrs=attributes)
-    return {"kernel": function.__name__, **needs(source, capability, {})}
-
-
-def needs(source: ASTSource, capability: int, options: dict[str, int]) -> dict[str, Any]:
-    """What compiled code needs of a multiprocessor, and the units that multiply."""
     target = GPUTarget("cuda", capability, 32)
     made = triton.compile(source, target=target, options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
