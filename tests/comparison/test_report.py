@@ -367,6 +367,11 @@ def test_each_picture_shows_what_it_says(made: list[str], tmp_path: Path) -> Non
     assert [line.get_label() for line in axes.lines] == ["conv", "a b|c"]
     assert [line.get_ydata().tolist() for line in axes.lines] == [[2.0], [2.0]]  # type: ignore[union-attr]
     assert len(axes.collections) == 2  # the bands
+    titles = {name: figure.get_suptitle() for name, figure in drawn.items()}
+    for name in ("loss", "classes", "accuracy-by-weights"):  # the first is not of test images
+        assert titles[name].endswith("n = 2") and (", 40 test images" in titles[name]) == (
+            name != "loss"
+        )
     (axes,) = drawn["classes"].axes
     assert [bar.get_width() for bar in axes.patches] == [25.0, 75.0, 25.0, 75.0]  # type: ignore[attr-defined]
     (axes,) = drawn["accuracy-by-weights"].axes
