@@ -254,9 +254,9 @@ def _asked(
     from sfl.files import check_folder
     from sfl.jobs.job import at_once
 
-    fits = seeds is None or (isinstance(seeds, Integral) and seeds > 0)
-    _expect(fits, f"seeds={seeds}: expected a number from 1")
-    _expect(jobs_per_gpu > 0, f"jobs_per_gpu={jobs_per_gpu}: expected a number from 1")
+    for name, count in (("seeds", seeds), ("jobs_per_gpu", jobs_per_gpu)):
+        fits = (count is None and name == "seeds") or (isinstance(count, Integral) and count > 0)
+        _expect(fits, f"{name}={count}: expected a number from 1")
     if out is not None:
         check_folder(home(out), "out")  # before hours of training
     return {

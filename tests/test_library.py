@@ -96,6 +96,7 @@ def test_compare_is_sfl_compare(
     ("call", "said", "code"),
     [
         (lambda: sfl.compare("conv", "spatial", seeds=0), "seeds=0", Exit.USAGE),
+        (lambda: sfl.compare("a", "b", jobs_per_gpu="2"), "jobs_per_gpu=2", Exit.USAGE),  # type: ignore[arg-type]
         (lambda: sfl.compare("conv", "spatial", target=50), "target=50", Exit.USAGE),
         (lambda: sfl.compare("conv", "spatial", jobs=0), "--jobs 0", Exit.USAGE),
         (lambda: sfl.grid("grids/small", jobs_per_gpu=0), "jobs_per_gpu=0", Exit.USAGE),

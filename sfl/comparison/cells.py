@@ -81,9 +81,19 @@ def _trials(comparison: Comparison) -> Sheet | None:
     for cell in cells:
         accuracy = {_values(trial.values): trial.accuracy for trial in cell.trials}
         texts = [_tried(accuracy[each]) if each in accuracy else NONE for each in tried]
-        rows.append((cell.model, [*texts, _values(cell.chosen)]))
+        edges = [edge for key in cell.chosen if (edge := _edge(cell, key))]
+        rows.append((cell.model, [*texts, "; ".join([_values(cell.chosen), *edges])]))
     title = "validation accuracy of what each cell tried, with one seed, and what it chose"
     return Sheet(title, ["cell", *tried, "chosen"], rows, {})
+
+
+def _edge(cell: Cell, key: str) -> str:
+    """Of a number chosen at the end of those tried that it is: a better one may lie beyond."""
+    tried = {trial.values[key] for trial in cell.trials}
+    if not all(isinstance(each, int | float) for each in tried) or len(tried) < 3:
+        return ""
+    ends = {min(tried): "the lowest", max(tried): "the highest"}  # type: ignore[type-var]
+    return f"{ends[cell.chosen[key]]} tried" if cell.chosen[key] in ends else ""
 
 
 def _tried(accuracy: float | None) -> str:

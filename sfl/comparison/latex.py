@@ -18,7 +18,8 @@ STARRED = "$^*$: unlike the first by more than chance"
 def to_latex(comparison: Comparison) -> str:
     """Of a study with two axes a row for each variant of the first, a column of the second.
 
-    Else a row for each model: n, accuracy, the difference from the first, its p.
+    Else a row for each model: n, accuracy, the difference from the first, its p. What the author
+    must know beside it (unfinished runs, failures) is in comments before the table.
     """
     grid = comparison.grid
     two = grid is not None and len(grid.axes) > 1
@@ -43,7 +44,8 @@ def to_latex(comparison: Comparison) -> str:
         r"  \end{tabular}",
         r"\end{table}",
     ]
-    return "\n".join(["% needs \\usepackage{booktabs}", *lines]) + "\n"
+    said = ["needs \\usepackage{booktabs}", *comparison.remarks]
+    return "\n".join([*(f"% {one_line(each)}" for each in said), *lines]) + "\n"
 
 
 def escaped(text: str) -> str:

@@ -3,7 +3,7 @@
 How runs are trained, and how many at once: sfl/jobs/.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from sfl.comparison.model import ComparedModel
@@ -54,7 +54,8 @@ def lacking(models: Sequence[ComparedModel], root: Path) -> UserError | None:
     """What is missing, as an error (exit 4); None if nothing is."""
     if not (jobs := _jobs(models)):
         return None
-    near = [line for model in models if model.missing and (line := _nearest(model, root))]
+    own = {run.name for model in models for run in model.runs.values()}
+    near = [line for model in models if model.missing and (line := _nearest(model, root, own))]
     hint = "; ".join([*near, "without --no-train they are trained"])
     said = f"{root}: no finished run of {_names(jobs)} with these settings"
     return UserError(said, hint, Exit.RUN)
@@ -100,11 +101,14 @@ def _has_diverged(outcome: Outcome) -> bool:
     return isinstance(outcome, Failure) and outcome.error.exit_code is Exit.DIVERGED
 
 
-def _nearest(model: ComparedModel, root: Path) -> str | None:
-    """The run that differs in the fewest settings, and in which; None if they are many."""
+def _nearest(model: ComparedModel, root: Path, besides: Collection[str]) -> str | None:
+    """The run that differs in the fewest settings, and in which; None if they are many.
+
+    besides: names of runs that aren't meant.
+    """
     fewest, found = MOST_DIFFERING + 1, None
     for run, config in readable(root):
         keys = sorted(differing(model.config, config))
-        if keys and len(keys) < fewest:  # none: a run of another seed
+        if keys and len(keys) < fewest and run.name not in besides:  # none: another seed's run
             fewest, found = len(keys), f"{run.name} differs in {', '.join(keys)}"
     return found

@@ -45,6 +45,9 @@ class TuneSettings(Settings):
         for key in ("data.validation", "train.epochs", "train.seed"):
             if key in self.__pydantic_extra__:
                 raise ValueError(f"{key}: can't be tuned: all trials have the same")
+        for key, values in self.values.items():
+            if any(value in values[:number] for number, value in enumerate(values)):
+                raise ValueError(f"{key}: a value is there twice")
         return self
 
     @property

@@ -31,8 +31,8 @@ _RANGES = {
     "string_type": "expected text (write it in quotes)",
     "model_type": "expected keys and values",
     "dict_type": "expected keys and values",
-    "too_short": "expected at least {min_length} values",
-    "too_long": "expected at most {max_length} values",
+    "too_short": "expected at least {min_length} entries",
+    "too_long": "expected at most {max_length} entries",
 }
 
 

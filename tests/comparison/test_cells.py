@@ -57,7 +57,7 @@ def test_cells_by_both_axes_with_their_gaps(study: Grid, runs_dir: Path) -> None
     ]
     assert table.title.endswith("shapes, 100 test images, n = 2")
     assert trials.head == ["cell", "lr = 0.1", "lr = 0.2", "lr = 0.3", "chosen"]
-    assert trials.rows[1] == ("local-fa", ["80.00 %", "90.00 %", "100.00 %", "lr = 0.3"])
+    assert trials.rows[1][1] == ["80.00 %", "90.00 %", "100.00 %", "lr = 0.3; the highest tried"]
     text = to_markdown(comparison)
     for label, cells in [*table.rows, *trials.rows]:
         assert f"| {' | '.join([label.strip(), *cells])} |" in text

@@ -167,7 +167,7 @@ def test_a_notebook_shows_its_tables_and_the_report_is_in_the_schema(
     shown = Compared(**dict(comparison))
     html = shown._repr_html_()
     titles = ("sharing × learning", "what each cell tried")
-    for text in (*titles, "<th>fa</th>", "<td>local</td>", "<td>lr = 0.3</td>"):
+    for text in (*titles, "<th>fa</th>", "<td>local</td>", "<td>lr = 0.3; the highest tried</td>"):
         assert text in html
     assert html.count("<table>") == 2
     schema = json.loads((ROOT / "docs" / "compare.schema.json").read_text(encoding="utf-8"))
@@ -301,7 +301,7 @@ def test_what_cannot_be_tuned_is_refused_first(
     for change, said in {
         ("set: {data.validation: 5}", "set: {}"): "no validation images to choose by",
         ("optimizer.lr: [", "optimizer.rate: ["): r":\d+: tune: unknown key optimizer.rate",
-        ("0.3]", "0.1]"): "is named twice",
+        ("0.3]", "0.1]"): "a value is there twice",
     }.items():
         Path("study.yaml").write_text(STUDY.replace(*change))
         with pytest.raises(UserError, match=said) as caught:

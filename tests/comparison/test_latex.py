@@ -38,6 +38,7 @@ def test_a_row_for_each_model(tmp_path: Path) -> None:
     ]
     assert r"A \& B, 100 test images, n = 2. $^*$: unlike" in done.stdout
     assert "corrected by Holm" in done.stdout
+    assert "\n% what is more than chance is said by p-values of Welch's test" in done.stdout
     opened = re.findall(r"\\begin\{(\w+)\}", done.stdout)
     assert opened[::-1] == re.findall(r"\\end\{(\w+)\}", done.stdout) == ["tabular", "table"]
     two = sfl("compare", names[0], names[4], "--latex", "--runs", tmp_path / "runs").stdout

@@ -167,6 +167,8 @@ def test_the_nearest_run_is_named_with_the_settings_in_which_it_differs(
     configs: Path, runs_dir: Path
 ) -> None:
     planted(runs_dir / "one-s0", "one")
+    with pytest.raises(UserError, match=r"of two-s0 with these settings \(without --no-train"):
+        run_comparison(["one", "two"], [], 1, runs_dir, training=False)  # one-s0 is compared itself
     planted(runs_dir / "near", "two", "train.epochs=9")
     with pytest.raises(UserError) as caught:
         run_comparison(["one", "two"], [], 2, runs_dir, training=False)

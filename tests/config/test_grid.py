@@ -68,12 +68,14 @@ MISTAKES = {
     ("conv, learning: [", "cnv, learning: ["): "leave_out: [0]: no sharing 'cnv'; local, conv",
     ("{sharing: conv", "{shared: conv"): "leave_out: [0]: no axis 'shared'; there is sharing",
     ("sharing: conv, learning: [fa, ", "learning: [backprop, "): "leaves out local-backprop",
-    ("  learning:", "  a: {x: {}}\n  learning:"): "axes: expected at most 2 values",
+    ("  learning:", "  a: {x: {}}\n  learning:"): "axes: expected at most 2 entries",
     ("    fa:", "    f/a:"): "axes: 'f/a' can't be part of a run's name",
     ("base: one\n", "base: one\nseeds: 0\n"): "study.yaml:2: seeds: must be at least 1, not 0",
     ("base: one\n", "base: one\ntune: {epochs: 1}\n"): "study.yaml:2: tune: names no setting",
-    ("base: one\n", "base: one\ntune: {optimizer.lr: [1e-3], epochs: 1}\n"): "at least 2 values",
+    ("base: one\n", "base: one\ntune: {optimizer.lr: [1e-3], epochs: 1}\n"): "at least 2 entries",
     ("base: one\n", "base: one\ntune: {optimizer.lr: [1, 2]}\n"): "tune.epochs is missing",
+    ("base: one\n", "base: one\ntune: {optimizer.lr: [1, 2, 1.0], epochs: 1}\n"):
+        "study.yaml:2: tune: optimizer.lr: a value is there twice",
     ("base: one\n", "base: one\ntune: {data.validation: [1, 2], epochs: 1}\n"):
         "study.yaml:2: tune: data.validation: can't be tuned: all trials have the same",
     ("base: one\n", "base: one\ntune: {optimizer.lr: [1, 2], epochs: 1, on: test}\n"):

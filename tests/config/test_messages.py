@@ -68,11 +68,11 @@ MISTAKES = [
     (MODEL + "optimizer: {betas: 0.9}", "c.yaml:2: optimizer.betas: expected a list, not 0.9"),
     (
         MODEL + "optimizer: {betas: [0.9]}",
-        "c.yaml:2: optimizer.betas: expected at least 2 values, not [0.9]",
+        "c.yaml:2: optimizer.betas: expected at least 2 entries, not [0.9]",
     ),
     (
         MODEL + "optimizer: {betas: [0.9, 0.9, 0.9]}",
-        "c.yaml:2: optimizer.betas: expected at most 2 values, not [0.9, 0.9, 0.9]",
+        "c.yaml:2: optimizer.betas: expected at most 2 entries, not [0.9, 0.9, 0.9]",
     ),
     # out of range
     (MODEL + "train: {epochs: 0}", "c.yaml:2: train.epochs: must be at least 1, not 0"),
