@@ -29,7 +29,10 @@ class Child:
 
     environment: what differs from this process's own.
     read_images: the images of a config, which it is given; None: it reads them itself.
+    place: also of its environment, but told with the first request: the GPU that it may use.
     """
+
+    place: Mapping[str, str] = {}
 
     def __init__(
         self, environment: Mapping[str, str], read_images: ReadImages | None = None
@@ -58,7 +61,7 @@ class Child:
         if self._read_images is not None and key not in self._given:
             images[key] = self._read_images(config)
             self._given.add(key)
-        self.tell((config, images, run, resumes))
+        self.tell((config, images, run, resumes, self.place))
 
     def _start(self) -> None:
         self._given.clear()

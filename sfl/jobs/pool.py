@@ -7,10 +7,12 @@ them is trained.
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Protocol
 
 from sfl.config.schema import Config
+from sfl.cores import usable_cores
 from sfl.errors import Exit, UserError
 from sfl.jobs.check import ReadImages, check_all
 from sfl.jobs.child import Child
@@ -36,7 +38,6 @@ class Trainer(Protocol):
     def error(self) -> UserError | None: ...
     def stop(self) -> None: ...
     def wait(self) -> None: ...
-    def close(self) -> None: ...
 
 
 def run_all(
@@ -58,25 +59,35 @@ def run_all(
     Raises Stopped after Ctrl-C, SIGTERM or SIGHUP, when all runs are saved. If this process is
     killed, those of the runs stop and save.
     """
-    needs = check_all([*jobs, *later], root, read_images)
-    trainers: Sequence[Trainer]
-    if at_once.engine == "ray":
-        from sfl.jobs.on_ray import connect
-
-        trainers = connect(jobs, at_once)
-    else:
-        places = [{}] if at_once.jobs == 1 else slots(jobs, needs, at_once, read_images)
-        if len(places) == 1:
-            return _Pool(jobs, root, read_images, [_Here(read_images)]).train_all()
-        share = thread_share(jobs[0].config, len(places))
-        trainers = [Child(share | place, read_images) for place in places]
-        for line in sorted({need.engine for need in needs} - {""}):
-            say(line)  # what workers say is seen only if they fail
-
     from sfl.training.stopping import signals_noted
 
-    with Board(len(jobs)) as board, signals_noted():
-        return _Pool(jobs, root, read_images, trainers, board).train_all()
+    with ExitStack() as opened:
+
+        def start(count: int) -> list[Child]:
+            share = thread_share(jobs[0].config, count)
+            return [opened.enter_context(closing(Child(share, read_images))) for _ in range(count)]
+
+        count = min(at_once.jobs, len(jobs)) if at_once.jobs != "auto" else 0
+        # Now: they import PyTorch, for seconds, while the jobs are checked.
+        early = at_once.engine == "processes" and 1 < count <= usable_cores()
+        children = start(count) if early else []
+        needs = check_all([*jobs, *later], root, read_images)
+        trainers: Sequence[Trainer]
+        if at_once.engine == "ray":
+            from sfl.jobs.on_ray import connect
+
+            trainers = [opened.enter_context(closing(one)) for one in connect(jobs, at_once)]
+        else:
+            places = [{}] if at_once.jobs == 1 else slots(jobs, needs, at_once, read_images)
+            if len(places) == 1:
+                return _Pool(jobs, root, read_images, [_Here(read_images)]).train_all()
+            trainers = children = children or start(len(places))
+            for child, place in zip(children, places, strict=True):
+                child.place = place
+            for line in sorted({need.engine for need in needs} - {""}):
+                say(line)  # what workers say is seen only if they fail
+        with Board(len(jobs)) as board, signals_noted():
+            return _Pool(jobs, root, read_images, trainers, board).train_all()
 
 
 class _Here:
@@ -106,7 +117,6 @@ class _Here:
 
     def stop(self) -> None: ...
     def wait(self) -> None: ...
-    def close(self) -> None: ...
 
 
 class _Pool:
@@ -117,7 +127,7 @@ class _Pool:
         trainers: Sequence[Trainer], board: Board | None = None,
     ) -> None:  # fmt: skip
         self._jobs, self._root, self._read_images = jobs, root, read_images
-        self._trainers, self._board = trainers, board
+        self._board = board
         self._free = list(trainers)
         self._waiting = list(range(len(jobs)))
         self._outcomes = dict[int, Outcome]()
@@ -204,13 +214,9 @@ class _Pool:
     def _stop_all(self) -> None:
         """Stops what still runs, which saves; a second signal kills it."""
         busy = [trainer for _, trainer, _ in self._running.values()]
-        try:
-            for trainer in busy:
-                trainer.stop()
-            for trainer in busy:
-                trainer.wait()
-            if busy:
-                say("stopped; the same command goes on with them")
-        finally:
-            for trainer in self._trainers:
-                trainer.close()
+        for trainer in busy:
+            trainer.stop()
+        for trainer in busy:
+            trainer.wait()
+        if busy:
+            say("stopped; the same command goes on with them")

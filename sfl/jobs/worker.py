@@ -46,7 +46,8 @@ def _work(arguments: list[str]) -> None:
 
     images_read = dict[str, "Dataset"]()
     while True:
-        config, given, run, resumes = pickle.loads(requests.get())
+        config, given, run, resumes, place = pickle.loads(requests.get())
+        os.environ.update(place)
         images_read |= given
         images = images_of(config, images_read)
         if run is None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sfl.config.load import from_text, override
-from sfl.errors import Exit
+from sfl.errors import Exit, UserError
 from sfl.jobs.child import Child
 from sfl.jobs.job import AtOnce, Failure, Job
 from sfl.jobs.pool import run_all
@@ -58,21 +58,48 @@ def test_side_by_side_is_bit_for_bit_one_after_the_other(
             assert (one.path / name).read_bytes() == (other.path / name).read_bytes()
 
 
-def test_a_worker_trains_one_run_after_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Starting one and reading its images takes longer than many a run."""
-    started = list[object]()
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> "list[subprocess.Popen[bytes]]":
+    """The processes of the workers, as they are started."""
+    found = list[subprocess.Popen[bytes]]()
 
     def start(*arguments: Any, **options: Any) -> "subprocess.Popen[bytes]":
-        started.append(arguments)
-        return subprocess.Popen(*arguments, **options)
+        found.append(subprocess.Popen(*arguments, **options))
+        return found[-1]
 
     monkeypatch.setattr("sfl.jobs.child.subprocess", SimpleNamespace(Popen=start, PIPE=-1))
+    return found
+
+
+def test_a_worker_trains_one_run_after_another(tmp_path: Path, started: list[object]) -> None:
+    """Starting one and reading its images takes longer than many a run."""
     short = ("train.epochs=1", "data.shapes.train=64")
     jobs = [job(name, f"train.seed={name}", *short) for name in "1234"]
     assert [Run(tmp_path / name) for name in "1234"] == train(jobs, tmp_path, 2)
     assert len(started) == 2
+
+
+def test_workers_start_while_the_runs_are_checked_and_end_where_one_is_refused(
+    tmp_path: Path, started: "list[subprocess.Popen[bytes]]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sfl.jobs.pool.usable_cores", lambda: 2)
+    wide = job("wide", "model.channels=[1000000, 1000000, 1000000]")
+    with pytest.raises(UserError, match="wide: "):
+        train([job("a"), wide], tmp_path, 2)
+    assert [process.poll() for process in started] == [-signal.SIGKILL] * 2
+    with pytest.raises(UserError, match="wide: "):
+        train([job("a"), job("b"), wide], tmp_path, 3)  # more than cores: first the memory
+    assert len(started) == 2 and list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_is_told_its_place(tmp_path: Path) -> None:
+    """Of the GPU that it is to use it hears when it has started, but has not looked for one."""
+    with closing(Child({}, load_images)) as child:
+        child.place = {"SFL_ENGINE": "reference"}
+        child.train(override(CONFIG, ["train.epochs=1"]), tmp_path / "run", resumes=False)
+        child.wait()
+        environment = Run(tmp_path / "run").environment
+        assert environment is not None and environment.engine == "reference"
 
 
 def test_a_worker_is_given_the_images(tmp_path: Path) -> None:
