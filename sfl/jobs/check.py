@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sfl import host_memory
 from sfl.config.load import flat
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
@@ -51,6 +52,7 @@ def check_all(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> list[
     from sfl.training.setup import set_up
 
     check_folder(root, "--runs")
+    free = host_memory.available_bytes()  # before workers that are starting now take theirs
     needs = []
     needed = kept = 0  # bytes: the most at any time; what the jobs so far leave on the disk
     found: dict[str, tuple[Need, int, int]] = {}  # by settings: runs that differ in the seed alone
@@ -59,7 +61,7 @@ def check_all(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> list[
         if key not in found:
             with told_of(job):
                 setup = set_up(job.config, read_images(job.config), runs=root)
-            found[key] = _need(setup), *disk_bytes(setup.summary, job.config)
+            found[key] = _need(setup, free), *disk_bytes(setup.summary, job.config)
         need, stays, most = found[key]
         there = job.run.checkpoint_bytes if job.run else 0
         needed, kept = max(needed, kept + most - there), kept + stays - there
@@ -105,12 +107,15 @@ def refuse_too_many(needs: Sequence[Need], at_once: int, fit: int) -> None:
     )
 
 
-def _need(setup: "Setup") -> Need:
+def _need(setup: "Setup", free: int | None) -> Need:
+    """free: bytes of main memory."""
     from sfl.training.memory import available_bytes, training_bytes
     from sfl.training.remarks import of_engine
 
     images = sum(split.images.nbytes for split in setup.dataset.splits.values())
     training = training_bytes(setup.summary, setup.config, setup.precision)
-    any_gpu = setup.device.type == "cuda" and setup.device.index is None
+    on_gpu = setup.device.type == "cuda"
+    any_gpu = on_gpu and setup.device.index is None
+    free = available_bytes(setup.device) if on_gpu else free
     needed = training + images + PROCESS
-    return Need(any_gpu, needed, available_bytes(setup.device), of_engine(setup))
+    return Need(any_gpu, needed, free, of_engine(setup))

@@ -29,3 +29,13 @@ def test_runs_that_differ_in_the_seed_alone_are_set_up_once(
     needs = check_all(jobs, tmp_path, lambda config: dataset)
     assert seen == [plain.data.batch_size, 4]
     assert len(needs) == 4 and needs[0] == needs[1] == needs[2] != needs[3]
+
+
+def test_what_is_free_is_asked_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Later, workers that start meanwhile would have taken some of it."""
+    free = iter(range(10**12, 0, -(10**10)))
+    monkeypatch.setattr("sfl.host_memory.available_bytes", lambda: next(free))
+    plain = from_text(TINY, "tiny")
+    jobs = [Job(str(lr), override(plain, [f"optimizer.lr={lr}"])) for lr in (0.1, 0.2)]
+    needs = check_all(jobs, tmp_path, load_images)
+    assert [need.free for need in needs] == [10**12] * 2
