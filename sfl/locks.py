@@ -59,8 +59,8 @@ def locked(
 
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock file; False where there is none, or there are no locks."""
-    try:
-        os.close(_take(path, os.O_RDWR)[0])
+    try:  # shared, so that two processes that only look don't see each other
+        os.close(_take(path, os.O_RDWR, fcntl.LOCK_SH)[0])
     except BlockingIOError:
         return True
     except OSError:  # no such file, or we may not write to it, so no process of ours holds it
@@ -93,7 +93,7 @@ def remove_left_over(path: Path) -> None:
             path.unlink()
 
 
-def _take(path: Path, flags: int) -> tuple[int, bool]:
+def _take(path: Path, flags: int, kind: int = fcntl.LOCK_EX) -> tuple[int, bool]:
     """The opened file, and whether it is locked now: False where the file system has no locks.
 
     Raises BlockingIOError while another process holds it.
@@ -101,7 +101,7 @@ def _take(path: Path, flags: int) -> tuple[int, bool]:
     while True:
         descriptor, holds = os.open(path, flags, 0o666), True
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 os.close(descriptor)

@@ -43,6 +43,22 @@ def test_a_lock_that_was_removed_meanwhile_is_made_anew(
         assert path.exists() and is_held(path)
 
 
+def test_those_who_only_look_do_not_see_each_other(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run that nobody trains would be "running" for one of two studies in one folder."""
+    path.touch()
+    real, seen = os.close, list[bool]()
+
+    def close(descriptor: int) -> None:  # while the first still has it
+        monkeypatch.setattr(os, "close", real)
+        seen.append(is_held(path))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "close", close)
+    assert not is_held(path) and seen == [False]
+
+
 def test_looking_makes_no_file(path: Path) -> None:
     assert not is_held(path) and not path.exists()
 

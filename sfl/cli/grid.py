@@ -76,7 +76,8 @@ def grid(
     refuse_two(dry_run=dry_run, list=list_, no_train=no_train)
     refuse_two(dry_run=dry_run, list=list_, **forms)
     from sfl.cli import layout
-    from sfl.comparison.grid import commands, missing, run_grid, say_plan
+    from sfl.comparison.command_list import commands
+    from sfl.comparison.grid import missing, run_grid, say_plan
     from sfl.config.grid import load_grid
     from sfl.files import check_folder
     from sfl.jobs.job import at_once
@@ -86,7 +87,7 @@ def grid(
         check_folder(out, "--out")  # before hours of training
     study = load_grid(file, overrides, seeds)
     if list_:
-        layout.print_lines(commands(missing(study, runs, known=True), study.base, runs))
+        layout.print_lines(commands(missing(study, runs, known=True), study, runs))
         return
     if not no_train:
         say_plan(study, missing(study, runs), runs)

@@ -89,11 +89,11 @@ def _trials(comparison: Comparison) -> Sheet | None:
 
 def _edge(cell: Cell, key: str) -> str:
     """Of a number chosen at the end of those tried that it is: a better one may lie beyond."""
-    tried = {trial.values[key] for trial in cell.trials}
-    if not all(isinstance(each, int | float) for each in tried) or len(tried) < 3:
+    tried = [each for trial in cell.trials if isinstance(each := trial.values[key], int | float)]
+    if len(tried) < len(cell.trials) or len(set(tried)) < 3:
         return ""
-    ends = {min(tried): "the lowest", max(tried): "the highest"}  # type: ignore[type-var]
-    return f"{ends[cell.chosen[key]]} tried" if cell.chosen[key] in ends else ""
+    ends = {min(tried): "the lowest tried", max(tried): "the highest tried"}
+    return ends.get(cell.chosen[key], "")  # type: ignore[call-overload, no-any-return]
 
 
 def _tried(accuracy: float | None) -> str:

@@ -27,15 +27,14 @@ from sfl.comparison.run import with_failures
 from sfl.comparison.schema import Comparison, Model
 from sfl.comparison.train_missing import answered, lacking, train_missing
 from sfl.config.grid import Cell, Grid, as_override
-from sfl.config.load import flat, load, override
+from sfl.config.load import override
 from sfl.config.schema import Config
 from sfl.errors import DIVERGED, Exit, UserError
 from sfl.jobs.estimate import estimate
-from sfl.jobs.job import ONE, AtOnce, Failure, Job, failed, locate, told
+from sfl.jobs.job import ONE, AtOnce, Failure, Job, failed, told
 from sfl.progress import say
 from sfl.runs.directory import METRICS
-from sfl.runs.store import check_name, data_root_option, run_name
-from sfl.shell import command
+from sfl.runs.store import check_name, run_name
 from sfl.units import bytes_text, seconds_text
 
 
@@ -78,8 +77,7 @@ def run_grid(
     train = partial(train_missing, root=root, at_once=at_once)
     failures = []
     if training and any(trial.model.missing for trial in trials):
-        tried, later = [trial.model for trial in trials], _to_come(grid, trials, root)
-        failures = train(tried, may_diverge=True, later=later)
+        failures = train(_tried(trials), may_diverge=True, later=_to_come(grid, trials, root))
         trials = plan_trials(grid, root)
     failures += told(_hopeless(trials))
     models = plan_cells(grid, choose(trials), root, training=training, unfinished=unfinished)
@@ -90,7 +88,7 @@ def run_grid(
     if training:
         failures += train(models)
     else:
-        to_come = lacking([*(trial.model for trial in trials), *models], root)
+        to_come = lacking([*_tried(trials), *models], root)
     if why_not := failed(failures) if failures else to_come:
         models = answered(models, first, why_not, unfinished=unfinished)
     if to_come:
@@ -162,8 +160,16 @@ def plan_trials(grid: Grid, root: Path, *, training: bool = True) -> list[Trial]
         return []
     asked = [(cell, values) for cell in grid.cells for values in _combinations(tune.values)]
     named = [_trial(grid, cell, values, tune.epochs) for cell, values in asked]
-    models = plan_named(named, 1, root, training=training, images_read=grid.images_read)
-    refuse_unreadable(models, root)
+    # Cells that differ in their epochs alone have their trials in common.
+    each = dict[str, Named]()
+    for one in named:
+        each.setdefault(one.experiment, one)
+    planned = plan_named(
+        list(each.values()), 1, root, training=training, images_read=grid.images_read
+    )
+    refuse_unreadable(planned, root)
+    by_experiment = dict(zip(each, planned, strict=True))
+    models = [by_experiment[one.experiment] for one in named]
     for (cell, _), model in zip(asked, models, strict=True):
         if "validation_accuracy" not in will_log(model):
             said = f"tune: {cell.name} has no validation images to choose by"
@@ -172,6 +178,10 @@ def plan_trials(grid: Grid, root: Path, *, training: bool = True) -> list[Trial]
     return [
         Trial(cell.name, values, model) for (cell, values), model in zip(asked, models, strict=True)
     ]
+
+
+def _tried(trials: Sequence[Trial]) -> list[ComparedModel]:
+    return list({id(trial.model): trial.model for trial in trials}.values())
 
 
 def _combinations(tried: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
@@ -277,24 +287,3 @@ def describe(grid: Grid, models: Sequence[Model], trials: Sequence[Trial]) -> sc
         for cell in there
     ]
     return schema.Grid(name=grid.name, axes=axes, cells=cells)
-
-
-def commands(jobs: Sequence[Job], base: str, root: Path) -> list[str]:
-    """For each job that no process is training the command that does, in a folder where `base` and
-    `root` mean the same.
-
-    Its settings: those in which it differs from the base.
-    """
-    under = flat(load(base).model_dump())
-    free = (job for job in jobs if not (job.run and job.run.is_locked()))
-    return [_command(job, base, under, root) for job in free]
-
-
-def _command(job: Job, base: str, under: Mapping[str, Any], root: Path) -> str:
-    if job.run is not None:
-        return command("train", "--resume", job.run.path, *data_root_option(job.config))
-    own = flat(job.config.model_dump())
-    differing = [key for key, value in own.items() if value != under[key]]
-    settings = [word for key in differing for word in ("--set", as_override(key, own[key]))]
-    name = locate(job, root).name  # another where there is another experiment of its own
-    return command("train", "--config", base, *settings, "--name", name, "--runs", root)

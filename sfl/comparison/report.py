@@ -5,7 +5,6 @@ test images there are no pictures of single images. A message says so.
 """
 
 import base64
-import glob
 import html
 import json
 import re
@@ -39,8 +38,8 @@ def write(comparison: Comparison, compared: Sequence[ComparedModel], out: Path) 
     shown = _drawable(comparison, compared)
     with pictures.picture_folder(out), one_at_a_time(out / ".lock"):
         for name in _pictures_in(out / "report.md"):
-            for file in out.glob(f"{glob.escape(name)}.*"):
-                file.unlink()
+            for suffix in (".svg", ".png"):
+                (out / (name + suffix)).unlink(missing_ok=True)
         pictures.write_pictures(shown, out)
         write_text(out / "comparison.json", json.dumps(comparison.model_dump()))
         write_text(out / "comparison.csv", to_csv(comparison))

@@ -35,16 +35,25 @@ def read_results(
                 found.append(read_result(run))
                 continue
             epochs = f"{len(run.metrics)} of {model.config.train.epochs} epochs"
-            if unfinished:
+            if not unfinished:
+                say(f"{run.path}: not finished ({epochs}); left out (--unfinished includes it)")
+            elif run.has_weights:
                 say(f"{run.path}: not finished ({epochs}); tested as it is")
                 found.append(_test_unfinished(run, overrides))
             else:
-                say(f"{run.path}: not finished ({epochs}); left out (--unfinished includes it)")
+                say(f"{run.path}: not finished ({epochs}); left out: it has no weights yet")
         if not found:
-            then = command("train", "--resume", next(iter(model.runs.values())).path)
-            hint = "include it: --unfinished; or go on with it"
-            raise UserError(f"{model.name}: no run has finished", hint, Exit.RUN, then)
+            raise _nothing_finished(model, unfinished=unfinished)
         model.results = found
+
+
+def _nothing_finished(model: ComparedModel, *, unfinished: bool) -> UserError:
+    run = next(iter(model.runs.values()))
+    goes_on = run.status == "running"
+    hint = "" if unfinished else "include it: --unfinished; or "
+    hint += "wait" if goes_on else "go on with it"
+    then = "" if goes_on else command("train", "--resume", run.path)
+    return UserError(f"{model.name}: no run has finished", hint, Exit.RUN, then)
 
 
 def read_result(run: Run) -> RunResult:
@@ -62,8 +71,6 @@ def _test_unfinished(run: Run, overrides: Sequence[str]) -> RunResult:
     """An unfinished run's best weights so far, on the test images."""
     from sfl.training.testing import cost, test_weights
 
-    if not run.metrics or not (run.path / BEST).exists():
-        raise UserError(f"{run.path}: has no trained weights yet", "wait, or go on", Exit.RUN)
     tested = test_weights(run.path / BEST, changeable(overrides), need_train=True)
     # The images that it was trained on, whichever are there now.
     data = run.provenance and run.provenance.to_json()

@@ -227,7 +227,8 @@ def to_csv(comparison: Comparison) -> str:
     if comparison.grid is not None:
         for row, cell in zip(table, comparison.grid.cells, strict=True):
             row |= _cells({"variant": cell.variants, "gap": cell.gaps, "chosen": cell.chosen})
-    return csv_text(list(table[-1]), table)
+    # Of values that were mappings, cells have different columns.
+    return csv_text(list(dict.fromkeys(column for row in table[::-1] for column in row)), table)
 
 
 def _filled(values: BaseModel) -> dict[str, Any]:

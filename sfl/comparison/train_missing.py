@@ -3,12 +3,12 @@
 How runs are trained, and how many at once: sfl/jobs/.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from sfl.comparison.model import ComparedModel
 from sfl.comparison.names import differing
-from sfl.comparison.plan import images_reader, readable, refuse_other_images
+from sfl.comparison.plan import Found, images_reader, readable, refuse_other_images
 from sfl.comparison.results import read_result
 from sfl.errors import Exit, UserError
 from sfl.jobs.job import ONE, AtOnce, Failure, Job, Outcome, told
@@ -55,7 +55,8 @@ def lacking(models: Sequence[ComparedModel], root: Path) -> UserError | None:
     if not (jobs := _jobs(models)):
         return None
     own = {run.name for model in models for run in model.runs.values()}
-    near = [line for model in models if model.missing and (line := _nearest(model, root, own))]
+    others = [found for found in readable(root) if found[0].name not in own]
+    near = [line for model in models if model.missing and (line := _nearest(model, others))]
     hint = "; ".join([*near, "without --no-train they are trained"])
     said = f"{root}: no finished run of {_names(jobs)} with these settings"
     return UserError(said, hint, Exit.RUN)
@@ -71,7 +72,7 @@ def answered(
     """
 
     def counts(run: Run) -> bool:
-        return run.status == "finished" or (unfinished and bool(run.metrics))
+        return run.status == "finished" or (unfinished and run.has_weights)
 
     there = [model for model in models if any(map(counts, model.runs.values()))]
     if len(there) < 2 or there[0].name != first:
@@ -101,14 +102,11 @@ def _has_diverged(outcome: Outcome) -> bool:
     return isinstance(outcome, Failure) and outcome.error.exit_code is Exit.DIVERGED
 
 
-def _nearest(model: ComparedModel, root: Path, besides: Collection[str]) -> str | None:
-    """The run that differs in the fewest settings, and in which; None if they are many.
-
-    besides: names of runs that aren't meant.
-    """
+def _nearest(model: ComparedModel, others: Sequence[Found]) -> str | None:
+    """The run that differs in the fewest settings, and in which; None if they are many."""
     fewest, found = MOST_DIFFERING + 1, None
-    for run, config in readable(root):
+    for run, config in others:
         keys = sorted(differing(model.config, config))
-        if keys and len(keys) < fewest and run.name not in besides:  # none: another seed's run
+        if keys and len(keys) < fewest:  # none: a run of another seed
             fewest, found = len(keys), f"{run.name} differs in {', '.join(keys)}"
     return found

@@ -48,11 +48,11 @@ def check_all(jobs: Sequence[Job], root: Path, read_images: ReadImages) -> list[
     UserError: a model that doesn't fit its images (exit 2), images that can't be read (exit 3), a
     folder that can't be written to (exit 4), a model or a disk too large or too small (exit 6).
     """
+    free = host_memory.available_bytes()  # first: workers that are starting now will take theirs
     from sfl.training.memory import disk_bytes
     from sfl.training.setup import set_up
 
     check_folder(root, "--runs")
-    free = host_memory.available_bytes()  # before workers that are starting now take theirs
     needs = []
     needed = kept = 0  # bytes: the most at any time; what the jobs so far leave on the disk
     found: dict[str, tuple[Need, int, int]] = {}  # by settings: runs that differ in the seed alone

@@ -3,10 +3,10 @@
 Knows no processes, and not how a run is trained.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sfl.config.load import from_tree
 from sfl.config.schema import Config
@@ -15,6 +15,9 @@ from sfl.progress import say
 from sfl.runs import store
 from sfl.runs.directory import CONFIG, Run
 from sfl.runs.records import Provenance
+
+if TYPE_CHECKING:
+    from sfl.data.dataset import Dataset
 
 # new: nobody has begun it; taken: a process trains it, or has just made its directory.
 State = Literal["new", "taken", "interrupted", "finished"]
@@ -85,14 +88,14 @@ def failed(failures: Sequence[Failure]) -> UserError:
     return UserError(f"{len(failures)} run{'s' * (len(codes) > 1)} failed: {names}", hint, codes[0])
 
 
-def locate(job: Job, root: Path, images: Provenance | None = None) -> Path:
+def locate(job: Job, root: Path, read_images: "Callable[[Config], Dataset]") -> Path:
     """The run directory of a job, whether it exists or not: that of the same experiment and seed.
 
-    images: those of the job, where they make another experiment of the same settings: a folder's.
+    read_images: other images of a folder make another experiment of the same settings.
     """
     if job.run is not None:
         return job.run.path
-    return next(path for path in store.places(root, job.name) if _may_be(path, job, images))
+    return next(path for path in store.places(root, job.name) if _may_be(path, job, read_images))
 
 
 def state(path: Path) -> State:
@@ -102,7 +105,7 @@ def state(path: Path) -> State:
     return "interrupted" if (path / CONFIG).exists() else "new"
 
 
-def _may_be(path: Path, job: Job, images: Provenance | None) -> bool:
+def _may_be(path: Path, job: Job, read_images: "Callable[[Config], Dataset]") -> bool:
     if not (path / CONFIG).exists():  # locked: a process has just begun, and will say what it is
         return not path.exists() or store.is_blank(path) or Run(path).is_locked()
     run = Run(path)
@@ -110,6 +113,7 @@ def _may_be(path: Path, job: Job, images: Provenance | None) -> bool:
         config, there = from_tree(run.config_tree), run.provenance
     except UserError:  # of another version, or damaged
         return False
-    same = config.identity() == job.config.identity()
-    same = same and config.train.seed == job.config.train.seed
-    return same and (images is None or there in (None, images))
+    same = config.identity() == job.config.identity() and config.train.seed == job.config.train.seed
+    if not same or there is None or config.data.source != "folder":
+        return same
+    return there == Provenance(**read_images(job.config).provenance())

@@ -22,7 +22,6 @@ from sfl.jobs.slots import slots
 from sfl.jobs.speed import thread_share
 from sfl.progress import say
 from sfl.runs.directory import Run
-from sfl.runs.records import Provenance
 from sfl.units import few
 
 POLL = 0.2  # seconds between looks at what is trained here
@@ -51,7 +50,7 @@ def run_all(
     others. One that another process is training, on whichever machine, is
     waited for at the end, and gone on with here if that stops: each is trained once.
 
-    read_images: the images of a config; called for each job before the first is trained.
+    read_images: the images of a config; called for all before the first job is trained.
     later: what a later call will be asked for; it is refused now if it can't be trained.
 
     Raises UserError before anything is trained for what can't be trained (see `check_all`), for
@@ -64,7 +63,7 @@ def run_all(
     with ExitStack() as opened:
 
         def start(count: int) -> list[Child]:
-            share = thread_share(jobs[0].config, count)
+            share = thread_share(count)
             return [opened.enter_context(closing(Child(share, read_images))) for _ in range(count)]
 
         count = min(at_once.jobs, len(jobs)) if at_once.jobs != "auto" else 0
@@ -206,10 +205,7 @@ class _Pool:
         return refused or there in ("taken", "finished")
 
     def _locate(self, number: int) -> Path:
-        job = self._jobs[number]
-        folder = job.config.data.source == "folder"
-        images = Provenance(**self._read_images(job.config).provenance()) if folder else None
-        return locate(job, self._root, images)
+        return locate(self._jobs[number], self._root, self._read_images)
 
     def _stop_all(self) -> None:
         """Stops what still runs, which saves; a second signal kills it."""

@@ -20,12 +20,12 @@ SECONDS = 2.0  # of steps that are counted
 WITHOUT_TEACHER = [f"train.teacher{what}=null" for what in ("", "_temperature", "_share")]
 
 
-def thread_share(config: Config, at_once: int) -> dict[str, str]:
+def thread_share(at_once: int) -> dict[str, str]:
     """The environment by which one of so many runs at once has its share of the cores.
 
-    {} where the config says with how many threads it is trained, or the environment does.
+    {} where this process's own says it. A run whose config says it (train.threads) has those.
     """
-    if config.train.threads is not None or "OMP_NUM_THREADS" in os.environ:
+    if "OMP_NUM_THREADS" in os.environ:
         return {}
     return {"OMP_NUM_THREADS": str(max(1, usable_cores() // at_once))}
 
@@ -74,7 +74,7 @@ def _together(config: Config, at_once: int, read_images: "ReadImages | None") ->
     from sfl.jobs.child import Child
 
     with ExitStack() as closed:
-        children = [Child(thread_share(config, at_once), read_images) for _ in range(at_once)]
+        children = [Child(thread_share(at_once), read_images) for _ in range(at_once)]
         for child in children:
             closed.callback(child.close)
             child.measure(config)

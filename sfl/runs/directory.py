@@ -169,6 +169,11 @@ class Run:
                         stats.append(found)
         return stats
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weights to test; while an epoch is saved, before its metrics: not."""
+        return bool(self.metrics) and (self.path / BEST).exists()
+
     def has_begun(self) -> bool:
         """Whether training has written metrics or a checkpoint."""
         checkpoints = ((self.path / name).exists() for name in (LAST, BEST))

@@ -47,7 +47,11 @@ def check_resumable(run: Run, config: Config) -> str | None:
 def last_checkpoint(setup: Setup, run: Run) -> Checkpoint | None:
     """The checkpoint to resume from; None for a new run. UserError: it can't be resumed."""
     if not (run.path / LAST).exists():
-        if (run.path / BEST).exists():  # both are written together: the other was removed
+        train = setup.config.train
+        first = 1 if setup.validation is not None else min(train.checkpoint_every, train.epochs)
+        # An epoch's metrics are written after both files. Without them the run was cut off between
+        # the two, and begins anew; with them the other file was removed.
+        if (run.path / BEST).exists() and len(run.metrics) >= first:
             hint = f"put it back, or train a new run with another name; {BEST} is still there"
             raise UserError(f"{run.path}: has no {LAST} to resume from", hint, Exit.RUN)
         return None

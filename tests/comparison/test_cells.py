@@ -13,7 +13,7 @@ from sfl.comparison.cells import by_axes, sheets
 from sfl.comparison.figures import pictures
 from sfl.comparison.grid import run_grid
 from sfl.comparison.markdown import to_markdown
-from sfl.comparison.schema import Cell, Comparison
+from sfl.comparison.schema import Cell, Comparison, Trial
 from sfl.comparison.table import to_csv
 from sfl.config.grid import Grid
 from tests.comparison.test_grid import study
@@ -67,6 +67,27 @@ def test_cells_by_both_axes_with_their_gaps(study: Grid, runs_dir: Path) -> None
         "variant.sharing": "conv", "variant.learning": "backprop", "gap.sharing": "0.1",
         "gap.learning": "0", "chosen.optimizer.lr": "0.1",
     }  # fmt: skip
+
+
+def test_what_is_tuned_may_be_lists_or_settings_with_settings(study: Grid, runs_dir: Path) -> None:
+    comparison = known(run_grid(study, runs_dir)[0])
+    assert comparison.grid is not None
+    values: list[dict[str, object]]
+    values = [{"data.augment": {"flip": True}}, {"data.augment": {"cutout": 8}}, {"betas": [0.9]}]
+    cells = [
+        cell.model_copy(
+            update={"trials": [Trial(values=tried, run="r", accuracy=0.5)] * 3, "chosen": tried}
+        )
+        for cell, tried in zip(comparison.grid.cells, values, strict=True)
+    ]
+    grid = comparison.grid.model_copy(update={"cells": cells})
+    comparison = comparison.model_copy(update={"grid": grid})
+    assert [cells[-1] for _, cells in sheets(comparison)[1].rows] == [
+        "augment = {'flip': True}", "augment = {'cutout': 8}", "betas = [0.9]",
+    ]  # fmt: skip
+    first, second, third = csv.DictReader(io.StringIO(to_csv(comparison)))
+    assert first["chosen.data.augment.flip"] == "True" and third["chosen.betas"] == "0.9"
+    assert second["chosen.data.augment.flip"] == "" and second["chosen.data.augment.cutout"] == "8"
 
 
 def test_cells_with_other_numbers_of_runs_say_so(study: Grid, runs_dir: Path) -> None:

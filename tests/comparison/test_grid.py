@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 
 from sfl.cli.compare import show_comparison
-from sfl.comparison.grid import commands, missing, run_grid
+from sfl.comparison.command_list import commands
+from sfl.comparison.grid import missing, run_grid
 from sfl.config.grid import Grid, load_grid
 from sfl.config.load import load
 from sfl.config.schema import Config
@@ -18,6 +19,7 @@ from sfl.errors import DIVERGED, Exit, UserError
 from sfl.jobs.job import AtOnce
 from sfl.returned import Compared
 from sfl.runs.directory import Run, lock
+from tests.conftest import ENVIRONMENT
 from tests.stand_ins import configs, images, trained
 
 __all__ = ["configs", "images", "trained"]
@@ -93,7 +95,7 @@ def test_the_commands_train_the_same(
     study: Grid, trained: list[tuple[str, Config]], runs_dir: Path
 ) -> None:
     jobs = missing(study, runs_dir, known=True)
-    for line, job in zip(commands(jobs, study.base, runs_dir), jobs, strict=True):
+    for line, job in zip(commands(jobs, study, runs_dir), jobs, strict=True):
         _, train, *words = shlex.split(line)
         options = dict(zip(words[::2], words[1::2], strict=True))
         overrides = [word for given, word in zip(words[::2], words[1::2], strict=True)
@@ -115,7 +117,7 @@ def test_the_commands_leave_out_what_is_being_trained(study: Grid, runs_dir: Pat
     with lock(run):
         jobs = missing(study, runs_dir)
         assert len(jobs) == 9 + 6 and jobs[0].name == first.name
-        lines = commands(jobs, study.base, runs_dir)
+        lines = commands(jobs, study, runs_dir)
         assert len(lines) == 9 + 5 and not any(f"{first.name} " in line for line in lines)
 
 
@@ -138,7 +140,7 @@ def test_a_damaged_run_is_refused_before_others_are_trained(
 def test_runs_that_do_not_fit_are_refused_before_the_trials(
     study: Grid, trained: list[tuple[str, Config]], runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sfl.training.memory.available_bytes", lambda device: 10**10)
+    monkeypatch.setattr("sfl.host_memory.available_bytes", lambda: 10**10)
     monkeypatch.setattr("sfl.jobs.check.PROCESS", 10**9)  # nine fit, as many as are tried
     with pytest.raises(UserError, match="at most --jobs 9") as caught:
         run_grid(load_grid("study.yaml", seeds=9), runs_dir, at_once=AtOnce(12))
@@ -156,8 +158,36 @@ def test_the_commands_name_runs_beside_others_of_their_names(
 ) -> None:
     run_grid(study, runs_dir)
     other = load_grid("study.yaml", ["data.batch_size=3"])
-    lines = commands(missing(other, runs_dir), other.base, runs_dir)
+    lines = commands(missing(other, runs_dir), other, runs_dir)
     assert f"--name local-backprop-lr=0.1-s0-2 --runs {runs_dir}" in lines[0]
+
+
+def test_the_commands_name_runs_beside_those_of_other_images(
+    study: Grid, trained: list[tuple[str, Config]], runs_dir: Path
+) -> None:
+    folder = load_grid("study.yaml", ["data.source=folder", "data.root=here"])
+    first = missing(folder, runs_dir)[0]
+    run = Run(runs_dir / first.name)
+    run.path.mkdir(parents=True)
+    (run.path / "config.yaml").write_text(first.config.to_yaml())
+    data = {"source": "folder", "train": "there", "test": "t"}
+    run.write_json("environment.json", ENVIRONMENT | {"data": data})
+    lines = commands(missing(folder, runs_dir), folder, runs_dir)
+    assert f"--name {first.name}-2 " in lines[0]
+
+
+def test_cells_that_differ_in_epochs_alone_have_their_trials_in_common(
+    study: Grid, trained: list[tuple[str, Config]], runs_dir: Path
+) -> None:
+    axis = "  epochs: {local-backprop: {}, local-backprop-long: {train.epochs: 5}}"
+    text = STUDY.replace(STUDY[STUDY.index("  sharing") : STUDY.index("seeds")], f"{axis}\n")
+    Path("study.yaml").write_text(text.replace("leave_out", "# "))
+    comparison, _ = run_grid(load_grid("study.yaml"), runs_dir)
+    names = [name for name, _ in trained]
+    assert names[:3] == [f"local-backprop-lr={rate}-s0" for rate in (0.1, 0.2, 0.3)]
+    assert len(names) == 3 + 2 * 2
+    assert comparison.grid is not None
+    assert [cell.chosen for cell in comparison.grid.cells] == [{"optimizer.lr": 0.2}] * 2
 
 
 def test_a_notebook_shows_its_tables_and_the_report_is_in_the_schema(

@@ -18,7 +18,7 @@ from sfl.comparison.train_missing import train_missing
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.runs import store
-from sfl.runs.directory import Run
+from sfl.runs.directory import Run, lock
 from tests.conftest import ENVIRONMENT
 from tests.stand_ins import Images, configs, fails, images, planted, trained
 
@@ -330,6 +330,27 @@ def test_unfinished_runs_are_named_and_left_out(
             f"{runs_dir / 'one-s1'}: not finished (1 of 2 epochs); left out "
             "(--unfinished includes it)\n"
         )
+
+
+def test_a_run_without_weights_is_left_out_of_the_unfinished_too(
+    configs: Path, runs_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else nobody could look at a study while one of its runs begins."""
+    for seed in (0, 1):
+        planted(runs_dir / f"one-s{seed}", "one", f"train.seed={seed}", finished=not seed)
+    planted(runs_dir / "two-s0", "two")
+    (runs_dir / "one-s1" / "metrics.jsonl").write_text("")
+    found = plan(["one", "two"], [], 2, runs_dir, unfinished=True)
+    read_results(found, unfinished=True)
+    assert [one.run.name for one in found[0].results] == ["one-s0"]
+    assert "one-s1: not finished (0 of 2 epochs); left out: it has no" in capsys.readouterr().err
+
+
+def test_a_run_that_is_being_trained_is_waited_for(configs: Path, runs_dir: Path) -> None:
+    run = planted(runs_dir / "one-s0", "one", finished=False)
+    planted(runs_dir / "two-s0", "two")
+    with lock(run), pytest.raises(UserError, match=r"include it: --unfinished; or wait\)"):
+        read_results(plan(["one-s0", "two-s0"], [], None, runs_dir))
 
 
 def test_two_runs_of_one_seed_are_no_two_draws(

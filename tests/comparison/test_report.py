@@ -160,14 +160,16 @@ def test_what_cannot_reach_a_target_is_not_trained_first(tmp_path: Path, tiny: P
 
 def test_pictures_of_an_earlier_report_go(made: list[str], tmp_path: Path) -> None:
     compare(made, "--out", "report")
-    (tmp_path / "report" / "mine.png").write_text("")
+    for mine in ("mine.png", "confusion-conv.pdf"):
+        (tmp_path / "report" / mine).write_text("")
     (tmp_path / "runs" / "conv-s0").rename(tmp_path / "runs" / "first-s0")
     (tmp_path / "runs" / "conv-s1").rename(tmp_path / "runs" / "first-s1")
     renamed = [name.replace("conv", "first") for name in made]
     compare(renamed, "--out", "report")
     there = {path.name for path in (tmp_path / "report").iterdir()}
-    assert "confusion-first.svg" in there and "mine.png" in there
-    assert not [name for name in there if "conv" in name] and ".lock" not in there
+    assert there > {"confusion-first.svg", "mine.png", "confusion-conv.pdf"}
+    assert [name for name in there if "conv" in name] == ["confusion-conv.pdf"]
+    assert ".lock" not in there
 
 
 @pytest.mark.parametrize(

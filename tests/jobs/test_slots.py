@@ -115,13 +115,10 @@ def test_nothing_is_timed_where_memory_holds_one(monkeypatch: pytest.MonkeyPatch
 def test_cores_are_divided_where_nobody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "usable_cores", lambda: 16)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    plain = JOBS[0].config
-    assert speed.thread_share(plain, 3) == {"OMP_NUM_THREADS": "5"}
-    assert speed.thread_share(plain, 40) == {"OMP_NUM_THREADS": "1"}
-    fixed = from_text(TINY.replace("epochs: 1", "epochs: 1, threads: 3"), "tiny")
-    assert speed.thread_share(fixed, 2) == {}
+    assert speed.thread_share(3) == {"OMP_NUM_THREADS": "5"}
+    assert speed.thread_share(40) == {"OMP_NUM_THREADS": "1"}
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert speed.thread_share(plain, 2) == {}
+    assert speed.thread_share(2) == {}
 
 
 def test_a_containers_quota_is_divided_and_no_more_are_tried(
@@ -133,7 +130,7 @@ def test_a_containers_quota_is_divided_and_no_more_are_tried(
     monkeypatch.setattr("os.cpu_count", lambda: 16)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert speed.thread_share(JOBS[0].config, 2) == {"OMP_NUM_THREADS": "2"}
+    assert speed.thread_share(2) == {"OMP_NUM_THREADS": "2"}
     # The more the faster.
     monkeypatch.setattr(speed, "_together", lambda config, at_once, read_images: at_once)
     assert len(slots(JOBS * 4, needs() * 4, AtOnce("auto"))) == 4

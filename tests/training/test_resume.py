@@ -234,6 +234,26 @@ def test_a_run_whose_checkpoint_was_taken_away_is_not_begun_anew(tmp_path: Path)
     assert after | {"environment.json": b""} == before | {"environment.json": b""}
 
 
+def test_a_run_cut_off_between_its_first_two_checkpoints_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """best.safetensors is there then, and last.safetensors is not."""
+
+    def full(*_: object) -> None:
+        raise UserError("disk full", exit_code=Exit.RESOURCES)
+
+    run, every = new_run(tmp_path), "train.checkpoint_every=2"
+    with monkeypatch.context() as patched:
+        patched.setattr("sfl.training.recorder.Recorder._write_last", full)
+        with pytest.raises(UserError, match="disk full"):
+            fit(tiny_setup(every), run)
+    assert (run.path / BEST).exists() and not (run.path / LAST).exists()
+    fit(tiny_setup(every), Run(run.path))
+    whole = new_run(tmp_path / "whole")
+    fit(tiny_setup(every), whole)
+    assert metrics(run) == metrics(whole) and same(tensors(run), tensors(whole))
+
+
 def test_a_checkpoint_of_another_rule_or_route_is_refused(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     with interrupted_after(1):
