@@ -40,7 +40,7 @@ Draw = Callable[["Figure"], None]
 def need_matplotlib(what: str) -> None:
     """Raises UserError (exit 2) if matplotlib is not installed. what: the command that needs it."""
     if not has_matplotlib():
-        raise UserError(f"{what} needs matplotlib", "install it: pip install 'sfl[plots]'")
+        raise UserError(f"{what} needs matplotlib", "install it: pip install matplotlib")
 
 
 def has_matplotlib() -> bool:

@@ -57,7 +57,7 @@ def _pictures_in(report: Path) -> list[str]:
 
 def _drawable(comparison: Comparison, compared: Sequence[ComparedModel]) -> list[Picture]:
     if not pictures.has_matplotlib():
-        say("no pictures: matplotlib is not installed (install it: pip install 'sfl[plots]')")
+        say("no pictures: matplotlib is not installed (install it: pip install matplotlib)")
         return []
     images: TestImages | None = None
     try:

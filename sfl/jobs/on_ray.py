@@ -30,7 +30,7 @@ def connect(jobs: Sequence[Job], at_once: AtOnce) -> "list[OnRay]":
     Raises UserError where Ray is not installed (exit 2) or its cluster can't be reached (exit 6).
     """
     if find_spec("ray") is None:
-        raise UserError("--engine ray needs Ray, which is not there", "pip install 'sfl[ray]'")
+        raise UserError("--engine ray needs Ray, which is not there", "pip install ray")
     ray, address = _ray(), os.environ.get("RAY_ADDRESS", "")
     try:
         _knock(address)

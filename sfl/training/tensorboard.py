@@ -17,7 +17,7 @@ FILE = "events.out.tfevents.0.sfl"  # TensorBoard looks for this beginning
 def check_tensorboard() -> None:
     """Raises UserError (exit 2) where TensorBoard is not installed."""
     if find_spec("tensorboard") is None:
-        hint = "install it: pip install 'sfl[tensorboard]'"
+        hint = "install it: pip install tensorboard"
         raise UserError("train.tensorboard needs TensorBoard, which is not there", hint)
 
 

@@ -120,7 +120,7 @@ def test_without_matplotlib_it_says_how_to_install_it(
     monkeypatch.setattr("sfl.pictures.find_spec", lambda name: None)
     done = sfl("plot", "tiny-s0", "--runs", run.parent)
     assert done.returncode == 2
-    assert done.stderr == "error: plot needs matplotlib (install it: pip install 'sfl[plots]')\n"
+    assert done.stderr == "error: plot needs matplotlib (install it: pip install matplotlib)\n"
 
 
 def test_each_picture_shows_what_it_says(run: Path) -> None:

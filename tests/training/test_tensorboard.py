@@ -97,8 +97,8 @@ def test_without_tensorboard_it_says_how_to_install_it(monkeypatch: pytest.Monke
         tiny_setup(WITH)
     assert caught.value.exit_code is Exit.USAGE
     assert str(caught.value) == (
-        "train.tensorboard needs TensorBoard, which is not there (install it: pip install "
-        "'sfl[tensorboard]')"
+        "train.tensorboard needs TensorBoard, which is not there "
+        "(install it: pip install tensorboard)"
     )
 
 

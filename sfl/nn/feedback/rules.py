@@ -4,7 +4,8 @@ A layer y = W x has the gradients  dW = Σ dy xᵀ  and  dx = Wᵀ dy.  A rule l
 and takes other weights B for the second:  dx = Bᵀ dy.  B has the shape of W and is zero where W has
 no weight.
 
-To add a rule: a class here, its name in RULES and among those of learn.rule.
+To add a rule: a class here, its name in RULES and among those of learn.rule, a phrase for it in
+sfl/comparison/methods.py.
 """
 
 import math
