@@ -3,6 +3,7 @@
 Knows no processes, and not how a run is trained.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def at_once(jobs: str, per_gpu: int, engine: str) -> AtOnce:
     """What --jobs, --jobs-per-gpu and --engine say. Raises UserError (exit 2)."""
     if engine not in ("processes", "ray"):
         raise UserError(f"--engine {engine}: expected processes or ray")
-    if jobs != "auto" and not (jobs.isascii() and jobs.isdecimal() and 0 < int(jobs[:5]) < 10_000):
+    if jobs != "auto" and not re.fullmatch("[1-9][0-9]{0,3}", jobs):
         raise UserError(f"--jobs {jobs}: expected a number from 1, or auto")
     return AtOnce("auto" if jobs == "auto" else int(jobs), per_gpu, engine)  # type: ignore[arg-type]
 
