@@ -16,9 +16,9 @@ from sfl.comparison.methods import tuning
 from sfl.comparison.model import ComparedModel
 from sfl.comparison.names import Named
 from sfl.comparison.plan import (
+    alike,
     images_reader,
     plan_named,
-    refuse_other_images,
     refuse_unreadable,
     will_log,
 )
@@ -139,9 +139,7 @@ def say_plan(grid: Grid, jobs: Sequence[Job], root: Path) -> None:
     if not jobs:
         say("all runs are there")
         return
-    read_images = images_reader(grid.images_read)
-    refuse_other_images(jobs, read_images)
-    seconds, size = estimate(jobs, root, read_images)
+    seconds, size = estimate(jobs, root, alike(images_reader(grid.images_read)))
     say(
         f"to be trained: {len(jobs)} run{'s' * (len(jobs) > 1)}, about "
         f"{seconds_text(seconds)} one after the other, {bytes_text(size)} on the disk "

@@ -132,17 +132,22 @@ def refuse_unreadable(models: Sequence[ComparedModel], root: Path) -> None:
                 raise UserError(f"{run.path}: {error.message}", hint, Exit.RUN) from None
 
 
-def refuse_other_images(jobs: Sequence[Job], read_images: ReadImages) -> None:
-    """Raises UserError (exit 3) where runs to come have not all the same images: they could not be
-    compared. Reads the images.
+def alike(read_images: ReadImages) -> ReadImages:
+    """What reads images, too, and raises UserError (exit 3) for a config whose images are not those
+    of the first config that it was asked for: their runs could not be compared.
     """
-    each = [(job.name, read_images(job.config).provenance()) for job in jobs]
-    for name, images in each[1:]:
-        first, its = each[0]
+    first = dict[str, str]()
+
+    def read(config: Config) -> "Dataset":
+        dataset = read_images(config)
+        images = dataset.provenance()
         for split in ("train", "test"):
-            if images[split] != its[split]:
-                said = f"{name} and {first} don't have the same {split} images"
+            if first.setdefault(split, images[split]) != images[split]:
+                said = f"does not have the {split} images of the first run"
                 raise UserError(said, SAME_IMAGES, Exit.DATA)
+        return dataset
+
+    return read
 
 
 def will_log(model: ComparedModel) -> set[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sfl.comparison.model import ComparedModel
 from sfl.comparison.names import differing
-from sfl.comparison.plan import Found, images_reader, readable, refuse_other_images
+from sfl.comparison.plan import Found, alike, images_reader, readable
 from sfl.comparison.results import read_result
 from sfl.errors import Exit, UserError
 from sfl.jobs.job import ONE, AtOnce, Failure, Job, Outcome, told
@@ -38,10 +38,9 @@ def train_missing(
     if not jobs:
         return []
     _refuse_damaged([*models, *later])
-    read_images = images_reader(models[0].images_read)
-    refuse_other_images([job for _, job in jobs], read_images)
     say(f"to be trained first: {_names(jobs)}")
     to_come = [job for _, job in _jobs(later)]
+    read_images = alike(images_reader(models[0].images_read))
     outcomes = run_all([job for _, job in jobs], root, read_images, at_once, to_come)
     for (model, job), outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Run):

@@ -55,4 +55,4 @@ def test_cells_of_other_images_are_told_before_anything_is_trained(study: None) 
     for options in ([], ["--dry-run"]):
         said = sfl("grid", "study.yaml", *options)
         assert said.returncode == 3 and not list(Path("checkpoints").glob("*"))
-        assert "far-s0 and near-s0 don't have the same train images (compare runs" in said.stderr
+        assert "far-s0: does not have the train images of the first run (compare" in said.stderr
