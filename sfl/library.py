@@ -283,7 +283,9 @@ def as_overrides(settings: Mapping[str, Any]) -> list[str]:
 def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return value.item() if hasattr(value, "item") else value  # a number of numpy's
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value.tolist() if hasattr(value, "tolist") else value  # numpy's
 
 
 def _runs(given: Place | None) -> Path:

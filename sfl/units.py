@@ -19,8 +19,9 @@ def count_text(count: float) -> str:
 def _scaled(count: float, units: Sequence[str]) -> str:
     *smaller, largest = units
     for unit in smaller:
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == smaller[0] else f"{count:.1f} {unit}"
+        digits = 0 if unit == smaller[0] else 1
+        if round(count, digits) < 1000:
+            return f"{count:.{digits}f} {unit}"
         count /= 1000
     return f"{count:.1f} {largest}"
 
@@ -36,7 +37,7 @@ def age_text(seconds: float) -> str:
 
 def seconds_text(seconds: float) -> str:
     """7.25 → "7.2 s", 125 → "2 min 05 s", 7300 → "2 h 02 min"."""
-    if seconds < 100:
+    if round(seconds, 1) < 100:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 100:

@@ -48,12 +48,14 @@ def test_settings_are_nested_or_dotted_and_of_any_number(tiny: Path, tmp_path: P
         "optimizer.lr": np.float32(0.5),
         "train": {"epochs": np.int64(2), "tensorboard": False},
         "data": {"root": Path("a b"), "augment": {"flip": True}},
-        "model": {"kernel_sizes": [3, 3], "storage": None},
+        "model": {"kernel_sizes": [np.int64(3), 3], "storage": None},
+        "data.normalize.mean": np.array([0.5, 0.25, 0.5]),
     }
     overrides = as_overrides(given)
     assert overrides == [
         "optimizer.lr=0.5", "train.epochs=2", "train.tensorboard=false", "data.root=a b",
         "data.augment.flip=true", "model.kernel_sizes=[3, 3]", "model.storage=null",
+        "data.normalize.mean=[0.5, 0.25, 0.5]",
     ]  # fmt: skip
     with pytest.raises(sfl.UserError, match="did you mean train"):
         sfl.train(tiny, runs=tmp_path / "runs", epochs=3)

@@ -15,8 +15,7 @@ OTHERS = "#999999"
 
 
 def plot(measured: dict[str, Any], path: Path) -> None:
-    """Writes the picture; the suffix is its format. Raises UserError if matplotlib is missing."""
-    pictures.need_matplotlib("--plot")
+    """Writes the picture; the suffix is its format."""
     pictures.save(partial(_draw, measured), path, (11, 7))
 
 

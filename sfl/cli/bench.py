@@ -39,7 +39,8 @@ def bench(
       sfl bench --plot bench.svg --json > bench.json
       sfl bench --board --set data.source=folder --set data.root=/data
     """
-    refuse_two(board=board, quick=quick, plot=plot is not None)
+    refuse_two(board=board, quick=quick)
+    refuse_two(board=board, plot=plot is not None)
     if set_ and not board:
         raise UserError("--set: only with --board, whose networks are trained")
     if board:
@@ -48,7 +49,12 @@ def bench(
     from sfl.bench.plot import plot as draw
     from sfl.bench.run import run
     from sfl.cli import layout, tables
+    from sfl.files import check_folder
+    from sfl.pictures import need_matplotlib
 
+    if plot is not None:  # before minutes of measuring
+        need_matplotlib("--plot")
+        check_folder(plot.parent, "--plot")
     measured = run(quick=quick)
     if plot is not None:
         draw(measured, plot)

@@ -162,6 +162,8 @@ def describe(error: Exception) -> UserError:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = error.filename or "standard output"
         return UserError(f"no space left on the disk: {where}", "", Exit.RESOURCES)
+    if isinstance(error, PermissionError) and error.filename:  # in another user's home, say
+        return UserError(f"{error.filename}: {error.strerror}", "", Exit.RUN)
     said = f"a bug of sfl: {type(error).__name__}: {textwrap.shorten(str(error), 300)}"
     return UserError(said, "--debug shows where", Exit.BUG)
 

@@ -38,7 +38,7 @@ def published_line(said: "Published") -> str:
 
 
 def _majority(result: dict[str, Any]) -> list[str]:
-    """Nothing where several classes are equally frequent."""
+    """Nothing where all classes are equally frequent."""
     counts = [sum(row) for row in result["confusion"]]
     name = one_line(list(result["per_class"])[counts.index(max(counts))])
     if sum(map(bool, counts)) == 1:

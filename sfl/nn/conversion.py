@@ -103,11 +103,14 @@ class _Uses(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):  # and not an attribute, as weight.device is
+        # Not an attribute, as weight.device is. Several tensors: attention, the variance and mean.
+        if next(_tensors(result), None) is not None:
             given = [id(x) for x in _tensors([args, kwargs or {}]) if id(x) in self.parameters]
             self.count.update(given)
             name = getattr(function, "__name__", "")
-            if getattr(F, name, None) is function and not (name == "linear" and args[0].dim() < 3):
+            if name == "linear" and (args[0] if args else kwargs["input"]).dim() < 3:
+                return result
+            if getattr(F, name, None) is function:
                 self.shared |= dict.fromkeys(given, name)
         return result
 

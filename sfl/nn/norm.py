@@ -41,7 +41,7 @@ class UnitBatchNormReLU(Whole):
             raise ValueError(f"input is {given}, the units are {expected}")
         turned = input.permute(2, 3, 1, 0)
         if turned.is_contiguous():  # batch innermost
-            rows = self._of_rows(turned.view(1, -1, len(input)))
+            rows = self._of_rows(turned.flatten(0, 2)[None])
             return rows.view(turned.shape).permute(3, 2, 0, 1)
         images = input.permute(0, 2, 3, 1)
         normalised = self._in_two(images.reshape(len(input), -1))

@@ -42,6 +42,7 @@ class ModelSummary:
     layers: tuple[LayerSummary, ...]
     activations: int  # numbers that the layers put out for one image, each in memory of its own
     feedback: FeedbackSummary | None = None  # of a backward rule, or of an error route
+    step_flops: int | None = None  # of a training step, an image, where it isn't backpropagation's
 
     @property
     def weights(self) -> int:
@@ -70,6 +71,8 @@ class ModelSummary:
 
         No gradient goes on before the first layer that learns: its input needs none.
         """
+        if self.step_flops is not None:
+            return self.step_flops
         learning = [layer.flops for layer in self.layers if layer.learns and layer.flops]
         return self.flops + 2 * sum(learning) - sum(learning[:1])
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sfl.config.schema import Config
 from sfl.data.batches import batch_count, last_batch
@@ -147,17 +148,46 @@ def _summarize(
     model: nn.Module, config: Config, in_dimensions: tuple[int, int, int]
 ) -> ModelSummary:
     """With what the config's rule or route holds. Raises UserError (exit 2) for its route."""
+    loss = nn.CrossEntropyLoss()
     try:
-        route = build_route(config, model, in_dimensions, nn.CrossEntropyLoss())
+        route = build_route(config, model, in_dimensions, loss)
     except ValueError as error:
         raise UserError(f"learn.route: {config.learn.route}: {error}") from None
     summary = summarize(model, in_dimensions, config.learn.rule)
+    if config.learn.rule == "mirror":
+        return replace(summary, step_flops=summary.training_flops + _noise_flops(summary, config))
     if not (held := route.state().values()):
         return summary
     weights, size = sum(t.numel() for t in held), sum(t.nbytes for t in held)
     moved = bool(route.parameters())
     name = "weights of the local losses" if moved else "feedback weights"
-    return replace(summary, feedback=FeedbackSummary(weights, size, True, moved, name))
+    return replace(
+        summary,
+        feedback=FeedbackSummary(weights, size, True, moved, name),
+        step_flops=_step_flops(model, route, loss, config.data.batch_size, in_dimensions),
+    )
+
+
+def _noise_flops(summary: ModelSummary, config: Config) -> int:
+    """Of the weight mirror, a training image: each layer but the first answers noise, and the
+    answers are multiplied with it.
+    """
+    _, *others = [layer.flops for layer in summary.layers if layer.flops]
+    mirror = config.learn.mirror
+    images = mirror.batches * mirror.images / (mirror.every * config.data.batch_size)
+    return round(2 * sum(others) * images)
+
+
+def _step_flops(
+    model: nn.Module, route: Route, loss: Loss, size: int, in_dimensions: tuple[int, int, int]
+) -> int:
+    """Of a training step of so many images, an image: counted on the meta device."""
+    x = torch.empty(size, *in_dimensions, device="meta")
+    labels = torch.zeros(size, dtype=torch.long, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        logits = model.eval()(x)
+        route.backward(loss(logits, labels), logits, labels)
+    return int(counter.get_total_flops() // size)
 
 
 def _check_last_batch(

@@ -62,6 +62,11 @@ def outcome(
         (MemoryError(), 6, OUT_OF_MEMORY),
         (typer.Abort(), 130, "stopped, nothing was done (--yes answers the question)\n"),
         (ValueError("two\nlines"), 1, A_BUG),
+        (
+            PermissionError(13, "Permission denied", "/home/o"),
+            4,
+            "error: /home/o: Permission denied\n",
+        ),
         (typer.BadParameter("no\nsuch"), 2, "error: Invalid value: no such\n"),
     ],
 )

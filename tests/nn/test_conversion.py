@@ -343,6 +343,11 @@ def tie(model: Any, y: Tensor) -> Any:
             r"^conv\.bias is used else",
         ),
         (tie, r"^conv\.weight is used elsewhere"),
+        (lambda m, y: y + torch.var_mean(m.conv.weight)[0], r"^conv\.weight is used elsewhere"),
+        (
+            lambda m, y: y + F.linear(input=X[0, 0, :, :1], weight=m.conv.bias[:, None]).sum(),
+            r"^conv\.bias is used elsewhere",
+        ),
         # What is not seen by name shows in the output.
         (lambda m, y: y * m.conv.weight.shape[0], "computes something else"),
         (lambda m, y: y * isinstance(m.conv, nn.Conv2d), "computes something else"),
@@ -405,6 +410,10 @@ def test_what_is_still_shared() -> None:
     classifier = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(2 * 3 * 4, 5))
     assert still_shared(classifier, X) == {"0.weight": "conv2d", "0.bias": "conv2d"}
     assert still_shared(without_sharing(classifier, X), X) == {}
+    attending = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    found = still_shared(attending.train(), torch.randn(2, 6, 4))
+    assert found["self_attn.in_proj_weight"] == "multi_head_attention_forward"
+    assert found["linear1.weight"] == "linear"
     hidden = nn.Sequential(nn.Identity(), nn.Conv2d(2, 2, 3, bias=False))
     hidden.forward = hidden[0].forward  # type: ignore[method-assign]
     assert still_shared(hidden, X) == {"1.weight": "conv2d, not seen to run"}

@@ -93,4 +93,6 @@ def test_what_it_cannot_normalise_is_refused() -> None:
         norm(torch.randn(8, 2, 3, 4))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         norm(torch.randn(1, 2, 3, 3))
-    assert norm.eval()(torch.randn(1, 2, 3, 3)).shape == (1, 2, 3, 3)
+    for images in (torch.randn(1, 2, 3, 3), torch.randn(0, 2, 3, 3)):
+        for turn in ORDERS.values():
+            assert norm.eval()(turn(images)).shape == images.shape

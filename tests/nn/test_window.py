@@ -92,5 +92,7 @@ def test_padding_of_its_own_at_each_end() -> None:
     assert layer.padding == (1, (2, 0))
     with pytest.raises(ValueError, match=r"padding is \(1, \(2, 0\)\), a Conv2d's is alike"):
         layer.to_conv()
+    even = SpatialFeatureLayer((2, 4, 5), 3, (3, 5), padding=((1, 1), (2, 2)))
+    assert even.to_conv()[0].padding == (1, 2)
     with pytest.raises(ValueError, match=r"at least 0, not \(\(1, -1\), 0\)"):
         window_of((4, 5), 2, 1, ((1, -1), 0))

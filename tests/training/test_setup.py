@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sfl.data.dataset import Dataset, hold_out
 from sfl.errors import Exit, UserError
@@ -17,8 +18,8 @@ from sfl.training import memory
 from sfl.training.build import build
 from sfl.training.checkpoint import Checkpoint, write_checkpoint
 from sfl.training.images import image_shape, load_images
-from sfl.training.setup import check_sizes, describe_model, set_up
-from tests.training.tiny import random_dataset, tiny_config, tiny_setup
+from sfl.training.setup import build_learner, check_sizes, describe_model, set_up
+from tests.training.tiny import SPATIAL, random_dataset, tiny_config, tiny_setup
 
 
 def test_splits_constants_and_sizes() -> None:
@@ -170,6 +171,20 @@ def test_describing_allocates_nothing() -> None:
     before = torch.get_rng_state()
     assert describe_model(config, (3, 32, 32), 10).weights == 225_543_622
     assert torch.equal(torch.get_rng_state(), before)  # nothing was drawn
+
+
+@pytest.mark.parametrize(
+    "learn", ["rule=fa", "rule=mirror", "route=dfa", "route=local", "route=frozen"]
+)
+@pytest.mark.parametrize("layer", ["spatial", "conv"])
+def test_training_flops_are_those_of_a_step(learn: str, layer: str) -> None:
+    noise = ["learn.mirror={every: 1, batches: 2, images: 4}"] * (learn == "rule=mirror")
+    changes = [f"learn.{learn}", f"model.layer={layer}", *noise, "optimizer.clip_norm=null"]
+    setup = tiny_setup(*changes, base=SPATIAL)
+    learner = build_learner(setup)
+    with FlopCounterMode(display=False) as counter:
+        learner.step(torch.randn(32, 3, 32, 32), torch.arange(32) % 10, lr=0.1)
+    assert counter.get_total_flops() == 32 * setup.summary.training_flops
 
 
 def test_only_a_folder_is_read_for_the_shape_of_its_images(
