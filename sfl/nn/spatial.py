@@ -229,11 +229,9 @@ class SpatialFeatureLayer(Whole):
         A bias a position becomes its mean, too. Raises ValueError for dense storage, and for
         padding that is not alike at both ends.
         """
-        ends = [each if isinstance(each, tuple) else (each, each) for each in self.padding]
-        if any(before != after for before, after in ends):
+        if any(isinstance(ends, tuple) for ends in self.padding):
             raise ValueError(f"padding is {self.padding}, a Conv2d's is alike at both ends")
-        padding = (ends[0][0], ends[1][0])
-        sizes = (self.kernel_size, self.stride, padding, self.dilation, self.groups)
+        sizes = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
         like: Any = {"device": self.weight.device, "dtype": self.weight.dtype}
         like["bias"] = self.bias is not None
         conv = nn.Conv2d(self.in_channels, self.out_channels, *sizes, **like)  # type: ignore[arg-type]

@@ -56,11 +56,16 @@ def pair(value: Any, name: str = "it", each: Callable[[Any], Any] = whole) -> An
 
 
 def ends(padding: Any) -> Ends:
-    """A pair as `pair` gives it, of which each may be a pair in its turn: (before, after)."""
-    both: Ends = pair(
-        padding, "padding", lambda end: pair(end) if isinstance(end, Iterable) else whole(end)
-    )
+    """A pair as `pair` gives it, of which each may be a pair in its turn: (before, after), if those
+    differ.
+    """
+    both: Ends = pair(padding, "padding", _end)
     return both
+
+
+def _end(given: Any) -> Any:
+    before, after = pair(given)
+    return before if before == after else (before, after)
 
 
 def image_size(given: Any) -> tuple[int, int, int]:
