@@ -316,12 +316,17 @@ def test_settings_of_a_run_stay_but_where_its_images_are_can_be_said(
     assert f"{runs_dir / 'one-s0'}: --set train.epochs=7 is ignored: the run was trained" in said
 
 
-def test_unfinished_runs_are_named_and_left_out(
-    configs: Path, runs_dir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def plant_one_unfinished(runs_dir: Path) -> None:
+    """one-s1; one-s0 and two-s0 have finished."""
     for seed in (0, 1):
         planted(runs_dir / f"one-s{seed}", "one", f"train.seed={seed}", finished=not seed)
     planted(runs_dir / "two-s0", "two")
+
+
+def test_unfinished_runs_are_named_and_left_out(
+    configs: Path, runs_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant_one_unfinished(runs_dir)
     for names in (["one", "two"], ["one-s0", "one-s1", "two-s0"]):
         found = plan(names, [], None, runs_dir)
         read_results(found)
@@ -336,9 +341,7 @@ def test_a_run_without_weights_is_left_out_of_the_unfinished_too(
     configs: Path, runs_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Else nobody could look at a study while one of its runs begins."""
-    for seed in (0, 1):
-        planted(runs_dir / f"one-s{seed}", "one", f"train.seed={seed}", finished=not seed)
-    planted(runs_dir / "two-s0", "two")
+    plant_one_unfinished(runs_dir)
     (runs_dir / "one-s1" / "metrics.jsonl").write_text("")
     found = plan(["one", "two"], [], 2, runs_dir, unfinished=True)
     read_results(found, unfinished=True)
