@@ -29,7 +29,6 @@ def _command(job: Job, grid: Grid, under: Mapping[str, Any], root: Path) -> str:
     own = flat(job.config.model_dump())
     differing = [key for key, value in own.items() if value != under[key]]
     settings = [word for key in differing for word in ("--set", as_override(key, own[key]))]
-    # Another name where there is another experiment of its own. What reads images imports torch: it
-    # is made only where a folder's must be told apart.
-    name = locate(job, root, lambda config: images_reader(grid.images_read)(config)).name
+    # Another name where there is another experiment of its own.
+    name = locate(job, root, images_reader(grid.images_read)).name
     return command("train", "--config", grid.base, *settings, "--name", name, "--runs", root)

@@ -4,7 +4,6 @@ Trains nothing, and computes nothing on images.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,10 +93,14 @@ def read_images(model: ComparedModel) -> "Dataset":
 
 
 def images_reader(images_read: "dict[str, Dataset]") -> ReadImages:
-    """What reads the images of a config, each once."""
-    from sfl.training.images import images_of
+    """What reads the images of a config, each once. The first time, it imports PyTorch."""
 
-    return partial(images_of, images_read=images_read)
+    def read(config: Config) -> "Dataset":
+        from sfl.training.images import images_of
+
+        return images_of(config, images_read)
+
+    return read
 
 
 def refuse_target(models: Sequence[ComparedModel]) -> None:

@@ -24,7 +24,7 @@ from sfl.progress import say
 from sfl.runs.directory import Run
 from sfl.units import few
 
-POLL = 0.2  # seconds between looks at what is trained here
+POLL = 0.1  # seconds between looks at what is trained here
 LOOK = 1.0  # seconds between looks at what others train
 
 
@@ -140,9 +140,9 @@ class _Pool:
         try:
             while self._waiting or self._running:
                 stop(asked())
+                self._collect()
                 while self._free and self._begin_next():
                     self._collect()
-                self._collect()
                 if self._board:
                     epochs = sum(self._jobs[job].config.train.epochs for job in self._waiting)
                     self._board.look(len(self._outcomes), epochs)
