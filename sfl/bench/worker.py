@@ -24,8 +24,12 @@ def main(name: str) -> None:
     before = peak_bytes() or 0
     from sfl.bench.steps import notebook_step, our_step
     from sfl.bench.timing import wait
+    from sfl.learning.graph import WARM_UP
 
     step = notebook_step(model) if kind == "notebook" else our_step(name)
+    if torch.cuda.is_available():
+        for _ in range(WARM_UP + 1):  # the last records the graph
+            step()
     for _ in sys.stdin:
         wait()
         start = time.perf_counter()

@@ -26,7 +26,8 @@ def record(body: Callable[[], object]) -> Replay:
     """Records what `body` launches on the current device; nothing is computed."""
     graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
-        with torch.cuda.graph(graph):
+        # A stream of its own: PyTorch's would be of the first device that one was recorded on.
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
             body()
     finally:
         torch.cuda.set_stream(here)  # where a recording fails, torch.cuda.graph leaves its own

@@ -59,6 +59,8 @@ def prepare(device: torch.device, precision: str) -> None:
         torch.cuda.set_device(device)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    # Also where it was set by the newer switch, which counts for more.
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if precision == "tf32" else "ieee"  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = True
 
 

@@ -17,7 +17,7 @@ from sfl.errors import Exit, UserError
 from sfl.learning.divergence import refuse_loss
 from sfl.progress import say, track
 from sfl.training.checkpoint import Checkpoint, read_checkpoint
-from sfl.training.device import pick_device, pick_precision, threads
+from sfl.training.device import pick_device, pick_precision, prepare, threads
 from sfl.training.evaluate import BATCH_SIZE, evaluate
 from sfl.training.load import restore
 
@@ -56,6 +56,7 @@ def predict_files(weights: Path, given: Sequence[Path], overrides: Sequence[str]
 def _predict(checkpoint: Checkpoint, config: Config, files: Sequence[Path]) -> Predicted:
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
+    prepare(device, precision)
     scale, classes = config.data.normalize, checkpoint.images["classes"]
     model = restore(checkpoint, config).to(device)
     batches = [files[start : start + BATCH_SIZE] for start in range(0, len(files), BATCH_SIZE)]

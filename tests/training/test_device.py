@@ -128,7 +128,9 @@ def test_all_products_are_in_the_precision(
     chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     cudnn, before = torch.backends.cudnn, torch.get_float32_matmul_precision()
-    kept = cudnn.allow_tf32, cudnn.deterministic
+    convolutions = cudnn.conv  # type: ignore[attr-defined]
+    kept = cudnn.allow_tf32, cudnn.deterministic, convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee" if precision == "tf32" else "tf32"  # by whoever calls us
     try:
         prepare(torch.device("cpu"), precision)
         assert (torch.get_float32_matmul_precision(), not chosen) == (before, True)
@@ -136,6 +138,7 @@ def test_all_products_are_in_the_precision(
         assert chosen == [torch.device("cuda:1")]
         assert torch.get_float32_matmul_precision() == bits
         assert cudnn.allow_tf32 == (precision == "tf32") and cudnn.deterministic
+        assert convolutions.fp32_precision == ("tf32" if precision == "tf32" else "ieee")
     finally:
         torch.set_float32_matmul_precision(before)
-        cudnn.allow_tf32, cudnn.deterministic = kept
+        cudnn.allow_tf32, cudnn.deterministic, convolutions.fp32_precision = kept

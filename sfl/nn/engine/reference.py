@@ -127,7 +127,7 @@ def _multiply(first: Tensor, second: Tensor, output: Tensor) -> None:
         torch.bmm(first[some], second[some], out=output[some])
 
 
-@functools.lru_cache(256)  # so that a step moves nothing to the device, and fits into a CUDA graph
+@functools.cache  # so that a step moves nothing to the device, and fits into a CUDA graph
 def _missing(
     size: Sequence[int], window: Window, positions: tuple[int, int], device: torch.device
 ) -> Tensor | None:

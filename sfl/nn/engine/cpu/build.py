@@ -23,8 +23,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfl.nn.engine import cache
-
 FOLDER = Path(__file__).parent
 SOURCES, HEADERS = sorted(FOLDER.glob("*.cpp")), sorted(FOLDER.glob("*.h"))
 TIMEOUT = 300  # seconds for the compiler
@@ -166,8 +164,10 @@ def _openmp() -> list[str]:
 
 
 def _cache() -> Path:
+    """The user's cache folder; it may not be there yet."""
     try:
-        return cache.folder()
+        home = os.environ.get("XDG_CACHE_HOME")
+        return Path(home) / "sfl" if home else Path.home() / ".cache" / "sfl"
     except RuntimeError:  # a folder that others can write to is no place for code that we load
         raise NoKernel(f"no home folder for the compiled kernel: {ELSEWHERE}") from None
 

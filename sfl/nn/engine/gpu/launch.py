@@ -23,7 +23,6 @@ KERNELS = {
 # torch's name of how float32 is multiplied: ours. IEEE and not tf32x3 (three products of TF32) for
 # "highest": it is the arithmetic of PyTorch's own products and convolutions there, so twins differ
 # in nothing else.
-PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 
 
 class Kernel(NamedTuple):
@@ -83,7 +82,7 @@ def kernel_for(
     reach, (top, left) = window.reach((y.shape[0], y.shape[1])), window.padding
     precision = "ieee"  # of smaller floats it says nothing
     if x.dtype == torch.float32:
-        precision = PRECISIONS[torch.get_float32_matmul_precision()]
+        precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
     return Kernel(
         name, channels, y.shape[2], groups, window,
         bias=bias is not None,

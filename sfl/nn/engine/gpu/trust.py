@@ -1,14 +1,12 @@
 """Whether a kernel's numbers are right on this machine: it is compared before it is used.
 
-A kernel is compared once with the reference in float64, on random tensors: with the channels,
-window, types and blocks at hand, and few positions, so that it takes milliseconds. What was right
-is kept in the user's cache, in a file for each GPU, driver and versions, a line for each kernel.
-If one is wrong or can't be compiled, none is used any more in this process, and a line says so; a
-CUDA graph that was recorded before goes on with those that it holds, which were right.
+In each process a kernel is compared once on each GPU with the reference in float64, on random
+tensors: with the channels, window, types and blocks at hand, and few positions, so that it takes
+milliseconds. If one is wrong or can't be compiled, none is used any more in this process, and a
+line says so; a CUDA graph that was recorded before goes on with those that it holds, which were
+right.
 """
 
-import functools
-import hashlib
 import platform
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sfl.nn.engine import cache, reference
+from sfl.nn.engine import reference
 
 if TYPE_CHECKING:  # it imports Triton
     from sfl.nn.engine.gpu.launch import Kernel
@@ -27,7 +25,7 @@ POSITIONS = 4  # that are compared along each axis, at most
 # The largest relative error, ‖found − right‖ / ‖right‖, by how a result was rounded.
 HALF, TF32, EXACT = 1e-2, 5e-3, 1e-4
 
-_trusted: set["Kernel | str"] = set()
+_trusted: set[tuple["Kernel | str", torch.device]] = set()
 _broken: str | None = None
 
 
@@ -50,17 +48,14 @@ def trusts_what(
     """The same of what an error and its bound are known of."""
     if _broken is not None:
         return False
-    if kernel in _trusted:
+    if (kernel, device) in _trusted:
         return True
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # can't compare there
         return False
-    if str(kernel) not in _seen(device):
-        reason = _wrong(error, bound)
-        if reason is not None:
-            _give_up(reason, kernel, device)
-            return False
-        _write(str(kernel), device)
-    _trusted.add(kernel)
+    if (reason := _wrong(error, bound)) is not None:
+        _give_up(reason, kernel, device)
+        return False
+    _trusted.add((kernel, device))
     return True
 
 
@@ -139,23 +134,6 @@ def _give_up(reason: str, kernel: "Kernel | str", device: torch.device) -> None:
     )
 
 
-# --- what was right before, on this GPU with this driver and these versions
-
-
-@functools.cache
-def _file(device: torch.device) -> Path | None:
-    import triton
-
-    digest = hashlib.sha256(repr(_machine(device)).encode())
-    digest.update(triton.__version__.encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
-    try:
-        return cache.folder() / f"gpu-{digest.hexdigest()[:16]}.txt"
-    except RuntimeError:  # no home folder: compared in each process
-        return None
-
-
 def _machine(device: torch.device) -> tuple[str, ...]:
     """GPU, driver and versions in words."""
     versions = (f"torch {torch.__version__}", platform.system())
@@ -166,24 +144,3 @@ def _machine(device: torch.device) -> tuple[str, ...]:
     except (OSError, IndexError):
         driver = "driver unknown"
     return (torch.cuda.get_device_name(device), " ".join(driver.split()), *versions)
-
-
-@functools.cache
-def _seen(device: torch.device) -> frozenset[str]:
-    path = _file(device)
-    try:
-        return frozenset(path.read_text().splitlines() if path else ())
-    except (OSError, UnicodeDecodeError):
-        return frozenset()
-
-
-def _write(line: str, device: torch.device) -> None:
-    path = _file(device)
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(f"{line}\n")
-    except OSError:  # compared again in the next process
-        pass
