@@ -22,10 +22,6 @@ class TrainedRun(Result):
         """So that it can be given where a run's directory is asked for."""
         return str(self.path)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As `sfl train --json` prints it."""
-        return self.to_json()
-
     def __repr__(self) -> str:
         epochs = f"{self.run}: {self.epochs} epoch{'s' * (self.epochs > 1)}"
         saved = f"{epochs} in {self.seconds:.0f} s; saved in {self.path}"
@@ -46,10 +42,6 @@ class Evaluated(Scores, Copies):
         None, description="Of a file of `sfl export`: what it says of itself."
     )
     answers: list[dict[str, Any]] = Field(exclude=True)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As `sfl evaluate --json` prints it."""
-        return self.to_json()
 
     def __repr__(self) -> str:
         return "\n".join([*_scores_lines(self), self.file])
@@ -81,31 +73,29 @@ class Compared(Comparison):
 
     def _repr_html_(self) -> str:
         from sfl.comparison.cells import sheets
+        from sfl.comparison.report import html_table
         from sfl.comparison.table import rows
 
-        tables = [
-            _paragraphs([one.title]) + _table(one.head, ([label, *row] for label, row in one.rows))
-            for one in sheets(self)
-        ]
+        tables = [html_table(one.head, one.rows, one.title) for one in sheets(self)]
         if self.grid is None or len(self.grid.axes) < 2:
-            head = ["", *(model.name for model in self.models)]
-            tables.insert(0, _table(head, ([label, *cells] for label, cells in rows(self))))
+            tables.insert(0, html_table(["", *(model.name for model in self.models)], rows(self)))
         return "".join(tables) + _paragraphs([*self.conclusion, *self.remarks])
 
 
 def _scores_lines(scores: Scores) -> list[str]:
     from sfl.cli.tables import result_lines
 
-    return result_lines(scores.to_json())
+    return result_lines(scores.to_dict())
 
 
 def _scores_html(scores: Scores, text: str) -> str:
+    from sfl.comparison.report import html_table
     from sfl.units import percent_text
 
-    table = _table(
+    table = html_table(
         ["true class", "images", "accuracy"],
         (
-            [name, f"{sum(row):,}", "" if accuracy is None else percent_text(accuracy)]
+            (name, [f"{sum(row):,}", "" if accuracy is None else percent_text(accuracy)])
             for (name, accuracy), row in zip(
                 scores.per_class.items(), scores.confusion, strict=True
             )
@@ -116,11 +106,3 @@ def _scores_html(scores: Scores, text: str) -> str:
 
 def _paragraphs(lines: Iterable[str]) -> str:
     return "".join(f"<p>{escape(line)}</p>" for line in lines)
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"

@@ -89,8 +89,8 @@ def test_compare_is_sfl_compare(
     assert re.fullmatch(r"<Compared: <a> [\d.]+ %, b [\d.]+ %>", repr(compared))
     assert str(compared).startswith("|  | ") and "**Methods.**" in str(compared)
     html = compared._repr_html_()
-    assert "<th>&lt;a&gt;</th><th>b</th>" in html
-    assert html.count("<tr>") > 10
+    assert "<th scope=col>&lt;a&gt;</th><th scope=col>b</th>" in html
+    assert html.count("<tr") > 10
     assert list(inspect.signature(sfl.compare).parameters)[:2] == ["models", "seeds"]
 
 

@@ -46,7 +46,7 @@ def export(
     published = write(found, file, dtype, name)
     size = file.stat().st_size
     if as_json:
-        layout.print_json({**published.to_json(), "file": str(file), "bytes": size})
+        layout.print_json({**published.to_dict(), "file": str(file), "bytes": size})
         return
     layout.print_lines([tables.published_line(published)])
     say(f"written: {file}, {bytes_text(size)}; next:", command("evaluate", file))

@@ -68,7 +68,7 @@ def print_model(
     report = engine.report(planned_device(config.train.device))
     what, subset = label(config, audited.sharing), config.data.train_images
     if as_json:
-        described = {**summary.to_dict(), "audit": audited.to_json(), "label": what}
+        described = {**summary.to_dict(), "audit": audited.to_dict(), "label": what}
         layout.print_json({**more, "engine": report, **described, "train_images": subset})
         return
     layout.print_table(tables.summary_table(summary))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ComparableResult(Result):
-    """A result.json with the fields that a comparison needs and the first versions didn't write."""
+    """A result.json with the fields that a comparison needs; a few of docs/results lack them."""
 
     training_flops_per_image: Count
     train_images: Positive

@@ -8,7 +8,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -91,8 +91,8 @@ def _page(
     comparison: Comparison, compared: Sequence[ComparedModel], shown: Sequence[Picture]
 ) -> str:
     """The report as HTML. It holds its pictures, each for a light and for a dark page."""
-    tables = [_table(sheet.head, sheet.rows, sheet.title) for sheet in sheets(comparison)]
-    tables.append(_table(["", *(m.name for m in comparison.models)], rows(comparison)))
+    tables = [html_table(sheet.head, sheet.rows, sheet.title) for sheet in sheets(comparison)]
+    tables.append(html_table(["", *(m.name for m in comparison.models)], rows(comparison)))
     template = resources.files("sfl.comparison").joinpath("report.html").read_text(encoding="utf-8")
     filled = {
         "title": _text(_title(comparison)),
@@ -107,9 +107,10 @@ def _page(
     return Template(template).substitute(filled)
 
 
-def _table(
-    head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], caption: str = ""
+def html_table(
+    head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], caption: str = ""
 ) -> str:
+    """Each row: what its line is called, and a text for each column but the first."""
     heads = "".join(f"<th scope=col>{_text(name)}</th>" for name in head[1:])
     body = "\n".join(
         f"<tr><th scope=row{' class=sub' * label.startswith(' ')}>{_text(label.strip())}</th>"
@@ -135,16 +136,11 @@ def _audit(model: ComparedModel) -> str:
     audit = model.results[-1].result.audit
     if audit is None:
         return ""
-    head = "".join(f"<th scope=col>{label}</th>" for label in AUDITED)
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>"
-        for cells in audit_rows(audit)
-    )
     words = "".join(f"<li>{_text(line)}</li>" for line in audit.in_words)
     return (
         f"<h2>{_text(model.name)}: what is shared, and what sends errors back</h2>\n"
-        f'<div class="table"><table class=layers>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody>\n</table></div>\n<ul>{words}</ul>"
+        f"{html_table(AUDITED, [(name, cells) for name, *cells in audit_rows(audit)])}\n"
+        f"<ul>{words}</ul>"
     )
 
 

@@ -73,7 +73,7 @@ def _test_unfinished(run: Run, overrides: Sequence[str]) -> RunResult:
 
     tested = test_weights(run.path / BEST, changeable(overrides), need_train=True)
     # The images that it was trained on, whichever are there now.
-    data = run.provenance and run.provenance.to_json()
+    data = run.provenance and run.provenance.to_dict()
     values = {"run": run.name, **tested.values, **cost(tested.setup, run.metrics), "data": data}
     result = ComparableResult.check(values, str(run.path))
     answers, labels = tested.evaluation.predictions.numpy(), tested.evaluation.labels.numpy()

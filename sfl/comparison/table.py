@@ -233,13 +233,7 @@ def to_csv(comparison: Comparison) -> str:
 
 def _filled(values: BaseModel) -> dict[str, Any]:
     """As plain values. An object that is null gets its fields all the same, each of them empty."""
-    found: dict[str, Any] = {}
-    for name in type(values).model_fields:
-        value = getattr(values, name)
-        if name in EMPTY and value is None:
-            value = EMPTY[name]
-        found[name] = _filled(value) if isinstance(value, BaseModel) else value
-    return found
+    return {k: EMPTY.get(k) if v is None else v for k, v in values.model_dump().items()}
 
 
 EMPTY: dict[str, Any] = {

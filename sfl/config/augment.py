@@ -60,13 +60,8 @@ class AugmentSettings(Settings):
 
     @model_validator(mode="after")
     def _only_if_used(self) -> "AugmentSettings":
-        default = AugmentSettings.model_construct()
-        for name, used, needed in (
-            ("operations", self.policy == "rand", "policy: rand"),
-            ("magnitude", self.policy == "rand", "policy: rand"),
-            ("cutmix_probability", bool(self.cutmix), "cutmix"),
-            ("crop_fill", bool(self.crop_padding), "crop_padding"),
-        ):
-            if not used and getattr(self, name) != getattr(default, name):
-                raise ValueError(f"{name}: needs data.augment.{needed}")
+        rand = self.policy == "rand"
+        self.only_if(rand, "needs data.augment.policy: rand", "operations", "magnitude")
+        self.only_if(self.cutmix, "needs data.augment.cutmix", "cutmix_probability")
+        self.only_if(self.crop_padding, "needs data.augment.crop_padding", "crop_fill")
         return self

@@ -39,10 +39,8 @@ class SleepSettings(Settings):
 
     @model_validator(mode="after")
     def _only_if_it_sleeps(self) -> "SleepSettings":
-        default = SleepSettings.model_construct()
-        for name in ("strength", "kernels"):
-            if not self.every and getattr(self, name) != getattr(default, name):
-                raise ValueError(f"{name}: needs learn.sleep.every, without which nothing sleeps")
+        needs = "needs learn.sleep.every, without which nothing sleeps"
+        self.only_if(self.every, needs, "strength", "kernels")
         return self
 
 
@@ -87,12 +85,10 @@ class LearnSettings(Settings):
                 f"route: {self.route} sends no error through a layer, so rule: {self.rule} would "
                 "do nothing; keep one of them"
             )
-        default = LearnSettings.model_construct()
-        for name, needs in (("alignment", "fa"), ("mirror", "mirror")):
-            if self.rule != needs and getattr(self, name) != getattr(default, name):
-                raise ValueError(f"{name}: only with rule: {needs}, not with {self.rule}")
-        if self.rule == "backprop" and self.scale != default.scale:
-            raise ValueError("scale: only with a rule that has feedback weights, not with backprop")
-        if self.route != "local" and self.loss != default.loss:
-            raise ValueError(f"loss: only with route: local, not with {self.route}")
+        rule, route = self.rule, self.route
+        self.only_if(rule == "fa", f"only with rule: fa, not with {rule}", "alignment")
+        self.only_if(rule == "mirror", f"only with rule: mirror, not with {rule}", "mirror")
+        needs = "only with a rule that has feedback weights, not with backprop"
+        self.only_if(rule != "backprop", needs, "scale")
+        self.only_if(route == "local", f"only with route: local, not with {route}", "loss")
         return self

@@ -95,16 +95,10 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _only_its_own(self) -> "ModelSettings":
-        for key in ("strides", "pool", "shortcut"):
-            if getattr(self, key) is not None and key not in GRAPHS[self.name]:
-                raise ValueError(f"{key}: only for DeepNet, not for {self.name}")
-        if self.layer == "conv" and self.same_start:
-            raise ValueError(
-                "same_start: only for layer: spatial; all positions of a conv layer have one kernel"
-            )
-        if self.layer == "conv" and self.storage is not None:
-            raise ValueError(
-                f"storage: {self.storage} is only for layer: spatial, not for conv; remove it, or "
-                "use --set model.storage=null"
-            )
+        spatial, deep = self.layer != "conv", self.name == "DeepNet"
+        self.only_if(deep, f"only for DeepNet, not for {self.name}", "strides", "pool", "shortcut")
+        needs = "only for layer: spatial; all positions of a conv layer have one kernel"
+        self.only_if(spatial, needs, "same_start")
+        needs = f"{self.storage} is only for layer: spatial, not for conv; remove it, or use --set "
+        self.only_if(spatial, needs + "model.storage=null", "storage")
         return self

@@ -42,12 +42,10 @@ class OptimizerSettings(Settings):
 
     @model_validator(mode="after")
     def _only_its_own(self) -> "OptimizerSettings":
-        if self.name in ("adam", "adamw") and self.momentum:
-            raise ValueError(f"momentum: only for sgd and muon; {self.name} has betas")
-        if self.name == "sgd" and "betas" in self.model_fields_set and self.betas != [0.9, 0.999]:
-            raise ValueError("betas: not for sgd, which has momentum")
-        if self.nesterov and not (self.name == "sgd" and self.momentum):
-            raise ValueError("nesterov: only for sgd with a momentum")
+        sgd, adam = self.name == "sgd", self.name in ("adam", "adamw")
+        self.only_if(not adam, f"only for sgd and muon; {self.name} has betas", "momentum")
+        self.only_if(not sgd, "not for sgd, which has momentum", "betas")
+        self.only_if(sgd and self.momentum, "only for sgd with a momentum", "nesterov")
         return self
 
 

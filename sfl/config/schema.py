@@ -3,7 +3,6 @@
 Checks plain values. Knows no file, no model and no data set.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -139,13 +138,13 @@ class TrainSettings(Settings):
         description="Name or path of a finished run whose answers to the same images are learnt, "
         "too (distillation).",
     )
-    teacher_temperature: Positive | None = Field(
-        None, description="Divides the logits of both networks. With a teacher, the default is 4."
+    teacher_temperature: Positive = Field(
+        4.0, description="Only with a teacher. Divides the logits of both networks."
     )
-    teacher_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None,
-        description="Share of the teacher's answers in the loss; the labels have the rest. With a "
-        "teacher, the default is 0.9.",
+    teacher_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9,
+        description="Only with a teacher. Share of its answers in the loss; the labels have the "
+        "rest.",
     )
     checkpoint_every: Count = Field(1, description="Number of epochs between checkpoints.")
     keep: Literal["all", "weights"] = Field(
@@ -176,17 +175,12 @@ class TrainSettings(Settings):
         description="With torchrun on GPUs: batch normalisation over the images of all processes.",
     )
 
-    @classmethod
-    def defaults_beside(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"teacher_temperature": 4.0, "teacher_share": 0.9} if "teacher" in given else {}
-
     @model_validator(mode="after")
     def _fit_each_other(self) -> "TrainSettings":
-        for name in ("teacher_temperature", "teacher_share"):
-            if self.teacher is None and getattr(self, name) is not None:
-                raise ValueError(f"{name}: needs train.teacher, without which nothing is taught")
-        if self.schedule == "onecycle" and self.warmup:
-            raise ValueError("warmup: only for schedule constant and cosine; onecycle has its own")
+        needs = "needs train.teacher, without which nothing is taught"
+        self.only_if(self.teacher is not None, needs, "teacher_temperature", "teacher_share")
+        needs = "only for schedule constant and cosine; onecycle has its own"
+        self.only_if(self.schedule != "onecycle", needs, "warmup")
         if self.warmup > self.epochs:
             raise ValueError(
                 f"warmup: {self.warmup:g} epochs, but train.epochs is {self.epochs}; lower it, too"

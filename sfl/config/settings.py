@@ -30,3 +30,9 @@ class Settings(BaseModel):
     def defaults_beside(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """The defaults that depend on other settings, which have not been checked yet."""
         return {}
+
+    def only_if(self, used: object, needs: str, *names: str) -> None:
+        """Raises ValueError for one of these settings that isn't its default and is not used."""
+        for name in names:
+            if not used and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: {needs}")

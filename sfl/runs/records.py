@@ -1,6 +1,6 @@
 """What a run writes down: result.json, a line of metrics.jsonl, environment.json.
 
-A writer builds a record, `Result(...)`, and writes its `to_json()`. A reader checks a file's values
+A writer builds a record, `Result(...)`, and writes its `to_dict()`. A reader checks a file's values
 with `Result.check(values, where)`. docs/run-directory.md is made from the sentences below. Knows no
 files, and not how the numbers are measured.
 """
@@ -41,7 +41,7 @@ class Record(BaseModel):
             hint = "perhaps another version of sfl wrote it; the run can be trained again"
             raise UserError(said, hint, Exit.RUN) from None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain values. Fields that were not given are left out; given None, they are null."""
         return self.model_dump(exclude_unset=True)
 
@@ -272,8 +272,10 @@ class Machine(Record):
 
     @property
     def has_local_layers_in_float32(self) -> bool:
-        """Also under bfloat16; version 0.1.0 computed them so where its kernel was compiled."""
-        return self.local_precision == "float32" or self.compiled_kernel is True
+        """Also under bfloat16; versions 0.1.0 and 0.2.0 where the engine was compiled."""
+        if self.local_precision is None:
+            return self.compiled_kernel is True or self.engine == "compiled"
+        return self.local_precision == "float32"
 
 
 class Environment(Machine):

@@ -88,8 +88,8 @@ def keep(weights: Path, found: dict[str, Any], *, same: bool) -> None:
         return
     try:
         before = run.record(COPIES, Copies)
-        values = (before.to_json() if before else {}) | found
-        run.write_json(COPIES, Copies.check(values, str(path)).to_json())
+        values = (before.to_dict() if before else {}) | found
+        run.write_json(COPIES, Copies.check(values, str(path)).to_dict())
     except UserError as error:  # what was found is printed all the same
         say(f"not kept: {error}")
     else:

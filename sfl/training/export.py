@@ -52,6 +52,6 @@ def export(run: Run, path: Path, dtype: str, data_name: str) -> Published:
         label=label(config, audited.sharing),
         dtype=dtype,
     )
-    said = published.to_json()
+    said = published.to_dict()
     write_checkpoint(replace(checkpoint, path=path, tensors=tensors, published=said))
     return published

@@ -40,7 +40,7 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
                     peak.begin()
                     train_epoch(setup, learner, so_far, display)
                     sums = so_far.line() | {"peak_memory_bytes": peak.bytes()}
-                    line = Epoch(**sums, **measure(setup, learner, epoch)).to_json()
+                    line = Epoch(**sums, **measure(setup, learner, epoch)).to_dict()
                 except Stopped:
                     recorder.stopped(learner, metrics, so_far)
                     raise
@@ -53,4 +53,4 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
         recorder.finish(evaluation, result)
         # After a signal at the test's end the run is finished, but a comparison must stop.
         stop(*setup.world.largest(asked()))
-    return result.to_json()
+    return result.to_dict()

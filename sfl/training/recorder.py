@@ -47,12 +47,12 @@ class Recorder:
         setup, run = self._setup, self._run
         _, most = disk_bytes(setup.summary, setup.config)
         check_space(run.path, most - run.checkpoint_bytes)
-        now = environment(setup.device, setup.precision).to_json()
+        now = environment(setup.device, setup.precision).to_dict()
         kept = run.environment
         about: dict[str, Any] = {"data": setup.dataset.provenance()}
         if skipped := setup.dataset.reading.get("skipped"):
             about["skipped_images"] = len(skipped)
-        first = kept.to_json() if kept else now | about
+        first = kept.to_dict() if kept else now | about
         if any(first.get(key) != value for key, value in now.items()):
             first["resumed"] = [*first.get("resumed", []), now]
         about_weights = (directory.PREDICTIONS, directory.LABELS, directory.COPIES)
@@ -60,7 +60,7 @@ class Recorder:
             (run.path / name).unlink(missing_ok=True)
         write_text(run.path / directory.CONFIG, self._config)
         run.write_json(
-            directory.ENVIRONMENT, Environment.check(first, directory.ENVIRONMENT).to_json()
+            directory.ENVIRONMENT, Environment.check(first, directory.ENVIRONMENT).to_dict()
         )
         metrics = (checkpoint and checkpoint.metrics) or []
         if kept:
@@ -118,7 +118,7 @@ class Recorder:
         for name, classes in ((directory.PREDICTIONS, predictions), (directory.LABELS, labels)):
             with atomic_path(self._run.path / name) as temporary, temporary.open("wb") as file:
                 np.save(file, classes.numpy())
-        self._run.write_json(directory.RESULT, result.to_json())
+        self._run.write_json(directory.RESULT, result.to_dict())
         if self._setup.config.train.keep == "weights":
             (self._run.path / directory.LAST).unlink(missing_ok=True)
 

@@ -45,6 +45,5 @@ def find_teacher(
             f"train.teacher: {run.path}: was trained with another data.normalize",
             exit_code=Exit.DATA,
         )
-    assert train.teacher_temperature is not None and train.teacher_share is not None
     model = restore(checkpoint, own).to(device)
     return Teacher(model, train.teacher_temperature, train.teacher_share)

@@ -53,7 +53,7 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
         **({} if feedback is None else {"feedback_weights": feedback.weights}),
         "flops_per_image": setup.summary.flops,
         "training_flops_per_image": setup.summary.training_flops,
-        "audit": audited.to_json(),
+        "audit": audited.to_dict(),
         "label": label(setup.config, audited.sharing),
     }
 

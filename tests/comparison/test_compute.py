@@ -269,6 +269,8 @@ ON_CPU = {"local_precision": "float32"}
     [
         ("bfloat16", ON_CPU, CONV, True),
         ("bfloat16", {"compiled_kernel": True}, CONV, True),  # of version 0.1.0
+        ("bfloat16", {"engine": "compiled"}, CONV, True),  # of version 0.2.0
+        ("bfloat16", {"engine": "reference"}, CONV, False),  # the same
         ("bfloat16", ON_CPU, DENSE, False),  # dense storage follows autocast, too
         ("bfloat16", ON_CPU, "{name: SpatialDenseNet}", False),  # both local
         ("bfloat16", {"local_precision": "bfloat16"}, CONV, False),  # on a GPU

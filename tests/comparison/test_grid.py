@@ -197,7 +197,12 @@ def test_a_notebook_shows_its_tables_and_the_report_is_in_the_schema(
     shown = Compared(**dict(comparison))
     html = shown._repr_html_()
     titles = ("sharing × learning", "what each cell tried")
-    for text in (*titles, "<th>fa</th>", "<td>local</td>", "<td>lr = 0.3; the highest tried</td>"):
+    for text in (
+        *titles,
+        "scope=col>fa</th>",
+        "scope=row>local</th>",
+        "<td>lr = 0.3; the highest tried</td>",
+    ):
         assert text in html
     assert html.count("<table>") == 2
     schema = json.loads((ROOT / "docs" / "compare.schema.json").read_text(encoding="utf-8"))

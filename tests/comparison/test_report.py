@@ -144,7 +144,7 @@ def test_what_each_model_shares_and_transports(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text()
     ((heading, section),) = re.findall(r"<h2>(\w+:.*?)</h2>(.*?)</ul>", page, re.DOTALL)
     assert heading.startswith("new:")
-    cells = re.findall(r"<td>(.*?)</td>", section)
+    cells = re.findall(r"<t[dh](?: scope=row)?>(.*?)</t", section)[1:]
     assert cells[:6] == ["features.3", "shared", "1,234 × 25", "signs", "5,000", "5.0 k"]
     assert cells[6:] == ["all", "shared", "1,234", "signs", "5,000", "5.0 k"]
     assert "<li>grade of sharing, shared: &lt;all&gt;</li>" in section

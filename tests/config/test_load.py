@@ -209,7 +209,7 @@ def test_defaults_that_depend_on_a_setting_go_with_it() -> None:
     assert config.model.storage == "local"
     changed = ["optimizer.name=adamw", "train.teacher=null", "model.layer=conv"]
     other = load.override(config, changed)
-    assert (other.optimizer.momentum, other.train.teacher_share) == (0, None)
+    assert (other.optimizer.momentum, other.train.teacher_share) == (0, 0.9)
     assert (other.model.layer, other.model.storage) == ("conv", None)
     with pytest.raises(UserError, match="momentum: only for sgd and muon"):
         load.override(config, ["optimizer.momentum=0.5", "optimizer.name=adamw"])

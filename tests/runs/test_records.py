@@ -24,23 +24,23 @@ def test_a_run_writes_the_described_fields_and_no_others(trained: Path) -> None:
     for name, record in (("result.json", run.result), ("environment.json", run.environment)):
         assert record is not None
         assert not record.model_extra, name
-        assert record.to_json() == json.loads((trained / name).read_text())
+        assert record.to_dict() == json.loads((trained / name).read_text())
 
 
 @pytest.mark.parametrize("folder", RESULTS, ids=lambda path: path.name)
 def test_runs_of_earlier_versions_are_read_and_kept_as_they_are(folder: Path) -> None:
     run = Run(folder)
     assert run.result is not None and run.environment is not None and run.metrics
-    assert run.result.to_json() == json.loads((folder / "result.json").read_text())
-    assert run.environment.to_json() == json.loads((folder / "environment.json").read_text())
+    assert run.result.to_dict() == json.loads((folder / "result.json").read_text())
+    assert run.environment.to_dict() == json.loads((folder / "environment.json").read_text())
 
 
 def test_absent_fields_stay_absent_null_stays_null_and_unknown_ones_are_kept() -> None:
-    assert Epoch(**EPOCH).to_json() == EPOCH
+    assert Epoch(**EPOCH).to_dict() == EPOCH
     more = EPOCH | {"peak_memory_bytes": None, "sleep": {"steps": 3}}
-    assert Epoch(**more).to_json() == more
+    assert Epoch(**more).to_dict() == more
     resumed = ENVIRONMENT | {"resumed": [ENVIRONMENT | {"device": "another"}]}
-    assert Environment.check(resumed, "").to_json() == resumed
+    assert Environment.check(resumed, "").to_dict() == resumed
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ data: {source: shapes}
 
 
 def audited(*changes: str) -> dict[str, Any]:
-    return audit_model(tiny_config(*changes, base=LOCAL), (3, 32, 32), 10).to_json()
+    return audit_model(tiny_config(*changes, base=LOCAL), (3, 32, 32), 10).to_dict()
 
 
 @pytest.mark.parametrize(

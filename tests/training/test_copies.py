@@ -131,5 +131,5 @@ def test_what_cannot_be_tested_is_one_line(
 def test_the_function_takes_the_same(run: Path, tmp_path: Path) -> None:
     tested = sfl.evaluate(run, views=2, shifts=1, corrupted=corrupted(tmp_path / "c"))
     assert tested.views and tested.shifts and tested.corrupted
-    assert tested.to_dict()["views"] == tested.views.to_json()
+    assert tested.to_dict()["views"] == tested.views.to_dict()
     assert Run(run).path.joinpath(COPIES).exists()

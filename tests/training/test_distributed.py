@@ -101,7 +101,7 @@ def test_two_workers_make_the_run_that_one_makes(learn: str, config: Path, tmp_p
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     two = Run(tmp_path / "two")
-    assert two.result is not None and json.loads(out) == two.result.to_json()  # one of them speaks
+    assert two.result is not None and json.loads(out) == two.result.to_dict()  # one of them speaks
     assert err.count("epoch 7/7") == 1
     expect_the_same_losses(straight, two, 1e-5)
     for name, tensor in tensors(straight).items():

@@ -39,7 +39,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_versions_device_and_precision() -> None:
-    found = environment(CPU, "bfloat16").to_json()
+    found = environment(CPU, "bfloat16").to_dict()
     assert set(found) == {
         "sfl", "python", "packages", "system", "device", "workers", "threads", "precision",
         "local_precision", "engine", "git",
@@ -52,7 +52,7 @@ def test_versions_device_and_precision() -> None:
 
 
 def test_no_host_no_user_no_path() -> None:
-    text = json.dumps(environment(CPU, "float32").to_json())
+    text = json.dumps(environment(CPU, "float32").to_dict())
     words = set(re.findall(r"[\w.-]+", text))
     assert socket.gethostname() not in words
     assert getpass.getuser() not in words

@@ -65,7 +65,7 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
         }
     ] * 3  # fmt: skip
     assert [line["epoch"] for line in run.metrics] == [1, 2, 3]
-    assert run.result is not None and returned == run.result.to_json()
+    assert run.result is not None and returned == run.result.to_dict()
     assert returned["run"] == "tiny-s0" and returned["model"] == "SimpleModel"
     assert returned["epochs"] == 3 and returned["n"] == 32
     seconds = [line["seconds"] for line in run.metrics]

@@ -79,11 +79,11 @@ def test_where_it_went_on_stands_behind_where_it_began(
     with interrupted_after(1):
         fit(setup, run)
     assert run.environment is not None and run.environment.resumed == []
-    began = run.environment.to_json()
+    began = run.environment.to_dict()
     elsewhere = environment(torch.device("cpu"), "float32").model_copy(update={"device": "another"})
     monkeypatch.setattr(recording, "environment", lambda *_: elsewhere)
     fit(setup, run)
-    assert run.environment.to_json() == {**began, "resumed": [elsewhere.to_json()]}
+    assert run.environment.to_dict() == {**began, "resumed": [elsewhere.to_dict()]}
 
 
 def test_a_run_that_is_stopped_before_its_first_step_can_be_found(
@@ -148,7 +148,7 @@ def test_what_is_recorded_of_a_folder_with_validation_images_and_broken_files(
         run = new_run(tmp_path, name)
         fit(set_up(tiny_config("train.epochs=1"), images), run)
         assert run.environment is not None and run.result is not None
-        records.append((run.environment.to_json(), run.result.to_json()["data"], run.metrics[0]))
+        records.append((run.environment.to_dict(), run.result.to_dict()["data"], run.metrics[0]))
     (told, data, line), (told_clean, data_clean, line_clean) = records
     assert told["skipped_images"] == 2 and "skipped_images" not in told_clean
     assert told["data"] == data == {"source": "shapes", **dataset.fingerprints}

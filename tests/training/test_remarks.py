@@ -73,7 +73,7 @@ def test_a_run_says_them_before_it_trains(
     assert "run: " not in capsys.readouterr().err
     began = run.environment
     assert began is not None
-    run.write_json(ENVIRONMENT, began.to_json() | {"threads": began.threads + 1})
+    run.write_json(ENVIRONMENT, began.to_dict() | {"threads": began.threads + 1})
     monkeypatch.setattr("os.getloadavg", lambda: (1e6, 0.0, 0.0))
     monkeypatch.setattr(remarks, "usable_cores", lambda: 8)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)

@@ -89,7 +89,7 @@ def result(run: Run) -> dict[str, Any]:
     found = Run(run.path).result
     assert found is not None
     clock = ("run", "seconds", "seconds_per_epoch", "peak_memory_bytes")
-    return {key: value for key, value in found.to_json().items() if key not in clock}
+    return {key: value for key, value in found.to_dict().items() if key not in clock}
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
