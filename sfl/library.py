@@ -289,7 +289,9 @@ def _plain(value: Any) -> Any:
 
 
 def _runs(given: Place | None) -> Path:
-    return home(os.environ.get("SFL_RUNS") or "checkpoints") if given is None else home(given)
+    from sfl.runs.store import default_root
+
+    return default_root() if given is None else home(given)
 
 
 def _expect(holds: bool, said: str) -> None:

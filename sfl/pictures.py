@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
-from sfl.errors import Exit, UserError
+from sfl.errors import UserError
 from sfl.files import atomic_path, write_error
 from sfl.progress import say, track
 from sfl.units import one_line
@@ -82,6 +82,15 @@ def picture_folder(folder: Path) -> Iterator[None]:
         raise write_error(folder, error) from None
 
 
+def check_format(path: Path) -> None:
+    """Raises UserError (exit 2) if no picture can be written into a file of that suffix."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix and path.suffix.lstrip(".") not in known:
+        raise UserError(f"{path}: no picture's suffix", f"those are {', '.join(sorted(known))}")
+
+
 def save(draw: Draw, path: Path, size: tuple[float, float]) -> set[str]:
     """Draws a figure of this size, in inches, into a file. The path's suffix says the format.
 
@@ -89,17 +98,15 @@ def save(draw: Draw, path: Path, size: tuple[float, float]) -> set[str]:
 
     Raises UserError: unknown format (exit 2), can't be written (exit 4), disk full (exit 6).
     """
+    check_format(path)
     # Without a date, so that the same figure is the same bytes.
     metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
     with _figure(size) as figure:
         draw(figure)
         boxes = _fit_texts(figure)
-        try:
-            with atomic_path(path) as temporary:
-                suffix = path.suffix.lstrip(".") or "png"
-                figure.savefig(temporary, format=suffix, metadata=metadata)
-        except ValueError as error:  # matplotlib doesn't know the format
-            raise UserError(f"{path}: {error}", exit_code=Exit.USAGE) from None
+        with atomic_path(path) as temporary:
+            suffix = path.suffix.lstrip(".") or "png"
+            figure.savefig(temporary, format=suffix, metadata=metadata)
     return boxes
 
 

@@ -57,7 +57,9 @@ class Images:
 
     def __call__(self, config: Config, *, need_train: bool = True) -> Any:
         self.read.append(config.data.root)
-        provenance = {"source": config.data.source, "train": config.data.root, "test": "t"}
+        data = config.data
+        drawn = ("aa", "bb") if data.source == "shapes" else (data.root, "t")  # as make_run has it
+        provenance = dict(zip(("source", "train", "test"), (data.source, *drawn), strict=True))
         validation = "images" if "val" in config.data.root else None
         return SimpleNamespace(provenance=lambda: provenance, validation=validation)
 

@@ -9,7 +9,8 @@ from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sfl.pictures import Picture, add_title, save, shorten, to_svg, write_pictures
+from sfl.errors import UserError
+from sfl.pictures import Picture, add_title, check_format, save, shorten, to_svg, write_pictures
 
 NOWHERE = "\U0010fff0"  # private use: no font has it
 
@@ -89,3 +90,10 @@ def test_any_name_makes_valid_xml(tmp_path: Path) -> None:
 )
 def test_long_names_keep_their_beginning_and_end(name: str, expected: str) -> None:
     assert shorten(name) == expected
+
+
+def test_a_suffix_that_is_no_pictures_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.txt: no picture's suffix \(those are .*png, .*svg"):
+        save(lambda _: pytest.fail("drawn"), tmp_path / "a.txt", (1, 1))
+    check_format(tmp_path / "a.pdf")
+    check_format(tmp_path / "a")  # PNG

@@ -50,19 +50,20 @@ def bench(
     from sfl.bench.run import run
     from sfl.cli import layout, tables
     from sfl.files import check_folder
-    from sfl.pictures import need_matplotlib
+    from sfl.pictures import check_format, need_matplotlib
 
     if plot is not None:  # before minutes of measuring
         need_matplotlib("--plot")
+        check_format(plot)
         check_folder(plot.parent, "--plot")
     measured = run(quick=quick)
-    if plot is not None:
-        draw(measured, plot)
     if as_json:
         layout.print_json(measured)
-        return
-    for made in tables.bench_tables(measured):
-        layout.print_table(made)
+    else:
+        for made in tables.bench_tables(measured):
+            layout.print_table(made)
+    if plot is not None:
+        draw(measured, plot)
 
 
 def _show_board(overrides: list[str], *, as_json: bool) -> None:

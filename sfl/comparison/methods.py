@@ -191,7 +191,9 @@ def _machines(read: Callable[[Machine], str]) -> Callable[[ComparedModel], str]:
 def _hardware(machine: Machine) -> str:
     workers = f"{machine.workers} processes of " if machine.workers > 1 else ""
     threads = f"{machine.threads} thread{'s' * (machine.threads > 1)}"
-    return f"{machine.device} with {workers}{threads} in {machine.precision}"
+    local = machine.precision == "bfloat16" and machine.has_local_layers_in_float32
+    apart = " (local layers in float32)" if local else ""
+    return f"{machine.device} with {workers}{threads} in {machine.precision}{apart}"
 
 
 def _versions(machine: Machine) -> str:

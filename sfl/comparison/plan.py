@@ -3,7 +3,7 @@
 Trains nothing, and computes nothing on images.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,11 +135,15 @@ def refuse_unreadable(models: Sequence[ComparedModel], root: Path) -> None:
                 raise UserError(f"{run.path}: {error.message}", hint, Exit.RUN) from None
 
 
-def alike(read_images: ReadImages) -> ReadImages:
+def alike(read_images: ReadImages, finished: Iterable[Run] = ()) -> ReadImages:
     """What reads images, too, and raises UserError (exit 3) for a config whose images are not those
-    of the first config that it was asked for: their runs could not be compared.
+    of the runs that have finished, or of the first config that it was asked for: their runs could
+    not be compared.
     """
     first = dict[str, str]()
+    for run in finished:
+        if run.provenance:
+            first = {"train": run.provenance.train, "test": run.provenance.test} | first
 
     def read(config: Config) -> "Dataset":
         dataset = read_images(config)

@@ -40,7 +40,8 @@ def train_missing(
     _refuse_damaged([*models, *later])
     say(f"to be trained first: {_names(jobs)}")
     to_come = [job for _, job in _jobs(later)]
-    read_images = alike(images_reader(models[0].images_read))
+    there = (run for model in models for run in model.runs.values() if run.status == "finished")
+    read_images = alike(images_reader(models[0].images_read), there)
     outcomes = run_all([job for _, job in jobs], root, read_images, at_once, to_come)
     for (model, job), outcome in zip(jobs, outcomes, strict=True):
         if isinstance(outcome, Run):

@@ -228,7 +228,7 @@ class Config(Settings):
         if rule == "kp" and self.optimizer.name == "adam" and self.optimizer.weight_decay:
             raise ValueError(
                 "optimizer.weight_decay: with learn.rule: kp, adam would let the forward and the "
-                "feedback weights decay differently; use adamw or sgd"
+                "feedback weights decay differently; use adamw, sgd or muon"
             )
         if self.train.sync_batchnorm and self.model.norm == "position":
             raise ValueError(

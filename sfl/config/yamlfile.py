@@ -108,7 +108,8 @@ def parse(text: str, name: str) -> YamlTree:
     except RecursionError:
         raise UserError(f"{name}: nested too deeply for a config") from None
     if node is None:
-        raise UserError(f"{name}: the file is empty", "a config needs at least model: {name: …}")
+        hint = "a config needs at least model: {name: …}, a study base and axes"
+        raise UserError(f"{name}: the file is empty", hint)
     reader = _Reader(name)
     values = reader.value(node, ())
     if not isinstance(values, dict):

@@ -43,6 +43,7 @@ OTHER_FORMS = {
     "*.parquet": "Hugging Face's form",
     "*/*.parquet": "Hugging Face's form",
     "*.npz": "Keras' arrays",
+    "train/*/": "a folder of images (data.source: folder)",
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from sfl.data.dataset import Split
 from sfl.errors import Exit, UserError
@@ -29,8 +30,8 @@ class Corrupted:
     Raises UserError (exit 3) where the folder holds none, or other images than the run's.
     """
 
-    def __init__(self, folder: Path, in_dimensions: tuple[int, int, int], classes: int) -> None:
-        """in_dimensions: (C, H, W) of the run's images; classes: how many it knows."""
+    def __init__(self, folder: Path, in_dimensions: tuple[int, int, int], labels: Tensor) -> None:
+        """in_dimensions: (C, H, W) of the run's test images; labels: theirs (n,), in any order."""
         channels, height, width = in_dimensions
         paths = {path.stem: path for path in sorted(folder.glob("[!.]*.npy"))}
         if LABELS not in paths or len(paths) < 2:
@@ -40,11 +41,14 @@ class Corrupted:
         read = {name: _read(path) for name, path in paths.items()}
         self._labels = read.pop(LABELS)
         self._pixels = read
-        count = len(self._labels) if self._labels.ndim == 1 else 0
-        if not count or count % SEVERITIES or self._labels.dtype.kind not in "iu":
-            raise _wrong(paths[LABELS], self._labels, f"whole numbers, {SEVERITIES} × n of them")
-        if self._labels.min() < 0 or self._labels.max() >= classes:
-            raise _wrong(paths[LABELS], self._labels, f"classes from 0 to {classes - 1}")
+        count = SEVERITIES * len(labels)
+        if self._labels.shape != (count,) or self._labels.dtype.kind not in "iu":
+            expected = f"whole numbers, {SEVERITIES} × {len(labels):,} of them"
+            raise _wrong(paths[LABELS], self._labels, expected)
+        own = torch.from_numpy(self._labels.astype("int64")).sort().values
+        if not torch.equal(own, labels.cpu().repeat(SEVERITIES).sort().values):
+            expected = f"{SEVERITIES} times the test images' classes"
+            raise _wrong(paths[LABELS], self._labels, expected)
         for name, pixels in read.items():
             if pixels.shape != (count, height, width, channels) or pixels.dtype.name != "uint8":
                 expected = f"uint8 ({count}, {height}, {width}, {channels})"

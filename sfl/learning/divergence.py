@@ -61,9 +61,11 @@ class Guard:
         """
         bad_steps = int(self._bad_steps)
         if bad_steps:
+            last = float(self._last_loss)
+            before = f"last finite loss {last:g}" if last == last else "no finite loss before"
             raise _diverged(
                 f"loss or gradients of epoch {epoch}, step {steps - bad_steps + 1} are not finite "
-                f"(lr {lr:g}, last finite loss {float(self._last_loss):g})"
+                f"(lr {lr:g}, {before})"
             )
 
 

@@ -144,8 +144,9 @@ class Run:
 
     @property
     def modified(self) -> float:
-        """When one of its files was last written, in seconds since 1970; not those in folders."""
-        return max((found.st_mtime for found in self._stats(self.path.glob("*"))), default=0.0)
+        """When training last wrote a file, in seconds since 1970; not `sfl evaluate`."""
+        files = (path for path in self.path.glob("*") if path.name != COPIES)
+        return max((found.st_mtime for found in self._stats(files)), default=0.0)
 
     @property
     def bytes(self) -> int:

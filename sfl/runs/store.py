@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sfl.config.messages import did_you_mean
 from sfl.errors import Exit, UserError
 from sfl.files import TEMPORARY, check_folder, write_error
 from sfl.runs.directory import BEST, CONFIG, ENVIRONMENT, LOCK, RESULT, Run, lock
-from sfl.shell import command
+from sfl.shell import command, home
+from sfl.units import few
 
 if TYPE_CHECKING:
     from sfl.config.schema import Config
@@ -95,6 +97,11 @@ def list_runs(root: Path) -> list[Run]:
     return sorted(map(Run, filter(_is_run, paths)), key=lambda run: (run.modified, run.name))
 
 
+def default_root() -> Path:
+    """Where runs are if nothing else is said: SFL_RUNS of the environment, else `checkpoints`."""
+    return home(os.environ.get("SFL_RUNS") or "checkpoints")
+
+
 def search(root: Path, name: str) -> Run | None:
     """The run of that name in `root`, or at that path; None if there is no such run."""
     return next((Run(path) for path in (root / name, Path(name)) if _is_run(path)), None)
@@ -104,9 +111,10 @@ def find(root: Path, name: str) -> Run:
     """As `search`, but raises UserError (exit 4) if there is no such run."""
     if run := search(root, name):
         return run
-    names = [run.name for run in list_runs(root)][-8:]
-    hint = f"there are {', '.join(names)}" if names else "there are none yet"
-    raise UserError(f"{name}: no such run in {root}", hint, Exit.RUN)
+    names = [run.name for run in reversed(list_runs(root))]
+    hint = f"there are {few(names)}" if names else "there are none yet"
+    said = f"{name}: no such run in {root}{did_you_mean(name, names)}"
+    raise UserError(said, hint, Exit.RUN)
 
 
 def find_weights(root: Path, name: str | None) -> Path:

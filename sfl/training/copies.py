@@ -51,7 +51,7 @@ def checked(asked: Asked, setup: Setup) -> Corrupted | None:
         _check_move(f"--shifts {asked.shifts}", asked.shifts, range(1, min(height, width)))
     if asked.corrupted is None:
         return None
-    return Corrupted(asked.corrupted, setup.dataset.in_dimensions, len(setup.dataset.classes))
+    return Corrupted(asked.corrupted, setup.dataset.in_dimensions, setup.dataset.test.labels)
 
 
 def _check_move(option: str, pixels: int, can: range) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from sfl.config.load import from_text
 from sfl.config.schema import Config
+from sfl.runs import store
 from sfl.runs.directory import BEST, Run
 from sfl.training.build import build
 from sfl.training.checkpoint import Checkpoint, load_weights, read_checkpoint
@@ -28,11 +29,11 @@ class LoadedRun:
 
 
 def load_run(path: str | os.PathLike[str]) -> LoadedRun:
-    """Loads a run directory, or what `sfl.train` returned.
+    """Loads a run: its directory, its name, or what `sfl.train` returned.
 
     Raises UserError (exit 4) if it has no usable checkpoint.
     """
-    run = Run(Path(path))
+    run = store.search(store.default_root(), os.fspath(path)) or Run(Path(path))
     checkpoint = read_checkpoint(run.path / BEST)
     config = from_text(checkpoint.config, str(run.path / BEST))
     channels, height, width = checkpoint.images["in_dimensions"]

@@ -107,6 +107,10 @@ def set_up(
         summary = describe_model(config, sizes.in_dimensions, sizes.classes)
     train, validation = images.train_and_validation(config, dataset)
     refuse_other_workers(config, precision, dataset, world)
+    teacher = find_teacher(config, runs, dataset, device) if training else None
+    if teacher is not None:
+        answers = summarize(teacher.model, sizes.in_dimensions).flops
+        summary = replace(summary, step_flops=summary.training_flops + answers)
     return Setup(
         config=config,
         device=device,
@@ -119,7 +123,7 @@ def set_up(
         std=torch.tensor(config.data.normalize.std, device=device),
         summary=summary,
         world=world,
-        teacher=find_teacher(config, runs, dataset, device) if training else None,
+        teacher=teacher,
     )
 
 

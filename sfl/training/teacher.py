@@ -22,12 +22,15 @@ def find_teacher(
     """None where the config has none. runs: the folder where a teacher of that name may be.
 
     Raises UserError (exit 4) where there is no such finished run, (exit 3) where it was trained on
-    other images, or takes them otherwise normalised.
+    other images or another part of them, or takes them otherwise normalised.
     """
     train = config.train
     if train.teacher is None:
         return None
-    run = store.find(runs, str(home(train.teacher)))
+    try:
+        run = store.find(runs, str(home(train.teacher)))
+    except UserError as error:
+        raise UserError(f"train.teacher: {error.message}", error.hint, Exit.RUN) from None
     if run.result is None:
         raise UserError(f"train.teacher: {run.path}: has not finished", exit_code=Exit.RUN)
     checkpoint = read_checkpoint(run.path / BEST)
@@ -45,5 +48,14 @@ def find_teacher(
             f"train.teacher: {run.path}: was trained with another data.normalize",
             exit_code=Exit.DATA,
         )
+    for key in ("validation", "train_images"):
+        theirs, mine = getattr(own.data, key), getattr(config.data, key)
+        if theirs != mine:
+            raise UserError(
+                f"train.teacher: {run.path}: was trained on other images: data.{key} is {theirs} "
+                f"there, {mine} here",
+                "train a teacher on the same images",
+                Exit.DATA,
+            )
     model = restore(checkpoint, own).to(device)
     return Teacher(model, train.teacher_temperature, train.teacher_share)

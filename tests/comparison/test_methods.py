@@ -144,3 +144,12 @@ def test_a_deep_network_in_words(tmp_path: Path) -> None:
     said = "average pooling by 1 and 2, identity shortcuts."
     assert any(line.endswith(said) for line in found), found
     assert any(line.endswith("zero biases, the same at every position.") for line in found)
+
+
+def test_local_layers_in_float32_are_told(tmp_path: Path) -> None:
+    environment: dict[str, object] = {"precision": "bfloat16", "local_precision": "float32"}
+    one, two = (
+        model(tmp_path / name, "model: {name: SimpleModel}\n", 1, environment) for name in "ab"
+    )
+    found = compare([one, two]).methods
+    assert any("2 threads in bfloat16 (local layers in float32)." in line for line in found)

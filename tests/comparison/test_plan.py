@@ -141,6 +141,19 @@ def test_what_is_missing_is_trained_after_saying_so(
     assert missing_seeds(again) == [[], []]
 
 
+def test_nothing_is_trained_to_be_compared_with_a_run_on_other_images(
+    configs: Path, runs_dir: Path, trained: list[tuple[str, Config]]
+) -> None:
+    run = planted(runs_dir / "mine", "one")
+    finished = json.loads((run.path / "result.json").read_text())
+    other = finished["data"] | {"train": "others"}
+    run.write_json("result.json", finished | {"data": other})
+    found = plan(["mine", "two"], [], None, runs_dir)
+    with pytest.raises(UserError, match="two-s0: does not have the train images") as told:
+        train_missing(found, runs_dir)
+    assert told.value.exit_code == Exit.DATA and trained == []
+
+
 def test_nothing_is_said_where_nothing_is_missing(
     configs: Path, runs_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

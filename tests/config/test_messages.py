@@ -221,7 +221,7 @@ MISTAKES = [
     (
         MODEL + "learn: {rule: kp}\noptimizer:\n  weight_decay: 0.1",
         "c.yaml:4: optimizer.weight_decay: with learn.rule: kp, adam would let the forward and the "
-        "feedback weights decay differently; use adamw or sgd",
+        "feedback weights decay differently; use adamw, sgd or muon",
     ),
 ]
 

@@ -59,6 +59,11 @@ def test_not_a_number_is_read() -> None:
     assert math.isnan(parse("a: .nan", "c.yaml").values["a"])
 
 
+EMPTY = (
+    "c.yaml: the file is empty (a config needs at least model: {name: …}, a study base and axes)"
+)
+
+
 def test_every_value_knows_its_line() -> None:
     tree = parse("a: 1\n\nb:\n  c: 2\n  d:\n    - 5\n    - 6\n", "c.yaml")
     assert str(tree.place(("a",))) == "c.yaml:1"
@@ -71,8 +76,8 @@ def test_every_value_knows_its_line() -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "c.yaml: the file is empty (a config needs at least model: {name: …})"),
-        ("# only\n", "c.yaml: the file is empty (a config needs at least model: {name: …})"),
+        ("", EMPTY),
+        ("# only\n", EMPTY),
         ("- a\n- b\n", "c.yaml: expected keys and values, found a list"),
         ("hello\n", "c.yaml: expected keys and values, found a single value"),
         ("3\n", "c.yaml: expected keys and values, found a single value"),

@@ -30,12 +30,13 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "runs" / trained.name))
 
 
-def corrupted(folder: Path, images: int = 4) -> Path:
+def corrupted(folder: Path, run: Path) -> Path:
     folder.mkdir()
     draw = np.random.default_rng(0)
-    np.save(folder / "labels.npy", np.tile(np.arange(images) % 10, 5))
+    labels = np.tile(np.load(run / "labels.npy"), 5)
+    np.save(folder / "labels.npy", labels)
     for name in ("fog", "spatter"):
-        pixels = draw.integers(0, 256, (5 * images, 32, 32, 3), dtype=np.uint8)
+        pixels = draw.integers(0, 256, (len(labels), 32, 32, 3), dtype=np.uint8)
         np.save(folder / f"{name}.npy", pixels)
     return folder
 
@@ -64,7 +65,7 @@ def test_each_number_is_that_of_the_copied_images() -> None:
 def test_all_is_printed_beside_the_plain_number_and_kept(
     sfl: Sfl, run: Path, tmp_path: Path
 ) -> None:
-    asked = ("--views", 2, "--shifts", 1, "--corrupted", corrupted(tmp_path / "c"))
+    asked = ("--views", 2, "--shifts", 1, "--corrupted", corrupted(tmp_path / "c", run))
     done = sfl("evaluate", run, *asked, "--json")
     assert done.returncode == 0, done.stderr
     found, plain = json.loads(done.stdout), json.loads((run / "result.json").read_text())
@@ -92,7 +93,7 @@ def test_pictures_of_evaluate_and_of_plot(
 
     monkeypatch.setattr("sfl.pictures.write_pictures", write_pictures)
     out = tmp_path / "out"
-    asked = ("--shifts", 1, "--corrupted", corrupted(tmp_path / "c"), "--out", out)
+    asked = ("--shifts", 1, "--corrupted", corrupted(tmp_path / "c", run), "--out", out)
     assert sfl("evaluate", run, *asked).returncode == 0
     assert written == [(out, "shifts"), (out, "corruptions")]
     assert sfl("plot", run).returncode == 0
@@ -129,7 +130,7 @@ def test_what_cannot_be_tested_is_one_line(
 
 
 def test_the_function_takes_the_same(run: Path, tmp_path: Path) -> None:
-    tested = sfl.evaluate(run, views=2, shifts=1, corrupted=corrupted(tmp_path / "c"))
+    tested = sfl.evaluate(run, views=2, shifts=1, corrupted=corrupted(tmp_path / "c", run))
     assert tested.views and tested.shifts and tested.corrupted
     assert tested.to_dict()["views"] == tested.views.to_dict()
     assert Run(run).path.joinpath(COPIES).exists()

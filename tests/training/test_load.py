@@ -16,11 +16,14 @@ from tests.training.tiny import SPATIAL, new_run, tiny_setup
 
 
 @pytest.mark.parametrize("layer", ["conv", "spatial"])
-def test_the_model_predicts_what_the_run_wrote_down(layer: str, tmp_path: Path) -> None:
+def test_the_model_predicts_what_the_run_wrote_down(
+    layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     setup = tiny_setup(f"model.layer={layer}", base=SPATIAL)
     run = new_run(tmp_path)
     fit(setup, run)
-    loaded = load_run(run.path)
+    monkeypatch.setenv("SFL_RUNS", str(run.path.parent))
+    loaded = load_run(run.name)
     assert not loaded.model.training
     assert all(p.device.type == "cpu" for p in loaded.model.parameters())
     ((images, _),) = batches_of(setup.test, batch_size=100, mean=setup.mean, std=setup.std)

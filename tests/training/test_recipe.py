@@ -129,6 +129,8 @@ def test_a_teacher_by_name_lies_beside_the_run(taught_by: Path) -> None:
     config = tiny_config("train.teacher=teacher", base=DEEP)
     setup = set_up(config, runs=taught_by.parent)
     assert setup.teacher is not None and setup.teacher.temperature == 4
+    alone = set_up(tiny_config(base=DEEP)).summary  # the teacher answers each image, too
+    assert setup.summary.training_flops == alone.training_flops + alone.flops
     moved = tiny_config(f"train.teacher={taught_by}", base=DEEP)
     assert moved.identity() == config.identity() and moved.continues(config)
     other = tiny_config("train.teacher=teacher", "train.teacher_share=0.5", base=DEEP)
@@ -138,7 +140,9 @@ def test_a_teacher_by_name_lies_beside_the_run(taught_by: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said", "code"),
     [
-        ("train.teacher=nobody", "nobody: no such run", Exit.RUN),
+        ("train.teacher=nobody", "train.teacher: nobody: no such run", Exit.RUN),
+        ("data.validation=4", "other images: data.validation is 14 there, 4 here", Exit.DATA),
+        ("data.train_images=10", "other images: data.train_images is None there, 10", Exit.DATA),
         ("data.shapes.train=96", "was trained on other images", Exit.DATA),
         ("data.normalize.std=[0.3, 0.3, 0.3]", "another data.normalize", Exit.DATA),
     ],
@@ -153,7 +157,7 @@ def test_a_teacher_that_cannot_teach(change: str, said: str, code: Exit, taught_
 def test_a_teacher_of_other_classes_or_that_has_not_finished(
     tmp_path: Path, taught_by: Path
 ) -> None:
-    config = tiny_config("train.teacher=teacher", "data.validation=0", base=DEEP)
+    config = tiny_config("train.teacher=teacher", base=DEEP)
     with pytest.raises(UserError, match="other classes"):
         set_up(config, random_dataset(classes=7), runs=taught_by.parent)
     run = new_run(tmp_path, "teacher")
