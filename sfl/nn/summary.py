@@ -7,8 +7,10 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sfl.nn.feedback.attach import FeedbackSummary, summarize_feedback
+from sfl.nn.norm import UnitBatchNormReLU
 from sfl.nn.spatial import SpatialFeatureLayer
 
 
@@ -112,6 +114,11 @@ def summarize(
         layers.append(_layer(name, module, x, output))
 
     for name, module in model.named_modules():
+        # PyTorch's own would load its compiler on the meta device, which takes a second.
+        if isinstance(module, nn.Linear):
+            module.forward = partial(_linear, module)  # type: ignore[method-assign]
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | UnitBatchNormReLU):
+            module.forward = _same_size  # type: ignore[method-assign, assignment]
         if not list(module.children()) and not isinstance(module, nn.Identity):
             module.register_forward_hook(partial(note, name), with_kwargs=True)
     with torch.no_grad():
@@ -139,6 +146,16 @@ def check_batch(model: nn.Module, in_dimensions: tuple[int, int, int], images: i
             model(torch.empty(images, *in_dimensions, device="meta"))
     except ValueError as error:
         raise ValueError(f"{running}: {error}") from None
+
+
+def _linear(module: nn.Linear, x: Tensor) -> Tensor:
+    if x.shape[-1] != module.in_features:
+        return F.linear(x, module.weight)  # which raises, and says why
+    return x.new_empty(*x.shape[:-1], module.out_features)
+
+
+def _same_size(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
 
 
 def _layer(name: str, module: nn.Module, x: Tensor, y: Tensor) -> LayerSummary:
