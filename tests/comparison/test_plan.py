@@ -58,8 +58,8 @@ def test_of_two_runs_of_one_seed_the_newer_counts(
 ) -> None:
     old = planted(runs_dir / "z", "one")
     new = planted(runs_dir / "a", "one")
-    planted(runs_dir / "b", "one", finished=False)
-    monkeypatch.setattr(store, "list_runs", lambda root: [old, new])
+    begun = planted(runs_dir / "b", "one", finished=False)
+    monkeypatch.setattr(store, "list_runs", lambda root: [old, new, begun])
     assert finished_names(plan(["one", "two"], [], None, runs_dir))[0] == ["a"]
 
 

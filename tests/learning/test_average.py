@@ -112,6 +112,7 @@ def test_of_weights_that_have_slept() -> None:
         model, optimizer, nn.CrossEntropyLoss(), sleep=Sleep(model, 1), average=Average(model, 0.0)
     )
     one.step(torch.randn(8, 1, 4, 4), torch.arange(8) % 2, lr=0.1)
+    assert one.average is not None and int(one.average.state()["steps"]) == 1
     slept = floats(model)
     with one.tested():
         assert all(torch.equal(t, slept[name]) for name, t in floats(model).items())

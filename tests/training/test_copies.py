@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import sfl
+from sfl.data.corrupted import Corrupted
 from sfl.data.dataset import Split
 from sfl.pictures import Picture
 from sfl.runs.directory import COPIES, Run
@@ -41,10 +42,12 @@ def corrupted(folder: Path, run: Path) -> Path:
     return folder
 
 
-def test_each_number_is_that_of_the_copied_images() -> None:
+def test_each_number_is_that_of_the_copied_images(tmp_path: Path) -> None:
     setup = tiny_setup()
     model = build_learner(setup).model
-    found = test_copies(Asked(views=2, shifts=1), setup, model, None)
+    np.save(tmp_path / "labels.npy", setup.test.labels.numpy())
+    spoilt = Corrupted(corrupted(tmp_path / "c", tmp_path), (3, 32, 32), setup.test.labels)
+    found = test_copies(Asked(2, 1, tmp_path / "c"), setup, model, spoilt)
 
     def accuracy(images: torch.Tensor) -> float:
         split = Split(images, setup.test.labels)
@@ -60,6 +63,11 @@ def test_each_number_is_that_of_the_copied_images() -> None:
     assert shifts["accuracy"][1][0] == accuracy(left)
     assert shifts["accuracy"][1][1] == accuracy(test)
     assert found["views"]["count"] == 2 and len(found["views"]["accuracy_interval"]) == 2
+    errors = found["corrupted"]["error"]
+    for name, each in errors.items():
+        assert each == [1 - accuracy(split.images) for split in spoilt.splits(name)]
+    assert errors["fog"] != errors["spatter"]  # of which one is in the mean
+    assert found["corrupted"]["mean_error"] == pytest.approx(sum(errors["fog"]) / 5)
 
 
 def test_all_is_printed_beside_the_plain_number_and_kept(

@@ -89,6 +89,7 @@ def feedback_of(case: Case, feedback: Feedback, rule: str) -> list[Tensor]:
     for layer, each in zip(case.layers[1:], feedback.rules.values(), strict=True):
         sign = layer.weight.detach().sign()
         drawn = each.state()
+        assert not isinstance(each, UniformSigns) or (each.magnitudes >= 0).all()  # signs are W's
         if rule == "usf":
             found.append(sign * spread(case, layer))
         elif rule == "brsf":
