@@ -6,11 +6,15 @@ trained again, what was stopped is gone on with. The table is made from these fi
 
 import argparse
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from sfl.cli import exits
+from sfl.comparison.plan import images_reader
+from sfl.config.load import load
+from sfl.jobs.job import Failure, Job
+from sfl.jobs.pool import run_all
 from sfl.runs.directory import CONFIG, ENVIRONMENT, METRICS, RESULT, Run
 from sfl.runs.records import Result
 
@@ -74,22 +78,19 @@ ROWS = (
 )
 
 
-def main() -> int:
-    arguments = _parse()
+def main(given: list[str]) -> None:
+    arguments = _parse(given)
     wanted = [row for row in ROWS if not arguments.only or row.name in arguments.only]
     for row in wanted if not arguments.table else ():
         if (RESULTS / row.name / RESULT).exists():
             print(f"{row.name}: is there", file=sys.stderr)
             continue
-        code = _train(row, arguments.data, arguments.runs)
-        if code:
-            return code
-        _keep(row, arguments.runs / f"{row.name}-s0")
+        _keep(row, _train(row, arguments.data, arguments.runs).path)
+        write_table()
     write_table()
-    return 0
 
 
-def _parse() -> argparse.Namespace:
+def _parse(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/reproduce", description=__doc__)
     parser.add_argument(
         "--data", type=Path, help="a folder with train/<class>/* and test/<class>/*; else CIFAR-10"
@@ -98,26 +99,17 @@ def _parse() -> argparse.Namespace:
     names = [row.name for row in ROWS]
     parser.add_argument("--only", action="append", choices=names, help="may be repeated")
     parser.add_argument("--table", action="store_true", help="train nothing, write the table")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
-def _train(row: Row, data: Path | None, runs: Path) -> int:
-    """`sfl train` with this row's config, or `--resume` where it was stopped; its exit code."""
-    name = f"{row.name}-s0"
-    source = ["--set", f"data.root={data.resolve()}"] if data else []
-    run = Run(runs / name)
-    if (run.path / RESULT).exists():
-        return 0
-    if run.path.exists():
-        arguments = ["--resume", name, *source]
-    else:
-        overrides = [f"--set={override}" for override in row.overrides]
-        source += ["--set", "data.source=folder"] if data else []
-        arguments = ["--config", row.config, "--name", name, *overrides, *source]
-    print(f"{row.name}: sfl train {' '.join(arguments)}", file=sys.stderr)
-    return subprocess.run(
-        [sys.executable, "-m", "sfl", "train", *arguments, "--runs", runs]
-    ).returncode
+def _train(row: Row, data: Path | None, runs: Path) -> Run:
+    """The run of this row's config on these images: trained, or gone on with, if it isn't there."""
+    folder = ["data.source=folder", f"data.root={data.resolve()}"] if data else []
+    job = Job(f"{row.name}-s0", load(row.config, [*row.overrides, *folder]))
+    (outcome,) = run_all([job], runs, images_reader({}))
+    if isinstance(outcome, Failure):
+        raise outcome.error
+    return outcome
 
 
 def _keep(row: Row, run: Path) -> None:
@@ -205,4 +197,4 @@ def _percent(fraction: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exits.run(main)
