@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sfl.nn.window import Window, field_mask
+from sfl.nn.window import Window
 
 
 def local_to_dense(
@@ -20,36 +20,48 @@ def local_to_dense(
     """Dense weights that do the same: zero outside the receptive fields."""
     positions_h, positions_w, out_channels = weight.shape[:3]
     dense = weight.new_zeros(*in_dimensions, out_channels, positions_h, positions_w)
-    for there, here in _places(weight.shape, in_dimensions[1:], window, groups):
-        dense[there] = weight[here].mT
+    for there, here in _places(weight.shape, in_dimensions, window, groups):
+        dense[there] = weight[here].permute(3, 1, 2, 0)
     return dense
 
 
 def dense_to_local(dense: Tensor, window: Window, groups: int = 1) -> Tensor:
     """The weights inside the receptive fields; what lies outside is left behind."""
-    channels, height, width, out_channels, *positions = dense.shape
-    local = dense.new_zeros(*positions, out_channels, *window.kernel, channels // groups)
-    for there, here in _places(local.shape, (height, width), window, groups):
-        local[here] = dense[there].mT
+    channels, height, width, out_channels, positions_h, positions_w = dense.shape
+    units, field = (positions_h, positions_w, out_channels), (*window.kernel, channels // groups)
+    local = dense.new_zeros(*units, *field)
+    for there, here in _places(local.shape, (channels, height, width), window, groups):
+        local[here] = dense[there].permute(3, 1, 2, 0)
     return local
 
 
-Index = tuple[slice | Tensor, ...]
+Index = tuple[slice | int, ...]
 
 
 def _places(
-    shape: torch.Size, size: tuple[int, int], window: Window, groups: int
+    shape: torch.Size, in_dimensions: tuple[int, int, int], window: Window, groups: int
 ) -> Iterator[tuple[Index, Index]]:
-    """For each group, where its weights that exist lie in the dense and in the local tensor."""
+    """For each position and group, where its weights lie in the dense and in the local tensor."""
     positions_h, positions_w, out_channels, *_, channels = shape
-    oh, ow, i, j = field_mask(size, window, (positions_h, positions_w)).nonzero().unbind(1)
-    (sh, sw), (dh, dw), (top, left) = window.stride, window.dilation, window.padding
-    h, w = oh * sh + i * dh - top, ow * sw + j * dw - left
     outputs = out_channels // groups
-    for group in range(groups):
-        ins = slice(group * channels, (group + 1) * channels)
-        outs = slice(group * outputs, (group + 1) * outputs)
-        yield (ins, h, w, outs, oh, ow), (oh, ow, outs, i, j, slice(None))
+    for oh in range(positions_h):
+        rows, taps_h = _along(0, oh, in_dimensions[1], window)
+        for ow in range(positions_w):
+            columns, taps_w = _along(1, ow, in_dimensions[2], window)
+            for group in range(groups):
+                ins = slice(group * channels, (group + 1) * channels)
+                outs = slice(group * outputs, (group + 1) * outputs)
+                dense = (ins, rows, columns, outs, oh, ow)
+                yield dense, (oh, ow, outs, taps_h, taps_w, slice(None))
+
+
+def _along(axis: int, position: int, size: int, window: Window) -> tuple[slice, slice]:
+    """The inputs of a position's field that exist along an axis, and the taps that see them."""
+    step, taps = window.dilation[axis], window.kernel[axis]
+    first = position * window.stride[axis] - window.padding[axis]
+    start = max(0, -(first // step))  # the first tap that is not padding
+    stop = max(start, min(taps, -((first - size) // step)))
+    return slice(first + start * step, first + stop * step, step), slice(start, stop)
 
 
 def shared_filter(local: Tensor, exists: Tensor) -> Tensor:
