@@ -69,7 +69,7 @@ def test_a_run_that_is_stopped_is_saved(tmp_path: Path, monkeypatch: pytest.Monk
     try:
         (trainer,) = on_ray.connect([one], RAY)
         trainer.train(one.config, path, resumes=False)
-        while not (path / METRICS).exists():
+        while not ((path / METRICS).exists() and (path / METRICS).stat().st_size):  # an epoch
             assert not trainer.ended
             time.sleep(0.05)
         trainer.stop()
