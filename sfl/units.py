@@ -76,18 +76,21 @@ def few(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def spreadsheet_text(text: str) -> str:
-    """A text as a cell of CSV: with an apostrophe where a spreadsheet would run it as a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
-    """A line of columns, and a line for each row; every text as it is."""
+    """A line of columns, and a line for each row.
+
+    A text that a spreadsheet would run as a formula (`=…`) gets an apostrophe before it.
+    """
     written = io.StringIO()
     writer = csv.DictWriter(written, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({column: _cell(value) for column, value in row.items()} for row in rows)
     return written.getvalue()
+
+
+def _cell(value: object) -> object:
+    runs = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if runs else value
 
 
 def _is_unseen(sign: str) -> bool:

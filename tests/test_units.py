@@ -1,5 +1,8 @@
 """Numbers in words."""
 
+import csv
+import io
+
 import pytest
 
 from sfl import units
@@ -73,8 +76,9 @@ def test_a_name_stays_on_its_line_and_turns_no_other_text() -> None:
 
 def test_what_a_spreadsheet_would_run_is_text() -> None:
     for text in ("=1+1", "+1", "-1", "@SUM(1)", "\tx"):
-        assert units.spreadsheet_text(text) == f"'{text}"
-    assert units.spreadsheet_text("a=1") == "a=1" and units.spreadsheet_text("") == ""
+        written = csv.DictReader(io.StringIO(units.csv_text(["a"], [{"a": text}])))
+        assert [row["a"] for row in written] == [f"'{text}"]
+    assert units.csv_text("abc", [{"a": "a=1", "b": "", "c": -1}]) == "a,b,c\na=1,,-1\n"
 
 
 def test_words_in_a_row() -> None:

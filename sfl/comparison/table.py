@@ -26,7 +26,6 @@ from sfl.units import (
     percent_text,
     points_text,
     seconds_text,
-    spreadsheet_text,
 )  # fmt: skip
 
 NONE = "–"
@@ -215,8 +214,6 @@ def mean_explained(comparison: Comparison) -> str:
 def to_csv(comparison: Comparison) -> str:
     """One row for each model. Lists of images and the confusion matrix are in the JSON alone.
 
-    A text that a spreadsheet would run as a formula (`=…`) gets an apostrophe before it.
-
     The columns are the same for all comparisons, apart from those of the classes and of a study's
     axes and tuned settings.
     """
@@ -252,11 +249,11 @@ def _cells(values: dict[str, Any]) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     for name, value in flat(values).items():
         if not isinstance(value, list):
-            cells[name] = spreadsheet_text(value) if isinstance(value, str) else value
+            cells[name] = value
         elif name.endswith("interval"):
             cells |= {f"{name}_low": value[0], f"{name}_high": value[1]}
         elif name.endswith(("only_first", "only_second")):
             cells[name] = len(value)
         elif name != "confusion" and not name.startswith(("shifts.", "corrupted.")):
-            cells[name] = spreadsheet_text(";".join(map(str, value)))
+            cells[name] = ";".join(map(str, value))
     return cells
