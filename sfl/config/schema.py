@@ -64,7 +64,7 @@ class DataSettings(Settings):
     )
     mirror: str | None = Field(None, description="URL of CIFAR-10's archive; no other is tried.")
     resize: Annotated[int, Field(ge=1, le=4096)] | None = Field(
-        None, description="Width and height in pixels to which a folder's images are resized."
+        None, description="Only with source: folder. Width and height in pixels after resizing."
     )
     skip_broken: bool = Field(
         False, description="Leave out a folder's files that can't be decoded, and say which."
@@ -88,6 +88,12 @@ class DataSettings(Settings):
         "out before. The default is all.",
     )
     shapes: ShapesSettings = Field(ShapesSettings(), description="Only with source: shapes.")
+
+    @model_validator(mode="after")
+    def _only_of_a_folder(self) -> "DataSettings":
+        needs = f"only with source: folder, not with {self.source}"
+        self.only_if(self.source == "folder", needs, "resize")
+        return self
 
     def which(self) -> dict[str, Any]:
         """All that says which images these are, as `sfl.data.sources.load_dataset` takes it."""

@@ -163,12 +163,18 @@ def test_what_makes_no_other_experiment(path: str, value: object) -> None:
         ("data.batch_size", 65),
         ("data.source", "folder"),
         ("data.validation", 10),
-        ("data.resize", 16),
         ("optimizer.lr", 1e-3),
     ],
 )
 def test_what_makes_another_experiment(path: str, value: object) -> None:
     assert Config.model_validate(changed(path, value)).identity() != config().identity()
+
+
+def test_resizing_is_of_a_folder_alone() -> None:
+    one, two = (config(data=f"{{source: folder, resize: {n}}}") for n in (16, 32))
+    assert one.identity() != two.identity()
+    with pytest.raises(UserError, match="resize: only with source: folder, not with cifar10"):
+        config(data="{resize: 16}")
 
 
 def test_settings_of_shapes_count_only_with_shapes() -> None:
