@@ -23,7 +23,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(8):
                 path = place / "images" / split / name / f"{number}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("RGB", (8, 8), colour).save(path)
+                Image.new("RGB", (8, 6), colour).save(path)
     (place / "c.yaml").write_text(
         "model: {name: SimpleModel, channels: [4], layer: spatial}\n"
         f"data: {{source: folder, root: {place / 'images'}, augment: {{crop_padding: 0}}}}\n"
@@ -46,7 +46,7 @@ def test_files_and_folders_are_predicted_without_the_training_images(
     photos = tmp_path / "photos" / "more"
     photos.mkdir(parents=True)
     Image.new("RGB", (20, 10), COLOURS["red"]).save(photos / "a.png")
-    Image.new("RGB", (8, 8), COLOURS["blue"]).save(tmp_path / "=b.png")
+    Image.new("RGB", (8, 6), COLOURS["blue"]).save(tmp_path / "=b.png")
     (photos / "notes.txt").touch()
     (tmp_path / "photos" / "__MACOSX").mkdir()
     (tmp_path / "photos" / "__MACOSX" / "a.png").write_bytes(b"no picture")
@@ -57,7 +57,7 @@ def test_files_and_folders_are_predicted_without_the_training_images(
     answers = {Path(row["file"]).name: row["prediction"] for row in found["predictions"]}
     assert answers == {"a.png": "red", "=b.png": "blue"}
     assert all(0.5 < row["confidence"] <= 1 for row in found["predictions"])
-    assert "1 of 2 images were scaled to 8x8" in done.stderr
+    assert "1 of 2 images were scaled to 8x6" in done.stderr
     assert "passed over, because the suffix is not an image's" in done.stderr
     table = sfl(*arguments).stdout
     assert "predicted class" in table and "photos/more/a.png" in table
@@ -97,7 +97,7 @@ def test_bad_input_of_predict(
 
 def test_evaluate_has_a_line_per_test_image(place: Path) -> None:
     wrong = place / "images" / "test" / "red" / "9.png"  # a blue one in the wrong folder
-    Image.new("RGB", (8, 8), COLOURS["blue"]).save(wrong)
+    Image.new("RGB", (8, 6), COLOURS["blue"]).save(wrong)
     root = f"data.root={place / 'images'}"
     done = sfl("evaluate", weights(place), "--set", root, "--csv")
     assert done.returncode == 0, done.stderr
@@ -105,6 +105,22 @@ def test_evaluate_has_a_line_per_test_image(place: Path) -> None:
     assert len(rows) == 17
     assert rows[0]["file"] == "test/blue/0.png" and rows[0]["class"] == "blue"
     assert [row["file"] for row in rows if row["correct"] == "0"] == ["test/red/9.png"]
+
+
+def test_a_file_is_predicted_as_a_test_image_is_evaluated(place: Path) -> None:
+    """In height and width, and normalised by the same mean and standard deviation."""
+    scale = "data.normalize={mean: [0.1, 0.2, 0.3], std: [0.4, 0.5, 0.9]}"
+    root, found = place / "images", []
+    for command in (("evaluate",), ("predict", root / "test" / "blue")):
+        name, *files = command
+        settings = ["--set", scale, "--set", f"data.root={root}"]
+        done = sfl(name, weights(place), *files, *settings, "--csv")
+        assert done.returncode == 0, done.stderr
+        rows = csv.DictReader(io.StringIO(done.stdout))
+        found.append([row["confidence"] for row in rows if "blue/" in row["file"]])
+    assert len(found[1]) == 8 and found[0] == found[1]
+    plain = sfl("predict", weights(place), root / "test" / "blue", "--csv").stdout
+    assert found[1][0] not in plain
 
 
 def test_evaluate_needs_no_training_images(place: Path, tmp_path: Path) -> None:

@@ -426,6 +426,13 @@ def test_else_on_logged_test_accuracy_mean_over_the_runs_that_reached_it(tmp_pat
     assert (target.measured_on, target.reached, target.epoch) == ("test", 2, 1.5)
 
 
+def test_images_of_all_epochs_count(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, epochs=3, seconds=6.0) for name in "ab"]
+    for model in compare([group(run.name, [run]) for run in runs]).models:
+        assert model.images_per_second == 3 * 64 / 6
+        assert model.training_flops == 5000 * 3 * 64
+
+
 def test_a_target_without_anything_logged_is_refused(tmp_path: Path) -> None:
     a = log(make_run(tmp_path / "a"), {"test_accuracy": 0.9})
     b = log(make_run(tmp_path / "b"), {})

@@ -339,6 +339,28 @@ def test_a_trial_as_long_as_a_run_is_trained_once(
     assert len(lacking) == len(trained) == 9 + 3
 
 
+def test_the_last_epoch_chooses_and_of_equal_trials_the_first(
+    study: Grid, runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sfl.training.start
+
+    stand_in = vars(sfl.training.start)["fit"]
+    accuracies = {0.1: (0.9, 0.3), 0.2: (0.5, 0.6), 0.3: (0.4, 0.6)}
+
+    def fit(setup: Any, run: Run) -> dict[str, Any]:
+        result: dict[str, Any] = stand_in(setup, run)
+        line, found = run.metrics[-1], accuracies[setup.config.optimizer.lr]
+        epochs = enumerate(found, 1)
+        run.write_metrics([{**line, "epoch": n, "validation_accuracy": a} for n, a in epochs])
+        return result
+
+    monkeypatch.setattr("sfl.training.start.fit", fit)
+    Path("study.yaml").write_text(STUDY.replace("epochs: 1", "epochs: 2"))
+    comparison, _ = run_grid(load_grid("study.yaml"), runs_dir)
+    assert comparison.grid is not None
+    assert {cell.chosen["optimizer.lr"] for cell in comparison.grid.cells} == {0.2}
+
+
 def test_what_cannot_be_tuned_is_refused_first(
     study: Grid, trained: list[tuple[str, Config]], runs_dir: Path
 ) -> None:

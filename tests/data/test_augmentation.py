@@ -149,6 +149,13 @@ def test_cutout_erases_one_square_around_a_pixel(side: int, split: Split) -> Non
             assert len(at) == side or (len(at) < side and (at[0] == 0 or at[-1] == 31))
 
 
+def test_cutout_is_around_each_pixel_alike() -> None:
+    grey = Split(torch.full((4800, 3, 4, 6), 200, dtype=torch.uint8), torch.arange(4800) % 10)
+    erased = (pixels(epoch_of(grey, cutout=1)) == 0).all(1).sum(0)
+    assert int(erased.sum()) == 4800
+    assert (erased - 200).abs().max() < 70  # five standard deviations
+
+
 def test_mixing_changes_only_pixels_and_targets(split: Split) -> None:
     plain, mixed = epoch_of(split), epoch_of(split, mixup=0.5)
     mixes = draw_mixup(4, 0.5, generator(0, "mixup", 1).initial_seed())

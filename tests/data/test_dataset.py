@@ -140,6 +140,11 @@ def test_subsets_are_nested_balanced_and_in_order() -> None:
     assert places(subset(split, 33, "abc")) != list(range(33))
 
 
+def test_subsets_are_those_that_committed_results_were_trained_on() -> None:
+    chosen = subset(make_split([0, 1, 2] * 8), 7, "abc")
+    assert places(chosen) == [0, 2, 3, 5, 9, 16, 22]
+
+
 @pytest.mark.parametrize("count", [1, 7])
 def test_a_subset_without_a_class_or_larger_than_the_data_is_refused(count: int) -> None:
     message = f"data.train_images: {count}, but there are 6 of 2 classes"

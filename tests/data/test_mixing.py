@@ -1,5 +1,6 @@
 """Mixup and CutMix: how images and targets are mixed, and what is drawn."""
 
+import numpy as np
 import torch
 
 from sfl.data.mixing import Mix, draw_cutmix, draw_mixup
@@ -57,3 +58,20 @@ def test_the_share_that_cutmix_keeps_is_what_the_box_leaves() -> None:
     assert len({str(mix.box) for mix in mixes}) > 300
     always = draw_cutmix(2000, 1.0, 1.0, (8, 12), 3)
     assert all(a == b for a, b in zip(found, always, strict=True) if a)  # the same boxes
+
+
+def test_boxes_of_cutmix_are_drawn_as_its_authors_do() -> None:
+    """How often each pixel is the partner's, against their rand_bbox, drawn by NumPy."""
+    count, (height, width) = 20_000, (8, 12)
+    ours, theirs = np.zeros((height, width)), np.zeros((height, width))
+    draw = np.random.default_rng(0)
+    for mix in draw_cutmix(count, 1.0, 1.0, (height, width), 3):
+        assert mix is not None and mix.box is not None
+        ours[mix.box] += 1 / count
+        cut = np.sqrt(1 - draw.beta(1.0, 1.0))
+        sides = []
+        for length in (height, width):
+            half, centre = int(length * cut) // 2, draw.integers(length)
+            sides.append(slice(*np.clip([centre - half, centre + half], 0, length)))
+        theirs[tuple(sides)] += 1 / count
+    assert np.abs(ours - theirs).max() < 0.02 and theirs.min() < theirs.max() - 0.2

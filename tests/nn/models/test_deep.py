@@ -105,6 +105,13 @@ def test_dense_storage_begins_as_local_does() -> None:
     torch.testing.assert_close(local(x), dense(x), rtol=1e-3, atol=1e-4)
 
 
+def test_whole_channels_are_dropped_in_front_of_the_last_layer() -> None:
+    kinds = [type(module) for module in deep(dropout2d=0.5).get_submodule("features").children()]
+    at = kinds.index(nn.Dropout2d)
+    assert kinds.count(nn.Dropout2d) == 1
+    assert kinds[at + 1] is SpatialFeatureLayer and SpatialFeatureLayer not in kinds[at + 2 :]
+
+
 @pytest.mark.parametrize("pool", ["stride", "max", "average"])
 def test_pooling_has_the_factor_of_the_stride(pool: str) -> None:
     model = deep(pool=pool)
