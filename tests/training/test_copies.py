@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import sfl
+from sfl.data.augmentation import Fill
 from sfl.data.corrupted import Corrupted
 from sfl.data.dataset import Split
 from sfl.pictures import Picture
@@ -20,6 +21,7 @@ from sfl.runs.directory import COPIES, Run
 from sfl.training.copies import Asked, test_copies
 from sfl.training.evaluate import evaluate
 from sfl.training.setup import build_learner
+from sfl.training.views import Viewed, averaged_views
 from tests.training.tiny import tiny_setup
 
 test_copies.__test__ = False  # type: ignore[attr-defined]  # for pytest: this is no test
@@ -68,6 +70,17 @@ def test_each_number_is_that_of_the_copied_images(tmp_path: Path) -> None:
         assert each == [1 - accuracy(split.images) for split in spoilt.splits(name)]
     assert errors["fog"] != errors["spatter"]  # of which one is in the mean
     assert found["corrupted"]["mean_error"] == pytest.approx(sum(errors["fog"]) / 5)
+
+
+@pytest.mark.parametrize("fill", ["black", "reflect"])
+def test_views_are_as_many_as_asked_and_filled_as_in_training(fill: Fill) -> None:
+    setup = tiny_setup(f"data.augment={{crop_padding: 4, crop_fill: {fill}}}")
+    model = build_learner(setup).model
+    found = test_copies(Asked(views=18), setup, model, None)["views"]
+    viewed = Viewed(model, averaged_views(18), fill, -setup.mean / setup.std)
+    how: dict[str, Any] = {"mean": setup.mean, "std": setup.std, "precision": "float32"}
+    assert (found["count"], found["fill"]) == (18, fill)
+    assert found["loss"] == evaluate(viewed, setup.test, **how).loss
 
 
 def test_all_is_printed_beside_the_plain_number_and_kept(
