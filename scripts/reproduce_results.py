@@ -17,6 +17,7 @@ from sfl.jobs.job import Failure, Job
 from sfl.jobs.pool import run_all
 from sfl.runs.directory import CONFIG, ENVIRONMENT, METRICS, RESULT, Run
 from sfl.runs.records import Result
+from sfl.units import percent_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -142,7 +143,7 @@ def _line(row: Row, run: Run) -> str:
     result = _result(run)
     losses = ", ".join(f"{line['train_loss']:.3f}" for line in run.metrics[:5])
     low, high = result.accuracy_interval
-    accuracy = f"{_percent(result.accuracy)} ({_percent(low)} – {_percent(high)})"
+    accuracy = f"{percent_text(result.accuracy)} ({percent_text(low)} – {percent_text(high)})"
     if result.epochs != 5:
         accuracy += f" after {result.epochs} epochs{_milestones(run)}"
     link = f"[{row.network}](docs/results/{row.name}/)"
@@ -160,9 +161,9 @@ def _milestones(run: Run) -> str:
     if 5 not in logged:
         return ""
     passed = next((epoch for epoch, accuracy in logged.items() if accuracy >= 0.869), None)
-    highest = f"doesn't reach 86.9 %, highest {_percent(max(logged.values()))}"
+    highest = f"doesn't reach 86.9 %, highest {percent_text(max(logged.values()))}"
     passing = f"passes 86.9 % in epoch {passed}" if passed else highest
-    return f"; {_percent(logged[5])} after 5; {passing}"
+    return f"; {percent_text(logged[5])} after 5; {passing}"
 
 
 def _footnotes(runs: list[Run]) -> list[str]:
@@ -190,10 +191,6 @@ def _footnote(run: Run) -> str:
 def _result(run: Run) -> Result:
     assert run.result is not None
     return run.result
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def available_bytes() -> int | None:
     """Free bytes, the smaller of the machine's and the container's; None if unknown."""
     known = (_bytes_in(MEMINFO, "MemAvailable"), _cgroup_available())
     limits = [limit for limit in known if limit is not None]
-    if not limits and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+    if not limits and "SC_PHYS_PAGES" in os.sysconf_names:
         limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     return min(limits, default=None)
 
@@ -67,7 +67,7 @@ def forget_peak() -> bool:
 
 def _glibc(name: str) -> Any:
     """A function of the C library; None if it has none of that name (not glibc)."""
-    return None if sys.platform == "win32" else getattr(ctypes.CDLL(None), name, None)
+    return getattr(ctypes.CDLL(None), name, None)
 
 
 def _bytes_in(path: Path, name: str) -> int | None:

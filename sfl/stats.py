@@ -136,3 +136,9 @@ def _t_quantile(freedom: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, 0.975))
+
+
+def evenly_spaced(count: int, wanted: int) -> list[int]:
+    """So many numbers below `count`: images of all classes, where images are sorted by class."""
+    wanted = min(count, wanted)
+    return [place * count // wanted for place in range(wanted)]

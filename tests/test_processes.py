@@ -89,7 +89,8 @@ def test_a_signal_in_training_or_evaluation_saves_and_says_how_to_go_on(
     number: signal.Signals, start: Start, config: Callable[[int], Path], tmp_path: Path
 ) -> None:
     process = start("train", "--config", config(30), "--name", "a", "--runs", "runs")
-    wait_until((tmp_path / "runs" / "a" / "metrics.jsonl").exists, process)
+    logged = tmp_path / "runs" / "a" / "metrics.jsonl"
+    wait_until(lambda: logged.exists() and logged.stat().st_size, process)  # an epoch
     time.sleep(0.3)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sfl.stats import (
+    evenly_spaced,
     holm,
     majority_share,
     mcnemar,
@@ -138,3 +139,8 @@ def test_holm_is_the_closure_of_bonferronis_test(ps: list[float]) -> None:
             for others in itertools.combinations(ps[:place] + ps[place + 1 :], size)
         ]
         assert corrected == pytest.approx(max(min(1, len(each) * min(each)) for each in sets))
+
+
+def test_places_are_spaced_evenly() -> None:
+    assert evenly_spaced(10, 4) == [0, 2, 5, 7]
+    assert evenly_spaced(3, 128) == [0, 1, 2]

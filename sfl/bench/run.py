@@ -22,7 +22,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     ]
     found: dict[str, Any] = {"format": "sfl-bench-2"}
     found |= {"machine": machine(device, repetitions), "layers": []}
-    for batch, precision in track(sizes, "Measuring layers", len(sizes)):
+    for batch, precision in track(sizes, "Measuring layers"):
         found["layers"] += layers.measure(device, batch, precision, repetitions)
     for entry in found["layers"]:
         peak = found["machine"]["mm_flops"][entry["precision"]]

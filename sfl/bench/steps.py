@@ -87,7 +87,7 @@ class Worker:
 def measure(repetitions: int) -> list[dict[str, Any]]:
     """One entry a network: seconds and peak memory, ours and, where it had it, the notebook's."""
     found = []
-    for network in track(NETWORKS, "Measuring steps", len(NETWORKS)):
+    for network in track(NETWORKS, "Measuring steps"):
         ours = [name for name in OURS if name.startswith(network)]
         names = [f"{network}, notebook"] * (network in NOTEBOOK) + ours
         if not torch.cuda.is_available():

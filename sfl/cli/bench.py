@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sfl.cli.options import Json, Set, at_home, refuse_two
+from sfl.cli.options import Json, Set, at_home, at_most_one
 from sfl.errors import UserError
 
 BOARD, BOARD_TARGET = ("board/local", "board/conv"), 0.8
@@ -39,8 +39,8 @@ def bench(
       sfl bench --plot bench.svg --json > bench.json
       sfl bench --board --set data.source=folder --set data.root=/data
     """
-    refuse_two(board=board, quick=quick)
-    refuse_two(board=board, plot=plot is not None)
+    at_most_one(board=board, quick=quick)
+    at_most_one(board=board, plot=plot is not None)
     if set_ and not board:
         raise UserError("--set: only with --board, whose networks are trained")
     if board:

@@ -17,7 +17,7 @@ from sfl.cli.options import (
     Runs,
     Set,
     at_home,
-    refuse_two,
+    at_most_one,
 )
 from sfl.errors import Exit, UserError
 
@@ -95,7 +95,7 @@ def compare(
       sfl compare spatial-shared spatial --seeds 3 --out report
       sfl compare spatial-s0 my.yaml --no-train --json
     """
-    form = refuse_two(json=as_json, csv=as_csv, markdown=as_markdown, latex=as_latex)
+    form = at_most_one(json=as_json, csv=as_csv, markdown=as_markdown, latex=as_latex)
     from sfl.comparison.run import run_comparison
     from sfl.files import check_folder
     from sfl.jobs.job import at_once

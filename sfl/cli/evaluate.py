@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfl.cli import completion
-from sfl.cli.options import RUNS, Json, Runs, Set, at_home, refuse_two
+from sfl.cli.options import RUNS, Json, Runs, Set, at_home, at_most_one
 from sfl.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def evaluate(
     from sfl.cli.copies import copies_lines, copies_tables
     from sfl.library import evaluate_run
 
-    refuse_two(json=as_json, csv=as_csv)
+    at_most_one(json=as_json, csv=as_csv)
     if out is not None:
         _check_out(out, drawn=shifts is not None or corrupted is not None)
     evaluated = evaluate_run(run, set_ or [], runs, views, shifts, corrupted)

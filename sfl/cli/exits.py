@@ -59,15 +59,15 @@ def run(program: Callable[[list[str]], object]) -> NoReturn:
                 signal.signal(number, signal.SIG_DFL)
 
 
-def _catch_ending_signals() -> list[int]:
+def _catch_ending_signals() -> list[signal.Signals]:
     """SIGTERM and SIGHUP unwind as an exit; returns those of them that do.
 
-    Windows has no SIGHUP, and under nohup it stays ignored.
+    Under nohup SIGHUP stays ignored.
     """
-    handlers = {signal.SIGTERM: _on_sigterm, getattr(signal, "SIGHUP", None): _on_hangup}
+    handlers = {signal.SIGTERM: _on_sigterm, signal.SIGHUP: _on_hangup}
     caught = []
     for number, handler in handlers.items():
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+        if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
             caught.append(number)
     return caught

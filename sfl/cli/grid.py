@@ -24,7 +24,7 @@ from sfl.cli.options import (
     Json,
     Runs,
     Set,
-    refuse_two,
+    at_most_one,
 )
 
 File = Annotated[
@@ -72,9 +72,9 @@ def grid(
       sfl grid study.yaml --no-train --json
     """
     forms = {"json": as_json, "csv": as_csv, "markdown": as_markdown, "latex": as_latex}
-    form = refuse_two(**forms)
-    refuse_two(dry_run=dry_run, list=list_, no_train=no_train)
-    refuse_two(dry_run=dry_run, list=list_, **forms)
+    form = at_most_one(**forms)
+    at_most_one(dry_run=dry_run, list=list_, no_train=no_train)
+    at_most_one(dry_run=dry_run, list=list_, **forms)
     from sfl.cli import layout
     from sfl.comparison.command_list import commands
     from sfl.comparison.grid import missing, run_grid, say_plan

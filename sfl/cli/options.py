@@ -62,7 +62,7 @@ Engine = Annotated[
 RUNS = Path("checkpoints")
 
 
-def refuse_two(**flags: bool) -> str:
+def at_most_one(**flags: bool) -> str:
     """The one of these flags that is given, or ""; raises UserError (exit 2) where several are."""
     given = [name for name, is_given in flags.items() if is_given]
     if len(given) > 1:

@@ -62,10 +62,12 @@ def plot(
     folder = out or found.path / "plots"
     check_folder(folder, "--out")
     from sfl.plots.run import run_pictures
+    from sfl.training.images import check_channels
     from sfl.training.load import load_run
 
     loaded = load_run(found.path)
     config = override(loaded.config, set_ or [])
+    check_channels(config, loaded.in_dimensions)
     shown = run_pictures(
         found, config, loaded.model, loaded.in_dimensions,
         layer=layer, units=chosen, places=places, data_name=data_name,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sfl.cli import completion
-from sfl.cli.options import RUNS, Json, Runs, Set, refuse_two
+from sfl.cli.options import RUNS, Json, Runs, Set, at_most_one
 from sfl.errors import Exit, UserError
 
 
@@ -36,7 +36,7 @@ def predict(
     from sfl.progress import say
     from sfl.runs.store import find_weights
 
-    refuse_two(json=as_json, csv=as_csv)
+    at_most_one(json=as_json, csv=as_csv)
     path = find_weights(runs, run)  # before torch is imported, which takes a second
     from sfl.training.predict import predict_files
 

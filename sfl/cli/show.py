@@ -35,8 +35,8 @@ def show(
       sfl show conv --set model.layer=spatial
       sfl show weights.safetensors
     """
-    from sfl.config.load import from_text, load, override
-    from sfl.runs.directory import BEST, CONFIG
+    from sfl.config.load import from_tree, load, override
+    from sfl.runs.directory import BEST
     from sfl.runs.store import search
     from sfl.training.audit import audit_model
     from sfl.training.checkpoint import read_checkpoint
@@ -44,14 +44,14 @@ def show(
     from sfl.training.setup import describe_model
 
     if what.endswith(".safetensors"):
-        weights: Path | None = Path(what)
-        inside = read_checkpoint(Path(what), with_tensors=False).config
-        config = override(from_text(inside, what), set_ or [])
+        checkpoint = read_checkpoint(Path(what), with_tensors=False)
+        config, shape = override(checkpoint.settings, set_ or []), checkpoint.sizes
+    elif run := search(runs, what):
+        config = override(from_tree(run.config_tree), set_ or [])
+        shape = image_shape(config, run.path / BEST)
     else:
-        folder = run.path if (run := search(runs, what)) else None
-        config = load(folder / CONFIG if folder else what, set_ or [])
-        weights = folder and folder / BEST
-    shape = image_shape(config, weights)
+        config = load(what, set_ or [])
+        shape = image_shape(config)
     described = describe_model(config, *shape), audit_model(config, *shape)
     print_model(config, *described, as_json, model=config.model.name)
 

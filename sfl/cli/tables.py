@@ -110,8 +110,6 @@ def data_table(described: dict[str, Any]) -> Table:
     """A description of a data set, a row for each value."""
     made = Table(["data", "value"], prose=True)
     for key, value in described.items():
-        if isinstance(value, dict):
-            value = [f"{inner}: {one}" for inner, one in value.items()]
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         made.add_row(key.replace("_", " "), text)
     return made

@@ -12,8 +12,7 @@ from sfl.comparison.names import Named, name_after_run, resolve
 from sfl.config.load import from_tree, override
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
-from sfl.jobs.check import ReadImages
-from sfl.jobs.job import Job
+from sfl.jobs.job import Job, ReadImages
 from sfl.progress import say
 from sfl.runs import store
 from sfl.runs.directory import Run

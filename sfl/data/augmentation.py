@@ -8,7 +8,7 @@ Shapes: N images in the epoch, B in a chunk or batch, C channels, H x W pixels, 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -66,7 +66,7 @@ class Shown:
     offsets: Tensor | None
     flips: Tensor | None
     centres: Tensor | None
-    passes: Sequence[policy.Pass] = field(default=())
+    passes: Sequence[policy.Pass]
 
     @classmethod
     def plan(

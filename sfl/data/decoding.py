@@ -20,6 +20,7 @@ from torch import Tensor
 from sfl import host_memory
 from sfl.errors import Exit, UserError
 from sfl.progress import track
+from sfl.units import bytes_text
 
 UNREADABLE = bytes(32)  # in place of a digest
 LISTED = 10  # broken files that one message names
@@ -223,8 +224,8 @@ def _allocate(count: int, image: Tensor) -> Tensor:
     needed, free = count * image.numel(), host_memory.available_bytes()
     if free is not None and needed > free:
         raise UserError(
-            f"{count:,} images of {image.shape[2]}x{image.shape[1]} take {needed / 1e9:.1f} GB of"
-            f" memory, but {free / 1e9:.1f} GB are free",
+            f"{count:,} images of {image.shape[2]}x{image.shape[1]} take {bytes_text(needed)} of"
+            f" memory, but {bytes_text(free)} are free",
             "scale them down with data.resize",
             Exit.RESOURCES,
         )

@@ -4,24 +4,20 @@ Torch is imported when something is checked.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfl import host_memory
 from sfl.config.load import flat
-from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.files import check_folder, check_space
-from sfl.jobs.job import Job
+from sfl.jobs.job import Job, ReadImages
 from sfl.units import bytes_text
 
 if TYPE_CHECKING:
-    from sfl.data.dataset import Dataset
     from sfl.training.setup import Setup
-
-ReadImages = Callable[[Config], "Dataset"]
 
 # Bytes of a process beside its images and what `training_bytes` counts: on a CPU PyTorch and its
 # compiler (410 MB measured on Linux, without pages that processes share), on a GPU its context.

@@ -21,7 +21,7 @@ from typing import IO
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.host_memory import HUGE_PAGES
-from sfl.jobs.check import ReadImages
+from sfl.jobs.job import ReadImages
 
 
 class Child:

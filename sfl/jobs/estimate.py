@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sfl.config.load import flat
-from sfl.jobs.check import ReadImages, told_of
-from sfl.jobs.job import Job
+from sfl.jobs.check import told_of
+from sfl.jobs.job import Job, ReadImages
 from sfl.jobs.speed import images_per_second
 
 SECONDS = 0.5  # of steps that are counted, for each network

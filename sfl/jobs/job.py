@@ -20,6 +20,8 @@ from sfl.runs.records import Provenance
 if TYPE_CHECKING:
     from sfl.data.dataset import Dataset
 
+ReadImages = Callable[[Config], "Dataset"]
+
 # new: nobody has begun it; taken: a process trains it, or has just made its directory.
 State = Literal["new", "taken", "interrupted", "finished"]
 
@@ -89,7 +91,7 @@ def failed(failures: Sequence[Failure]) -> UserError:
     return UserError(f"{len(failures)} run{'s' * (len(codes) > 1)} failed: {names}", hint, codes[0])
 
 
-def locate(job: Job, root: Path, read_images: "Callable[[Config], Dataset]") -> Path:
+def locate(job: Job, root: Path, read_images: ReadImages) -> Path:
     """The run directory of a job, whether it exists or not: that of the same experiment and seed.
 
     read_images: other images of a folder make another experiment of the same settings.
@@ -106,7 +108,7 @@ def state(path: Path) -> State:
     return "interrupted" if (path / CONFIG).exists() else "new"
 
 
-def _may_be(path: Path, job: Job, read_images: "Callable[[Config], Dataset]") -> bool:
+def _may_be(path: Path, job: Job, read_images: ReadImages) -> bool:
     if not (path / CONFIG).exists():  # locked: a process has just begun, and will say what it is
         return not path.exists() or store.is_blank(path) or Run(path).is_locked()
     run = Run(path)

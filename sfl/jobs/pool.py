@@ -14,10 +14,10 @@ from typing import Protocol
 from sfl.config.schema import Config
 from sfl.cores import usable_cores
 from sfl.errors import Exit, UserError
-from sfl.jobs.check import ReadImages, check_all
+from sfl.jobs.check import check_all
 from sfl.jobs.child import Child
 from sfl.jobs.display import Board
-from sfl.jobs.job import ONE, AtOnce, Failure, Job, Outcome, State, locate, state
+from sfl.jobs.job import ONE, AtOnce, Failure, Job, Outcome, ReadImages, State, locate, state
 from sfl.jobs.slots import slots
 from sfl.jobs.speed import thread_share
 from sfl.progress import say

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from sfl.cores import usable_cores
 from sfl.errors import UserError
 from sfl.jobs import speed
-from sfl.jobs.check import Need, ReadImages, most_at_once, refuse_too_many
-from sfl.jobs.job import AtOnce, Job
+from sfl.jobs.check import Need, most_at_once, refuse_too_many
+from sfl.jobs.job import AtOnce, Job, ReadImages
 
 
 def slots(

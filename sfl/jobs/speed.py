@@ -12,7 +12,7 @@ from sfl.cores import usable_cores
 from sfl.progress import say
 
 if TYPE_CHECKING:
-    from sfl.jobs.check import ReadImages
+    from sfl.jobs.job import ReadImages
     from sfl.training.setup import Setup
 
 SECONDS = 2.0  # of steps that are counted

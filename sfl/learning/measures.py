@@ -102,14 +102,6 @@ def effective_rank(error: Tensor) -> float:
     return float(torch.special.entr(shares).sum().exp())
 
 
-def probe_places(count: int, wanted: int) -> Tensor:
-    """The numbers (≤ wanted,) of a probe's images, of `count`: evenly spaced, so of all classes
-    where images are sorted by class.
-    """
-    wanted = min(count, wanted)
-    return torch.arange(wanted) * count // wanted
-
-
 @contextlib.contextmanager
 def _unchanged(learner: Learner) -> Iterator[None]:
     """Batch normalisation in training mode and the rest not; all as before afterwards."""

@@ -20,6 +20,7 @@ from sfl.pictures import (
 from sfl.plots import filters
 from sfl.plots.filters import Filters, Similarity
 from sfl.plots.test_images import TestImages
+from sfl.stats import evenly_spaced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,7 +86,7 @@ def image_pictures(
 
     inputs: all test images (N, C, H, W), normalised. places: the numbers of those that are shown.
     """
-    few = inputs[_evenly_spaced(len(inputs), FIELD_IMAGES)]
+    few = inputs[evenly_spaced(len(inputs), FIELD_IMAGES)]
     fields = filters.receptive_fields(model, few, units)
     maps = filters.activations(model, inputs[list(places)])
     wide = 1.0 + 1.25 * len(fields)
@@ -106,16 +107,10 @@ def image_pictures(
     ]
 
 
-def _evenly_spaced(count: int, wanted: int) -> list[int]:
-    """So many numbers below `count`: images of all classes, where images are sorted by class."""
-    wanted = min(count, wanted)
-    return [place * count // wanted for place in range(wanted)]
-
-
 def first_of_classes(images: TestImages, wanted: int) -> list[int]:
     """The numbers of the first images of some classes, one for each."""
     labels = images.labels.tolist()
-    classes = _evenly_spaced(len(images.classes), wanted)
+    classes = evenly_spaced(len(images.classes), wanted)
     return [labels.index(label) for label in classes if label in labels]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sfl.config.schema import Config
-from sfl.errors import Exit, UserError
+from sfl.errors import UserError
 from sfl.pictures import Picture, shorten
 from sfl.plots import copies, figures, filters, measures
 from sfl.plots.test_images import TestImages, load_test_images, name_of_images
@@ -73,14 +73,14 @@ def _layers(model: "nn.Module", in_dimensions: tuple[int, int, int]) -> list[fil
 
 def _index_of(names: Sequence[str], layer: str | None) -> int:
     if layer is not None and layer not in names:
-        raise UserError(f"--layer {layer}: there are {', '.join(names)}", exit_code=Exit.USAGE)
+        raise UserError(f"--layer {layer}: there are {', '.join(names)}")
     return 0 if layer is None else names.index(layer)
 
 
 def _refuse_missing(option: str, given: Sequence[int], count: int, what: str) -> None:
     if not given or min(given) < 0 or max(given) >= count:
         numbers = ",".join(map(str, given))
-        raise UserError(f"{option} {numbers}: {what} 0 to {count - 1}", exit_code=Exit.USAGE)
+        raise UserError(f"{option} {numbers}: {what} 0 to {count - 1}")
 
 
 def _normalized(images: TestImages, config: Config) -> "Tensor":

@@ -18,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sfl.config.load import from_text
+from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.files import atomic_path
 from sfl.training import upgrade
@@ -43,6 +45,17 @@ class Checkpoint:
     metrics: list[dict[str, Any]] | None = None
     so_far: dict[str, Any] | None = None
     published: dict[str, Any] | None = None
+
+    @property
+    def settings(self) -> Config:
+        """Its config, read. Raises UserError (exit 4)."""
+        return from_text(self.config, str(self.path))
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int, int], int]:
+        """(C, H, W) of an image that was trained on, and the number of classes."""
+        channels, height, width = self.images["in_dimensions"]
+        return (channels, height, width), len(self.images["classes"])
 
 
 def write_checkpoint(checkpoint: Checkpoint) -> None:

@@ -124,7 +124,7 @@ def _shifts(setup: Setup, model: nn.Module, pixels: int) -> dict[str, Any]:
     views = [View(down, right) for down in moves for right in moves]
     accuracy = [
         _test(setup, _viewed(setup, model, [view]), setup.test).accuracy
-        for view in track(views, f"testing {len(views)} shifts", len(views))
+        for view in track(views, f"testing {len(views)} shifts")
     ]
     rows = [accuracy[first : first + len(moves)] for first in range(0, len(views), len(moves))]
     return {"pixels": pixels, "fill": setup.config.data.augment.crop_fill, "accuracy": rows}
@@ -132,7 +132,7 @@ def _shifts(setup: Setup, model: nn.Module, pixels: int) -> dict[str, Any]:
 
 def _corrupted(setup: Setup, model: nn.Module, corrupted: Corrupted) -> dict[str, Any]:
     names, errors = corrupted.names, dict[str, list[float]]()
-    for name in track(names, f"testing {len(names)} corruptions", len(names)):
+    for name in track(names, f"testing {len(names)} corruptions"):
         on_device = (split.to(setup.device) for split in corrupted.splits(name))
         errors[name] = [1 - _test(setup, model, split).accuracy for split in on_device]
     chosen = [error for name in corrupted.in_the_mean for error in errors[name]]

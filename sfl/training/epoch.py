@@ -22,6 +22,7 @@ from sfl.learning.seeding import generator, seed_global
 from sfl.learning.sleep import sleeps
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.progress import TrainingDisplay
+from sfl.stats import evenly_spaced
 from sfl.training.looks import Looks
 from sfl.training.setup import Setup
 
@@ -174,8 +175,7 @@ def measure(setup: Setup, learner: Learner, epoch: int) -> Metrics:
 def _learning(setup: Setup, learner: Learner, epoch: int) -> Metrics:
     """How the network learns, on a batch that is the same for all epochs and seeds."""
     split = setup.train if setup.validation is None else setup.validation
-    places = measures.probe_places(len(split), min(setup.config.data.batch_size, PROBE_IMAGES))
-    places = places.to(split.labels.device)
+    places = evenly_spaced(len(split), min(setup.config.data.batch_size, PROBE_IMAGES))
     images = normalize(split.images[places], setup.mean, setup.std)
     steps, lr = epoch * setup.steps_per_epoch, setup.config.optimizer.lr
     found = measures.measure(learner, images, split.labels[places], lr=lr, step=steps - 1)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from sfl.config.load import from_text
 from sfl.errors import Exit, UserError
 from sfl.runs.directory import BEST, Run
 from sfl.runs.labels import label
@@ -33,7 +32,7 @@ def export(run: Run, path: Path, dtype: str, data_name: str) -> Published:
     if run.result is None:
         raise UserError(f"{run.path}: has not finished", "wait, or go on with it", Exit.RUN)
     checkpoint = read_checkpoint(run.path / BEST)
-    config = from_text(checkpoint.config, str(run.path / BEST))
+    config = checkpoint.settings
     learnt = {f"model.{name}" for name, _ in restore(checkpoint, config).named_parameters()}
     tensors = {
         name: tensor.to(TYPES[dtype]) if name in learnt else tensor
@@ -41,9 +40,7 @@ def export(run: Run, path: Path, dtype: str, data_name: str) -> Published:
     }
     if not all(bool(tensors[name].isfinite().all()) for name in learnt):
         raise UserError(f"--dtype {dtype}: has no numbers so large", "choose bfloat16")
-    channels, height, width = checkpoint.images["in_dimensions"]
-    classes = len(checkpoint.images["classes"])
-    audited = audit_model(config, (channels, height, width), classes)
+    audited = audit_model(config, *checkpoint.sizes)
     published = Published(
         run=run.name,
         images=data_name,

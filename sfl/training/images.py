@@ -18,6 +18,10 @@ class Sizes(NamedTuple):
     classes: int
     train_images: int
 
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Sizes":
+        return cls(dataset.in_dimensions, len(dataset.classes), len(dataset.train))
+
 
 def load_images(config: Config, *, need_train: bool = True) -> Dataset:
     """The config's images, on the CPU; need_train: whether a folder without train is refused."""
@@ -85,8 +89,7 @@ def refuse_lost_root(where: Path, *configs: Config) -> None:
 def image_sizes(config: Config) -> Sizes:
     """The sizes of the config's images; only a folder is read for it."""
     if config.data.source == "folder":
-        dataset = load_images(config)
-        return Sizes(dataset.in_dimensions, len(dataset.classes), len(dataset.train))
+        return Sizes.of(load_images(config))
     shapes = config.data.source == "shapes"
     return Sizes((3, 32, 32), 10, config.data.shapes.train if shapes else 50_000)
 
@@ -97,9 +100,7 @@ def image_shape(config: Config, weights: Path | None = None) -> tuple[tuple[int,
     weights: a run's file of weights, which remembers its images; they need not be there any more.
     """
     if weights is not None and weights.exists():
-        images = read_checkpoint(weights, with_tensors=False).images
-        channels, height, width = images["in_dimensions"]
-        return (channels, height, width), len(images["classes"])
+        return read_checkpoint(weights, with_tensors=False).sizes
     return image_sizes(config)[:2]
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from sfl.config.load import from_text
 from sfl.config.schema import Config
 from sfl.runs import store
 from sfl.runs.directory import BEST, Run
@@ -35,10 +34,8 @@ def load_run(path: str | os.PathLike[str]) -> LoadedRun:
     """
     run = store.search(store.default_root(), os.fspath(path)) or Run(Path(path))
     checkpoint = read_checkpoint(run.path / BEST)
-    config = from_text(checkpoint.config, str(run.path / BEST))
-    channels, height, width = checkpoint.images["in_dimensions"]
-    model = restore(checkpoint, config)
-    return LoadedRun(model.eval(), config, run.metrics, (channels, height, width))
+    config, (in_dimensions, _) = checkpoint.settings, checkpoint.sizes
+    return LoadedRun(restore(checkpoint, config).eval(), config, run.metrics, in_dimensions)
 
 
 def restore(checkpoint: Checkpoint, config: Config) -> nn.Module:
@@ -46,7 +43,6 @@ def restore(checkpoint: Checkpoint, config: Config) -> nn.Module:
 
     Raises UserError (exit 4) if they are another model's.
     """
-    channels, height, width = checkpoint.images["in_dimensions"]
-    model = build(config, (channels, height, width), len(checkpoint.images["classes"]))
+    model = build(config, *checkpoint.sizes)
     load_weights(checkpoint, model)
     return model

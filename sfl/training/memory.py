@@ -6,8 +6,7 @@ from sfl import host_memory
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.nn.summary import ModelSummary
-
-GB = 1e9
+from sfl.units import bytes_text, listed
 
 
 def training_bytes(
@@ -105,9 +104,9 @@ def check_memory(
     free = available_bytes(device)
     if free is not None and needed > free:
         raise UserError(
-            f"training this model takes at least {needed / GB:.1f} GB "
+            f"training this model takes at least {bytes_text(needed)} "
             f"({summary.weights:,} weights, batch {config.data.batch_size}), {device.type} has "
-            f"{free / GB:.1f} GB free",
+            f"{bytes_text(free)} free",
             f"choose {_ways_to_save(summary, config, precision, in_dimensions)}",
             Exit.RESOURCES,
         )
@@ -126,7 +125,7 @@ def _ways_to_save(
     if config.model.storage == "dense":
         ways = ["model.storage=local", *ways]
     ways = [*batch, *ways] if one < whole / 2 else [*ways, *batch]
-    return f"{', '.join(ways[:-1])} or {ways[-1]}" if ways[1:] else ways[0]
+    return listed(ways, "or")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sfl.config.load import from_text, override
+from sfl.config.load import override
 from sfl.config.schema import Config
 from sfl.data.dataset import Split
 from sfl.data.decoding import Unreadable, decode_scaled, image_suffixes
@@ -19,6 +19,7 @@ from sfl.progress import say, track
 from sfl.training.checkpoint import Checkpoint, read_checkpoint
 from sfl.training.device import pick_device, pick_precision, prepare, threads
 from sfl.training.evaluate import BATCH_SIZE, evaluate
+from sfl.training.images import check_channels
 from sfl.training.load import restore
 
 
@@ -48,22 +49,23 @@ def predict_files(weights: Path, given: Sequence[Path], overrides: Sequence[str]
     Raises UserError (exit 4) if the file of weights can't be used, (exit 3) if there is no image.
     """
     checkpoint = read_checkpoint(weights)
-    config = override(from_text(checkpoint.config, str(weights)), overrides)
+    config = override(checkpoint.settings, overrides)
     with threads(config.train.threads):
         return _predict(checkpoint, config, _image_files(given))
 
 
 def _predict(checkpoint: Checkpoint, config: Config, files: Sequence[Path]) -> Predicted:
+    (in_dimensions, _), classes = checkpoint.sizes, checkpoint.images["classes"]
+    check_channels(config, in_dimensions)
     device = pick_device(config.train.device)
     precision = pick_precision(config.train.precision, device)
     prepare(device, precision)
-    scale, classes = config.data.normalize, checkpoint.images["classes"]
+    scale = config.data.normalize
     model = restore(checkpoint, config).to(device)
     batches = [files[start : start + BATCH_SIZE] for start in range(0, len(files), BATCH_SIZE)]
     predicted, scaled = Predicted(config.model.name, [], []), 0
-    _, *size = checkpoint.images["in_dimensions"]
-    for batch in track(batches, "predicting", len(batches)):
-        images = list(_read(batch, (size[0], size[1]), predicted.unreadable))
+    for batch in track(batches, "predicting"):
+        images = list(_read(batch, in_dimensions[1:], predicted.unreadable))
         if not images:
             continue
         scaled += sum(image.scaled for image in images)
@@ -80,7 +82,7 @@ def _predict(checkpoint: Checkpoint, config: Config, files: Sequence[Path]) -> P
         answers = zip((i.file for i in images), names, found.confidences.tolist(), strict=True)
         predicted.predictions.extend(Prediction(*answer) for answer in answers)
     if scaled:
-        total, shape = len(predicted.predictions), f"{size[1]}x{size[0]}"
+        total, shape = len(predicted.predictions), f"{in_dimensions[2]}x{in_dimensions[1]}"
         say(f"{scaled:,} of {total:,} images were scaled to {shape}, the size of the run's images")
     return predicted
 

@@ -88,6 +88,6 @@ def load_of_others(threads: int) -> float | None:
 
     What this process, of so many threads, has computed adds at most its seconds / 60.
     """
-    with contextlib.suppress(AttributeError, OSError):  # Windows has none
+    with contextlib.suppress(OSError):
         return max(0.0, os.getloadavg()[0] - min(time.process_time() / 60, threads))
     return None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from sfl.config.load import from_text, from_tree, override
+from sfl.config.load import from_tree, override
 from sfl.config.schema import MAY_CHANGE, Config
 from sfl.errors import Exit, UserError
 from sfl.learning.learner import Learner
@@ -112,7 +112,7 @@ def _refuse_other_images(run: Run, checkpoint: Checkpoint, setup: Setup) -> None
 
 def _refuse_other_settings(config: Config, checkpoint: Checkpoint) -> None:
     """Raises UserError (exit 4) if the checkpoint is of another experiment than the config."""
-    if not config.continues(from_text(checkpoint.config, str(checkpoint.path))):
+    if not config.continues(checkpoint.settings):
         raise UserError(
             f"{checkpoint.path.with_name(CONFIG)}: not the settings with which the run was started",
             f"restore the settings in {LAST}, or train a new run with another name",

@@ -95,16 +95,16 @@ def set_up(
     if training:
         refuse_precision(config.train.precision, device)
         check_graph(config, device, world)
-    if training and dataset is None and config.data.source != "folder":
-        planned = check_sizes(config, world=world)  # no download yet
-        check_memory(planned, config, device, precision, images.image_sizes(config).in_dimensions)
-    dataset = dataset or images.load_images(config, need_train=need_train)
-    sizes = images.Sizes(dataset.in_dimensions, len(dataset.classes), len(dataset.train))
+    if dataset is None and config.data.source == "folder":
+        dataset = images.load_images(config, need_train=need_train)
+    # Of other sources they are known, and looked at before a download.
+    sizes = images.Sizes.of(dataset) if dataset else images.image_sizes(config)
     if training:
         summary = check_sizes(config, sizes, world)
         check_memory(summary, config, device, precision, sizes.in_dimensions)
     else:
         summary = describe_model(config, sizes.in_dimensions, sizes.classes)
+    dataset = dataset or images.load_images(config, need_train=need_train)
     train, validation = images.train_and_validation(config, dataset)
     refuse_other_workers(config, precision, dataset, world)
     teacher = find_teacher(config, runs, dataset, device) if training else None

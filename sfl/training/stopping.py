@@ -17,9 +17,7 @@ from sfl.progress import say
 # torchrun passes a signal on to ranks that may have received it, too. A second signal within this
 # many seconds is taken for the same one.
 FORWARDED = 5.0
-# SIGHUP: the terminal is gone. Windows has none.
-HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
-STOPPING = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)))
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal is gone
 _asked: signal.Signals | None = None
 _asked_at = 0.0
 
@@ -70,10 +68,10 @@ def _note(number: int, frame: FrameType | None) -> None:
     """Prints nothing: the signal may come while a line is printed, and wait for it for ever."""
     global _asked, _asked_at
     if _asked is not None:
-        if number == HANGUP:  # both the shell and the system send it when a terminal goes
+        if number == signal.SIGHUP:  # both the shell and the system send it when a terminal goes
             return
         if torchrun.count() > 1 and time.monotonic() - _asked_at < FORWARDED:
             return
         sys.exit(128 + number)  # not Stopped: a half-done step can't be saved
-    _asked = signal.SIGTERM if number == HANGUP else signal.Signals(number)
+    _asked = signal.SIGTERM if number == signal.SIGHUP else signal.Signals(number)
     _asked_at = time.monotonic()

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 
-from sfl.config.load import from_text
 from sfl.config.schema import Config
 from sfl.data.dataset import Dataset
 from sfl.errors import Exit, UserError
@@ -34,7 +33,7 @@ def find_teacher(
     if run.result is None:
         raise UserError(f"train.teacher: {run.path}: has not finished", exit_code=Exit.RUN)
     checkpoint = read_checkpoint(run.path / BEST)
-    own = from_text(checkpoint.config, str(checkpoint.path))
+    own = checkpoint.settings
     now = dataset.describe()
     for key, what in (
         ("classes", "classes"), ("in_dimensions", "sizes of images"), ("fingerprints", "images"),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from sfl.config.load import from_text, override
+from sfl.config.load import override
 from sfl.config.schema import Config
 from sfl.errors import Exit, UserError
 from sfl.learning.divergence import refuse_loss
@@ -120,7 +120,7 @@ def test_weights(
     have other classes or another shape than the training images, and as `checked` does.
     """
     checkpoint = read_checkpoint(path)
-    own = from_text(checkpoint.config, str(path))
+    own = checkpoint.settings
     config = override(own, overrides)
     refuse_lost_root(path, config)
     with threads(config.train.threads):

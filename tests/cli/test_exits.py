@@ -116,13 +116,6 @@ def test_under_nohup_a_terminal_that_goes_stops_nothing() -> None:
     assert sfl(code).returncode == 0
 
 
-def test_a_system_without_sighup_runs_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(signal, "SIGHUP")  # as on Windows
-    with pytest.raises(SystemExit) as ended:
-        exits.run(lambda arguments: 0)
-    assert ended.value.code == 0
-
-
 def test_a_name_that_the_terminal_cannot_show_stops_nothing() -> None:
     code = "exits.run(lambda arguments: print('\\udcff × –'))"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}

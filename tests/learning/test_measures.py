@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfl.learning.learner import Learner
-from sfl.learning.measures import Measures, angle, effective_rank, measure, probe_places
+from sfl.learning.measures import Measures, angle, effective_rank, measure
 from sfl.learning.optimizers import build_optimizer
 from sfl.learning.routes import Chain, DirectFeedback, Frozen, LocalLosses, Route
 from sfl.learning.seeding import generator, seed_global
@@ -102,11 +102,6 @@ def test_effective_rank_by_hand() -> None:
     assert effective_rank(torch.eye(5)) == pytest.approx(5)
     assert effective_rank(torch.zeros(3, 4)) == 0
     assert math.isnan(effective_rank(torch.tensor([[math.inf]])))
-
-
-def test_probe_is_spaced_evenly() -> None:
-    assert probe_places(10, 4).tolist() == [0, 2, 5, 7]
-    assert probe_places(3, 128).tolist() == [0, 1, 2]
 
 
 def test_backprop_is_the_true_gradient() -> None:

@@ -52,8 +52,6 @@ def test_a_system_that_does_not_say_how_busy_it_is(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("os.getloadavg", refuse)
     assert load_of_others(2) is None
-    monkeypatch.delattr("os.getloadavg")
-    assert load_of_others(2) is None
 
 
 def test_only_another_number_of_threads_is_worth_a_word() -> None:

@@ -4,6 +4,7 @@ locally_connected  the locally connected product, with all its gradients;
 locally_connected_input_gradient  that of its input alone, with any weights.
 BatchNormReLU, ReLUMaxPool2d  modules that do two things in one pass; synchronized  a model of them
 for several workers; normalise_in_one_pass  normalisation with ReLU, where that is possible.
+pooled  a pooling in any order in memory.
 choose, report  which engine computes on a device, and why; the reason alone, in a line.
 Whole  a module that tracers keep whole.
 reference_engine  plain PyTorch for a while, to compare with it.
@@ -12,7 +13,7 @@ batch_innermost  a tensor in the order in memory that local layers are fastest w
 Inside: `choice` chooses an engine; `reference` is the one for every device, `cpu.kernel` the
 compiled one, `gpu.products` that of Triton kernels; `operators` and `fused` give them to autograd;
 `memory_order` says what lies how in memory; `flops` tells PyTorch's counter; `traced` is what
-tracers see; `cache` is where an engine keeps what it built.
+tracers see.
 """
 
 from sfl.nn.engine import flops  # noqa: F401 - so that PyTorch's counter knows the layer
@@ -21,6 +22,7 @@ from sfl.nn.engine.fused import (
     BatchNormReLU,
     ReLUMaxPool2d,
     normalise_in_one_pass,
+    pooled,
     synchronized,
 )
 from sfl.nn.engine.operators import (
@@ -39,6 +41,7 @@ __all__ = [
     "locally_connected",
     "locally_connected_input_gradient",
     "normalise_in_one_pass",
+    "pooled",
     "reference_engine",
     "report",
     "synchronized",

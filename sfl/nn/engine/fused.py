@@ -14,6 +14,7 @@ What is computed in one pass has no gradient of its gradient: PyTorch says so wh
 Shapes: B batch, C channels, H×W.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -115,16 +116,19 @@ class ReLUMaxPool2d(Whole, nn.MaxPool2d):
         if min(x.shape[2:]) > 1 and _engine_in_one_pass(x) is kernel:
             return relu_max_pool(x)  # type: ignore[no-any-return]
         # The same numbers and gradients as in the other order, for a quarter of the work.
-        if not is_batch_innermost(x):
-            return F.relu(super().forward(x), inplace=True)
-        batch, channels, height, width = x.shape
-        # PyTorch would reorder x first. As one image of C·B channels it is in torch.channels_last.
-        image = x.permute(2, 3, 1, 0).reshape(1, height, width, channels * batch)
         # Not in place of a view, see BatchNormReLU.
-        halved = F.relu(super().forward(image.permute(0, 3, 1, 2)), inplace=True)
-        pooled = halved.permute(0, 2, 3, 1)
-        pooled = pooled.reshape(*pooled.shape[1:3], channels, batch)
-        return pooled.permute(3, 2, 0, 1)
+        return pooled(x, lambda image: F.relu(F.max_pool2d(image, 2), inplace=True))
+
+
+def pooled(x: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
+    """pool(x) in the order in memory of x (B, C, H, W); pool: each channel by itself."""
+    if not is_batch_innermost(x):
+        return pool(x)
+    batch, channels, height, width = x.shape
+    # PyTorch would reorder x first. As one image of C·B channels it is in torch.channels_last.
+    image = x.permute(2, 3, 1, 0).reshape(1, height, width, channels * batch)
+    found = pool(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return found.reshape(*found.shape[1:3], channels, batch).permute(3, 2, 0, 1)
 
 
 def _engine_in_one_pass(x: Tensor, *parameters: Tensor) -> Engine | None:

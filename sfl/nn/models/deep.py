@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfl.nn.engine import ReLUMaxPool2d, Whole
+from sfl.nn.engine import ReLUMaxPool2d, Whole, pooled
 from sfl.nn.models.graphs import GRAPHS
 from sfl.nn.models.stack import Dimensions, Network, Stack, classifier, expect_entries
 from sfl.nn.spatial import expect_choice
@@ -129,13 +129,7 @@ class AveragePool2d(Whole):
 
 def average_pool(x: Tensor, factor: int) -> Tensor:
     """F.avg_pool2d(x, factor) in the order in memory of x (B, C, H, W)."""
-    turned = x.permute(2, 3, 1, 0)
-    if x.is_contiguous() or not turned.is_contiguous():  # not batch innermost
-        return F.avg_pool2d(x, factor)
-    # PyTorch would reorder x first. As one image of C·B channels it is in torch.channels_last.
-    image = turned.flatten(2)[None].permute(0, 3, 1, 2)
-    pooled = F.avg_pool2d(image, factor).permute(0, 2, 3, 1)
-    return pooled.view(*pooled.shape[1:3], *turned.shape[2:]).permute(3, 2, 0, 1)
+    return pooled(x, lambda image: F.avg_pool2d(image, factor))
 
 
 def _add_pool(stack: Stack, pool: Pool, factor: int) -> None:

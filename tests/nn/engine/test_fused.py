@@ -327,7 +327,9 @@ def test_pytorchs_own_checks_of_the_operators(order: Order) -> None:
 
 def test_synchronized_norms_keep_their_relu_weights_and_names() -> None:
     apart = nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormReLU(4), nn.BatchNorm2d(4))
-    before = apart.state_dict()
+    for tensor in (*apart.parameters(), *(apart.get_buffer(f"{n}.running_mean") for n in (1, 2))):
+        nn.init.uniform_(tensor, -1, 0)  # not as they are born; biases below 0: the ReLU is seen
+    before = copy.deepcopy(apart.state_dict())
     model = synchronized(apart).eval()
     assert isinstance(model, nn.Sequential)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -20,9 +20,6 @@ KERNELS = {
     "input_gradient": kernels.input_gradient,
     "weight_gradient": kernels.weight_gradient,
 }
-# torch's name of how float32 is multiplied: ours. IEEE and not tf32x3 (three products of TF32) for
-# "highest": it is the arithmetic of PyTorch's own products and convolutions there, so twins differ
-# in nothing else.
 
 
 class Kernel(NamedTuple):
@@ -80,9 +77,9 @@ def kernel_for(
     """The kernel for such tensors; of the one that is written, nothing but its size is read."""
     height, width, channels, batch = x.shape
     reach, (top, left) = window.reach((y.shape[0], y.shape[1])), window.padding
-    precision = "ieee"  # of smaller floats it says nothing
-    if x.dtype == torch.float32:
-        precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    # Of smaller floats it says nothing. IEEE and not tf32x3 (three products of TF32): it is the
+    # arithmetic of PyTorch's own products and convolutions there, so twins differ in nothing else.
+    tf32 = x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
     return Kernel(
         name, channels, y.shape[2], groups, window,
         bias=bias is not None,
@@ -91,7 +88,7 @@ def kernel_for(
         dtype=x.dtype,
         weight_dtype=weight.dtype,
         batch="1" if batch == 1 else "any" if batch % 16 else "16n",
-        precision=precision,
+        precision="tf32" if tf32 else "ieee",
         blocks=blocks_for(
             _product(name, x, weight, groups),
             _places(name, x, weight, groups),
