@@ -83,6 +83,11 @@ def test_a_broken_file_is_named_and_the_others_are_predicted(place: Path, tmp_pa
         (["nothing.png"], 3, "nothing.png can't be read: No such file"),
         (["empty"], 3, "empty: no images there"),
         (["x.png", "--json", "--csv"], 2, "only one of them"),
+        (
+            ["x.png", "--set", "data.normalize={mean: [0.5], std: [0.5]}"],
+            2,
+            "1 channels given, the images have 3",
+        ),
     ],
 )
 def test_bad_input_of_predict(

@@ -93,6 +93,11 @@ def test_without_the_images_the_rest_is_drawn(tmp_path: Path) -> None:
         (["--units", ""], 2, "--units : expected numbers"),
         (["--images", "0,32"], 2, "--images 0,32: there are test images 0 to 31"),
         (["--set", "no.such=1"], 2, "no.such"),
+        (
+            ["--set", "data.normalize={mean: [0.5], std: [0.5]}"],
+            2,
+            "1 channels given, the images have 3",
+        ),
         (["--out", "result.json"], 4, "result.json: not a folder (choose another with --out)"),
     ],
 )
