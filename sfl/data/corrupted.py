@@ -35,7 +35,8 @@ class Corrupted:
         channels, height, width = in_dimensions
         paths = {path.stem: path for path in sorted(folder.glob("[!.]*.npy"))}
         if LABELS not in paths or len(paths) < 2:
-            lacks = "no such folder" if not folder.is_dir() else "no labels.npy and corruptions"
+            lacks = "no labels.npy" if LABELS not in paths else "no corruption"
+            lacks = lacks if folder.is_dir() else "no such folder"
             hint = "give a folder with labels.npy and, for example, fog.npy, as CIFAR-10-C has them"
             raise UserError(f"{folder}: {lacks} there", hint, Exit.DATA)
         read = {name: _read(path) for name, path in paths.items()}
@@ -77,10 +78,12 @@ def _read(path: Path) -> "NDArray[np.generic]":
 
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except OSError as error:
         raise UserError(f"{path}: can't be read: {error}", "", Exit.DATA) from None
-    if not isinstance(found, np.ndarray):  # an archive of several
-        raise UserError(f"{path}: can't be read: not one array", "", Exit.DATA)
+    except (ValueError, EOFError):  # NumPy's own words advise to unpickle it
+        found = None
+    if not isinstance(found, np.ndarray):  # or an archive of several
+        raise UserError(f"{path}: not one array of numbers, as NumPy saves it", "", Exit.DATA)
     array: NDArray[np.generic] = found
     return array
 
