@@ -68,7 +68,7 @@ IMAGES = ("data", "--set", "data.source=folder", "--set", "data.root=images")
 READERS: list[tuple[str, tuple[str, ...], set[int]]] = [
     ("tiny.yaml", ("train", "--config", "tiny.yaml", "--dry-run"), {0, 2}),
     ("checkpoints/tiny-s0/config.yaml", ("runs",), {0}),
-    ("checkpoints/tiny-s0/config.yaml", ("show", "tiny-s0"), {0, 2, 4}),
+    ("checkpoints/tiny-s0/config.yaml", ("show", "tiny-s0"), {0, 4}),
     ("checkpoints/tiny-s0/config.yaml", ("evaluate", "tiny-s0"), {0}),  # the weights have their own
     ("checkpoints/stopped/config.yaml", ("train", "--resume", "stopped"), {0, 2, 4}),
     ("checkpoints/tiny-s0/result.json", ("runs",), {0}),
