@@ -10,15 +10,17 @@ import torch
 
 
 class Blocks(NamedTuple):
-    """Rows, columns and depth of a program's product; its warps; the stages of its pipeline."""
+    """Rows, columns and depth of a program's product; the stages of its pipeline."""
 
     rows: int
     columns: int
     depth: int
-    warps: int
     stages: int
 
 
+# A program's, by which every product here has one group of four: with more of them, compiled
+# programs may overwrite memory that another group still reads (Triton's issue 11047).
+WARPS = 4
 # The fewest rows, columns and depth of a product on tensor cores.
 LEAST = 16
 
@@ -38,9 +40,12 @@ def blocks_for(
     """
     rows, columns, depth = product
     half = dtype != torch.float32
-    # From 64 rows on, Hopper takes TF32 from shared memory, in an order that x isn't in; and IEEE
-    # products of float32 take more than 200 registers.
-    most = 64 if half else 32
+    # From 64 rows on, Hopper's products (wgmma) go on while the program does. Where a factor is in
+    # registers, as weights are that are rounded there, compiled programs overwrite it in flight: on
+    # an H200 with Triton 3.6 one forward pass in a thousand was wrong (Triton's issue 9433). Of
+    # float32 they take TF32 alone, from shared memory, in an order that x isn't in; and IEEE
+    # products of it need more than 200 registers.
+    most = 64 if half and resident else 32
     widest = 128 if half and not resident else 64
     height, width = _power(rows, most), _power(columns, widest)
     while places * -(-rows // height) * -(-columns // width) < 2 * processors:
@@ -58,7 +63,6 @@ def blocks_for(
         height,
         width,
         _power(depth, deepest),
-        8 if height * width > 64 * 64 else 4,
         2 if resident else 3,
     )
 

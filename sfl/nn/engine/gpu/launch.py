@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sfl.nn.engine.gpu import kernels
-from sfl.nn.engine.gpu.blocks import Blocks, blocks_for
+from sfl.nn.engine.gpu.blocks import WARPS, Blocks, blocks_for
 from sfl.nn.window import Window
 
 KERNELS = {
@@ -48,7 +48,7 @@ class Kernel(NamedTuple):
         with torch.cuda.device_of(x):
             KERNELS[self.name][(programs,)](
                 x, weight, x if bias is None else bias, y, batch, *x.shape[:2], *y.shape[:2],
-                **self.constants(), num_warps=self.blocks.warps, num_stages=self.blocks.stages,
+                **self.constants(), num_warps=WARPS, num_stages=self.blocks.stages,
             )  # fmt: skip
 
     def constants(self) -> dict[str, int | bool | str]:

@@ -18,6 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from sfl.nn.engine.gpu import launch, norm
+from sfl.nn.engine.gpu.blocks import WARPS
 from sfl.nn.engine.gpu.launch import KERNELS, Kernel
 from sfl.nn.window import window_of
 
@@ -62,7 +63,7 @@ def kernels_of(capability: int, dtype: torch.dtype, batch: int, layers: str) -> 
 def compiled(kernel: Kernel, capability: int) -> dict[str, Any]:
     """What the kernel needs of a multiprocessor, and the units that multiply."""
     types = dict.fromkeys("xy", NAMES[kernel.dtype]) | dict.fromkeys(("w", "bias"), "*fp32")
-    options = {"num_warps": kernel.blocks.warps, "num_stages": kernel.blocks.stages}
+    options = {"num_warps": WARPS, "num_stages": kernel.blocks.stages}
     function, by_16 = KERNELS[kernel.name], kernel.batch == "16n"
     about = {"kernel": kernel.name, "channels": [kernel.channels, kernel.out_channels]}
     about["blocks"] = kernel.blocks
@@ -110,6 +111,8 @@ def needs(
         "registers": int(registers[1]),
         "spills": sum(each in ("LDL", "STL") for each in instructions),
         "shared": made.metadata.shared,
+        # Hopper's product goes on while its registers may be written anew.
+        "in_flight": bool(re.search(r"HGMMA\S*\s+R\d+,\s*R\d+", code)),
         "units": sorted({"HMMA", "HGMMA", "UTCHMMA", "FFMA", "FFMA2"} & set(instructions)),
     }
 
