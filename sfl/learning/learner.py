@@ -148,7 +148,8 @@ class Learner:
         self.guard.note(loss)
         self.feedback.take_gradients()  # last, so that no gradient is counted twice
         if self.guard.allows_step():
-            self.optimizer.step()
+            with autocast(images.device, self.precision):  # for Muon's products
+                self.optimizer.step()
         if self.average is not None and self.sleep is None:
             self.average.after_step()
         return loss, hits

@@ -83,13 +83,12 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     """U Vᵀ of each matrix U S Vᵀ of (N, rows, columns), about: its singular values lie between 0.7
     and 1.2 where S isn't tiny beside the largest one. Zero columns stay zero.
 
-    In bfloat16 on a GPU, as by Jordan et al., else in the matrices' own type.
+    Under torch.autocast its products are in bfloat16, as by Jordan et al.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
     x: Tensor = matrices.mT if tall else matrices
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    x = x.bfloat16() if x.is_cuda else x
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

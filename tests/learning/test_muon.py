@@ -160,7 +160,7 @@ def test_nesterov_is_torchs() -> None:
 
 
 def test_on_a_gpu_it_never_waits() -> None:
-    """In FakeTensorMode reading a number is an error; products are in bfloat16 there."""
+    """In FakeTensorMode reading a number is an error."""
     with FakeTensorMode():
         weights = [torch.empty(size, device="cuda") for size in ((3, 3, 4, 2, 2, 5), (6, 4))]
         optimizer = Muon([{"params": weights, "orthogonal": True}], 0.1)
@@ -168,4 +168,23 @@ def test_on_a_gpu_it_never_waits() -> None:
         for weight in weights:
             weight.grad = torch.empty_like(weight)
         optimizer.step()
-        assert orthogonalized(weights[1][None]).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_its_products_are_in_the_runs_precision(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def seen(matrices: Tensor) -> Tensor:
+        found.append(orthogonalized(matrices))
+        return found[-1]
+
+    monkeypatch.setattr("sfl.learning.muon.orthogonalized", seen)
+    torch.manual_seed(0)
+    model = nn.Linear(6, 4)
+    optimizer = build_optimizer(model, name="muon", lr=0.1)
+    learner = Learner(model, optimizer, nn.CrossEntropyLoss(), precision=precision)
+    learner.step(torch.randn(8, 6), torch.arange(8) % 4, lr=0.1)
+    assert [each.dtype for each in found] == [getattr(torch, precision)]
+    assert all(weight.dtype == torch.float32 for weight in learner.weights)
