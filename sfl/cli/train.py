@@ -25,7 +25,7 @@ def train(
         str | None, typer.Option(metavar="N", help="The same as --set train.seed=N.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the run; must be new.")
+        str | None, typer.Option("--name", metavar="NAME", help="Name of the run; must be new.")
     ] = None,
     resume: Resume = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show config and model.")] = False,
