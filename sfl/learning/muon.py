@@ -83,7 +83,7 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     """U Vᵀ of each matrix U S Vᵀ of (N, rows, columns), about: its singular values lie between 0.7
     and 1.2 where S isn't tiny beside the largest one. Zero columns stay zero.
 
-    Under torch.autocast its products are in bfloat16, as by Jordan et al.
+    Under torch.autocast its products and the result are in bfloat16, as by Jordan et al.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]

@@ -18,8 +18,8 @@ class Blocks(NamedTuple):
     stages: int
 
 
-# A program's, by which every product here has one group of four: with more of them, compiled
-# programs may overwrite memory that another group still reads (Triton's issue 11047).
+# Of a program: one group. With two, compiled programs may overwrite shared memory that the other
+# group still reads (Triton's issue 11047).
 WARPS = 4
 # The fewest rows, columns and depth of a product on tensor cores.
 LEAST = 16
@@ -40,11 +40,11 @@ def blocks_for(
     """
     rows, columns, depth = product
     half = dtype != torch.float32
-    # From 64 rows on, Hopper's products (wgmma) go on while the program does. Where a factor is in
-    # registers, as weights are that are rounded there, compiled programs overwrite it in flight: on
-    # an H200 with Triton 3.6 one forward pass in a thousand was wrong (Triton's issue 9433). Of
-    # float32 they take TF32 alone, from shared memory, in an order that x isn't in; and IEEE
-    # products of it need more than 200 registers.
+    # From 64 rows on, Hopper's products (wgmma) run on beside the program. Weights that were
+    # rounded are a factor in registers, which ptxas before 13.3 uses anew too early: on an H200
+    # results were wrong, at random (Triton's issue 9433 and pull request 11781). In float32, wgmma
+    # has TF32 alone, from shared memory, in an order that x isn't in; and IEEE products need over
+    # 200 registers.
     most = 64 if half and resident else 32
     widest = 128 if half and not resident else 64
     height, width = _power(rows, most), _power(columns, widest)
@@ -59,12 +59,7 @@ def blocks_for(
     deepest = 32
     if resident:
         deepest = 16 if not half else 64 if height * width > 32 * 32 else 32
-    return Blocks(
-        height,
-        width,
-        _power(depth, deepest),
-        2 if resident else 3,
-    )
+    return Blocks(height, width, _power(depth, deepest), 2 if resident else 3)
 
 
 def _power(n: int, most: int) -> int:

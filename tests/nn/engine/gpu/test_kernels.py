@@ -67,7 +67,9 @@ NETS = ("SpatialDenseNet", "RegularConvNet", "deep", "norm")
     ],
 )  # fmt: skip
 def test_compiled_they_need_little(capability: int, dtype: str, batch: int, layers: str) -> None:
-    """No register spilt, at most 168 of them, 48 KB of shared memory; bfloat16 on tensor cores."""
+    """No register spilt, at most 168 of them, 48 KB of shared memory; bfloat16 on tensor cores; no
+    product goes on while its registers may be written.
+    """
     for each in said("offline.py", capability, dtype, batch, layers):
         assert each["spills"] == 0 and each["registers"] <= 168, each
         assert each["shared"] <= 48 << 10, each
