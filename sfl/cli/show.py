@@ -63,9 +63,10 @@ def print_model(
     from sfl.cli import layout, tables
     from sfl.nn import engine
     from sfl.runs.labels import explained, label
-    from sfl.training.device import planned_device
+    from sfl.training.device import local_dtype, planned_device
 
-    report = engine.report(planned_device(config.train.device))
+    device = planned_device(config.train.device)
+    report = engine.report(device, local_dtype(device, config.train.precision))
     what, subset = label(config, audited.sharing), config.data.train_images
     if as_json:
         described = {**summary.to_dict(), "audit": audited.to_dict(), "label": what}

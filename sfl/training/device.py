@@ -87,6 +87,12 @@ def pick_precision(name: str, device: torch.device) -> str:
     return "bfloat16" if fast else "float32"
 
 
+def local_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """Of the products of local layers: on a CPU float32, whatever the run's precision."""
+    bfloat16 = device.type == "cuda" and precision == "bfloat16"
+    return torch.bfloat16 if bfloat16 else torch.float32
+
+
 def refuse_precision(precision: str, device: torch.device) -> None:
     """Raises UserError (exit 2) if a run can't be trained in that precision there."""
     if precision == "tf32" and not _is_ampere(device):

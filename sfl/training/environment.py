@@ -10,6 +10,7 @@ import torch
 from sfl import torchrun
 from sfl.nn.engine import choose
 from sfl.runs.records import Commit, Machine
+from sfl.training.device import local_dtype
 
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "pillow")
 
@@ -26,7 +27,7 @@ def environment(device: torch.device, precision: str) -> Machine:
         threads=torch.get_num_threads(),
         precision=precision,  # type: ignore[arg-type]
         local_precision=precision if device.type == "cuda" else "float32",  # type: ignore[arg-type]
-        engine=choose(device, torch.float32)[0].NAME,
+        engine=choose(device, local_dtype(device, precision))[0].NAME,
         git=_git(),
     )
 

@@ -12,6 +12,7 @@ from sfl.data.survey import doubts, pictures_of
 from sfl.nn import engine
 from sfl.progress import say
 from sfl.runs.directory import Run
+from sfl.training.device import local_dtype
 from sfl.training.setup import Setup
 
 
@@ -40,7 +41,8 @@ def remark(setup: Setup, run: Run) -> None:
 def of_engine(setup: Setup) -> str:
     """What computes the run's local layers, in a line; "" if it has none."""
     local = setup.config.model.storage == "local"
-    return f"spatial layers: {engine.report(setup.device)}" if local else ""
+    dtype = local_dtype(setup.device, setup.precision)
+    return f"spatial layers: {engine.report(setup.device, dtype)}" if local else ""
 
 
 def one_class(classes: tuple[str, ...]) -> str | None:

@@ -106,11 +106,11 @@ def _no_triton_for(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def report(device: torch.device) -> str:
-    """What computes there in float32, in a line: who has read it needs no warning."""
+def report(device: torch.device, dtype: torch.dtype = torch.float32) -> str:
+    """What computes there in that dtype, in a line: who has read it needs no warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", SLOWER)
-        return choose(device, torch.float32)[1]
+        return choose(device, dtype)[1]
 
 
 @contextlib.contextmanager

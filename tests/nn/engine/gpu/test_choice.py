@@ -12,6 +12,8 @@ import torch
 from sfl.nn.engine import choice, reference
 from sfl.nn.engine.choice import choose
 from sfl.nn.engine.gpu import trust
+from sfl.training.device import local_dtype
+from sfl.training.environment import environment
 
 GPU = torch.device("cuda", 0)
 
@@ -70,6 +72,20 @@ def test_float32_on_an_older_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     of_capability(monkeypatch, (7, 5))
     assert choose(GPU, torch.float32)[1] == "Triton kernels (sm_75)"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_on_an_older_gpu_says_what_computes(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There bfloat16, which a user may ask for, is not for the kernels."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    of_capability(monkeypatch, (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    engine = {"float32": "triton", "bfloat16": "reference"}[precision]
+    assert environment(GPU, precision).engine == engine
+    said = {"float32": "Triton kernels", "bfloat16": "the Triton kernels need 8.0"}[precision]
+    assert said in choice.report(GPU, local_dtype(GPU, precision))
 
 
 def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
