@@ -54,7 +54,7 @@ class UnitBatchNormReLU(Whole):
         if self.training:
             units = x[None].permute(3, 2, 0, 1)  # (B, H·W·C, 1, 1)
             y = normalise_in_one_pass(units, *self._of_units(), self.momentum, self.eps)
-        return self._in_two(x) if y is None else y.permute(2, 3, 1, 0)[0]
+        return self._in_two(x) if y is None else y.permute(2, 3, 1, 0).squeeze(0)
 
     def _in_two(self, x: Tensor) -> Tensor:
         """x (1, H·W·C, B) or (B, H·W·C), normalised, then the ReLU.
