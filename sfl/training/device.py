@@ -87,9 +87,14 @@ def pick_precision(name: str, device: torch.device) -> str:
     return "bfloat16" if fast else "float32"
 
 
+def local_precision(device: torch.device, precision: str) -> str:
+    """Of the products of local layers: float32 but on CUDA devices, whatever the run's."""
+    return precision if device.type == "cuda" else "float32"
+
+
 def local_dtype(device: torch.device, precision: str) -> torch.dtype:
-    """Of the products of local layers: on a CPU float32, whatever the run's precision."""
-    bfloat16 = device.type == "cuda" and precision == "bfloat16"
+    """Of what local layers multiply."""
+    bfloat16 = local_precision(device, precision) == "bfloat16"
     return torch.bfloat16 if bfloat16 else torch.float32
 
 

@@ -10,7 +10,7 @@ import torch
 from sfl import torchrun
 from sfl.nn.engine import choose
 from sfl.runs.records import Commit, Machine
-from sfl.training.device import local_dtype
+from sfl.training.device import local_dtype, local_precision
 
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "pillow")
 
@@ -26,7 +26,7 @@ def environment(device: torch.device, precision: str) -> Machine:
         workers=torchrun.count(),
         threads=torch.get_num_threads(),
         precision=precision,  # type: ignore[arg-type]
-        local_precision=precision if device.type == "cuda" else "float32",  # type: ignore[arg-type]
+        local_precision=local_precision(device, precision),  # type: ignore[arg-type]
         engine=choose(device, local_dtype(device, precision))[0].NAME,
         git=_git(),
     )

@@ -4,16 +4,18 @@ import builtins
 import importlib.util
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from sfl.config.load import load
 from sfl.nn.engine import choice, reference
 from sfl.nn.engine.choice import choose
 from sfl.nn.engine.gpu import trust
-from sfl.training.device import local_dtype
 from sfl.training.environment import environment
+from sfl.training.remarks import of_engine
 
 GPU = torch.device("cuda", 0)
 
@@ -85,7 +87,8 @@ def test_a_run_on_an_older_gpu_says_what_computes(
     engine = {"float32": "triton", "bfloat16": "reference"}[precision]
     assert environment(GPU, precision).engine == engine
     said = {"float32": "Triton kernels", "bfloat16": "the Triton kernels need 8.0"}[precision]
-    assert said in choice.report(GPU, local_dtype(GPU, precision))
+    setup: Any = SimpleNamespace(config=load("spatial"), device=GPU, precision=precision)
+    assert said in of_engine(setup)
 
 
 def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
