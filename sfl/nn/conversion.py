@@ -1,18 +1,18 @@
 """A network without weight sharing from one that has it: its convolutions become spatial layers."""
 
 import copy
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
-from torch.overrides import TorchFunctionMode
 
 from sfl.nn.spatial import SpatialFeatureLayer
+from sfl.nn.watched import Uses, run, scratch_copy, tensors
 
 Size = tuple[int, int, int]
 
@@ -22,9 +22,10 @@ def without_sharing(model: nn.Module, example: Any, *more: Any, **named: Any) ->
 
     It computes the same as the model did, until it is trained. example, more, named: an input of
     the model, mostly one tensor (B, C, H, W). A forward pass with it finds the size of each layer's
-    input, to which the layer is tied from then on; another one checks that the outputs are the
-    same. A convolution that isn't used stays as it is. Forward and backward hooks on a convolution,
-    and attributes that were set on it, are carried over; `still_shared` says what remains shared.
+    input, to which the layer is tied from then on; another one checks that what goes into each
+    module and comes out of the model is the same. A convolution that isn't used stays as it is.
+    Forward and backward hooks on a convolution, and attributes that were set on it, are carried
+    over; `still_shared` says what remains shared.
 
     Raises ValueError, with its name, for a convolution
       that is used with inputs of different sizes;
@@ -35,120 +36,71 @@ def without_sharing(model: nn.Module, example: Any, *more: Any, **named: Any) ->
       whose weight or bias is used elsewhere, too, or is that of another one;
       in whose place a layer would not be called;
     and for a model that has yet to make parameters (LazyConv2d), that keeps results of a forward
-    pass, in which no convolution is seen to run, or that would compute something else or fail.
+    pass, in which no convolution is seen to run, that puts out no tensor, or that would compute
+    something else or fail.
     """
     _expect_plain(model)
     sizes: dict[str, Size] = {}
     calls: Counter[str] = Counter()
-    scratch = _scratch(model)
+    scratch = scratch_copy(model)
     for name, module in scratch.named_modules():
         if isinstance(module, nn.Conv2d):
             note = partial(_note, sizes, calls, name)
             module.register_forward_pre_hook(note, with_kwargs=True)
-    uses = _Uses(scratch)
-    before = _outputs(scratch, uses, example, *more, **named)
+    uses = Uses(scratch, *tensors([example, *more, named]))
+    inputs, outputs = run(scratch, uses, example, *more, **named)
     if not sizes and not any(isinstance(each, SpatialFeatureLayer) for each in model.modules()):
         raise ValueError(
             "the model has no nn.Conv2d that was seen to run; convert it before it is scripted or "
-            "exported"
+            "exported, and call convolutions, not their forward"
         )
+    if not outputs:
+        raise ValueError(
+            "the model puts out no tensor in lists, tuples, dicts or dataclasses, so that it can't "
+            "be checked"
+        )
+    converted = _converted(model, sizes)
     for name in sizes:
         _expect_no_other_use(name, scratch.get_submodule(name), uses, calls[name])
 
-    converted = _converted(model, sizes)
-    scratch, idle = _scratch(converted), set(sizes)
+    scratch, idle = scratch_copy(converted), set(sizes)
     for name in sizes:
         scratch.get_submodule(name).register_forward_pre_hook(partial(_ran, idle, name))
     try:
-        after = _outputs(scratch, None, example, *more, **named)
+        after = run(scratch, nullcontext(), example, *more, **named)
     except Exception as error:
         raise ValueError(f"the model fails when its convolutions share nothing: {error}") from error
-    _expect_alike(before, after)
     if idle:
         raise ValueError(f"{min(idle)} is called in a way that a layer in its place isn't")
+    _expect_alike([*inputs, *outputs], [*after[0], *after[1]])
     return converted
 
 
 def still_shared(model: nn.Module, example: Any, *more: Any, **named: Any) -> dict[str, str]:
     """The parameters that are used at several places of an image, and the functions that do so.
 
-    example, more, named: an input of the model, with which one forward pass finds out. Names are
-    as in model.named_parameters(), functions those of torch.nn.functional that take a parameter:
-    `batch_norm`, `conv2d`, `linear` where it is given more than one vector an image, and so on.
-    What a model does with its parameters by other functions is not seen. A `nn.Conv2d` that wasn't
-    seen to use its own, as one that runs in training only, is there as "conv2d, not seen to run".
+    example, more, named: an input of the model, mostly one tensor (B, C, H, W), with which one
+    forward pass finds out. Names are as in model.named_parameters(), functions those of
+    torch.nn.functional that take a parameter, or what was computed of parameters alone:
+    `batch_norm`, `conv2d`, `linear` where it is given more than one vector an image, and so on;
+    `spatial_conv2d` for a layer's bias a channel. What a model does with its parameters by other
+    functions, as einsum, or by weights that depend on the image, is not seen. A `nn.Conv2d` that
+    wasn't seen to use its own, as one that runs in training only, is there as
+    "conv2d, not seen to run".
     """
-    scratch = _scratch(model)
-    uses = _Uses(scratch)
-    _outputs(scratch, uses, example, *more, **named)
+    scratch = scratch_copy(model)
+    uses = Uses(scratch, *tensors([example, *more, named]))
+    run(scratch, uses, example, *more, **named)
     names = {id(parameter): name for name, parameter in scratch.named_parameters()}
     shared = {names[key]: function for key, function in uses.shared.items()}
     for module in scratch.modules():
         own = [id(parameter) for parameter in module.parameters()]
         if isinstance(module, nn.Conv2d) and not any(uses.count[key] for key in own):
             shared |= dict.fromkeys((names[key] for key in own), "conv2d, not seen to run")
+        if isinstance(module, SpatialFeatureLayer) and module.bias is not None:
+            used = math.prod(module.out_dimensions) > module.bias.numel()
+            shared |= {names[id(module.bias)]: "spatial_conv2d"} if used else {}
     return shared
-
-
-class _Uses(TorchFunctionMode):
-    """Counts the functions of PyTorch that compute with a parameter of the model."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.parameters = {id(parameter) for parameter in model.parameters()}
-        self.count: Counter[int] = Counter()  # by the parameter's id
-        self.shared: dict[int, str] = {}
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        # Not an attribute, as weight.device is. Several tensors: attention, the variance and mean.
-        if next(_tensors(result), None) is not None:
-            given = [id(x) for x in _tensors([args, kwargs or {}]) if id(x) in self.parameters]
-            self.count.update(given)
-            name = getattr(function, "__name__", "")
-            if name == "linear" and (args[0] if args else kwargs["input"]).dim() < 3:
-                return result
-            if getattr(F, name, None) is function:
-                self.shared |= dict.fromkeys(given, name)
-        return result
-
-
-def _tensors(given: Any) -> Iterator[Tensor]:
-    """The tensors in lists, tuples and dicts, of which most models' outputs are."""
-    if isinstance(given, Tensor):
-        yield given
-    elif isinstance(given, (list, tuple, dict)):
-        for each in given.values() if isinstance(given, dict) else given:
-            yield from _tensors(each)
-
-
-def _scratch(model: nn.Module) -> nn.Module:
-    """A copy with the same parameters, to run: in training, statistics would change.
-
-    Raises ValueError for a model that holds a result with a gradient, which can't be copied.
-    """
-    for name, module in model.named_modules():
-        for key, value in vars(module).items():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                place = f"{name}.{key}" if name else key
-                raise ValueError(
-                    f"{place} is a result of others and can't be copied: if a forward pass left "
-                    "it, set it to None; if pruning or weight norm did, remove that first"
-                )
-    return copy.deepcopy(model, {id(each): each for each in model.parameters()}).eval()
-
-
-def _outputs(model: nn.Module, uses: _Uses | None, *example: Any, **named: Any) -> list[Tensor]:
-    """What comes out, with the same draws each time, leaving the generators as they are."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        torch.manual_seed(0)
-        if uses is None:
-            return list(_tensors(model(*example, **named)))
-        with uses:
-            return list(_tensors(model(*example, **named)))
 
 
 def _converted(model: nn.Module, sizes: dict[str, Size]) -> nn.Module:
@@ -168,7 +120,10 @@ def _converted(model: nn.Module, sizes: dict[str, Size]) -> nn.Module:
                 vars(layer)[attribute] = copy.deepcopy(value, memo)
         for key, parameter in model.get_submodule(name).named_parameters():
             vars(layer.get_parameter(key)).update(vars(parameter))  # as timm's _no_weight_decay
-    return copy.deepcopy(model, memo)
+    converted, modules = copy.deepcopy(model, memo), dict(model.named_modules())
+    for name, module in converted.named_modules():
+        module.training = modules[name].training  # which a copy of torch.fx's modules forgets
+    return converted
 
 
 def _ran(idle: set[str], name: str, *_: Any) -> None:
@@ -181,13 +136,6 @@ def _note(
     inputs: tuple[Tensor, ...], named: Any,
 ) -> None:  # fmt: skip
     """Before a convolution runs: notes the (C, H, W) of its input, or raises ValueError."""
-    own = type(conv)
-    if own.forward is not nn.Conv2d.forward or own._conv_forward is not nn.Conv2d._conv_forward:
-        raise ValueError(
-            f"{name or 'it'} is a {own.__name__}, which isn't known to be a mere convolution"
-        )
-    if vars(conv).keys() & {"forward", "_conv_forward"}:
-        raise ValueError(f"{name or 'it'} has a forward of its own, put on it: take that off first")
     image = (*inputs, *named.values())[0]
     if not isinstance(image, Tensor):
         raise ValueError(
@@ -230,7 +178,7 @@ def _expect_plain(model: nn.Module) -> None:
                 )
 
 
-def _expect_no_other_use(name: str, conv: nn.Module, uses: _Uses, calls: int) -> None:
+def _expect_no_other_use(name: str, conv: nn.Module, uses: Uses, calls: int) -> None:
     for key, parameter in conv.named_parameters():
         if uses.count[id(parameter)] > calls:
             raise ValueError(

@@ -3,8 +3,10 @@
 Shapes: B batch, C channels in, O channels out, H×W input, OH×OW output, kh×kw kernel, G groups.
 """
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfl.nn.engine import locally_connected
 from sfl.nn.window import Padding, Pair, window_of
@@ -118,3 +120,18 @@ def expect_groups(channels: int, out_channels: int, groups: int) -> None:
             f"groups must divide the channels in and out: {channels} and {out_channels} are not "
             f"divided by {groups}"
         )
+
+
+def expect_convolution(conv: nn.Module, channels: int) -> None:
+    """Raises ValueError for a module that isn't known to do what `nn.Conv2d` does, and for other
+    channels in.
+    """
+    own: Any = type(conv)
+    its_own = [getattr(own, name, None) for name in ("forward", "_conv_forward")]
+    if its_own != [nn.Conv2d.forward, nn.Conv2d._conv_forward]:
+        raise ValueError(f"{own.__name__} isn't known to be a mere convolution")
+    if vars(conv).keys() & {"forward", "_conv_forward"}:
+        raise ValueError("the convolution has a forward of its own, put on it: take that off first")
+    if conv.in_channels != channels:
+        given = f"in_dimensions has {channels} channels"
+        raise ValueError(f"{given}, the convolution expects {conv.in_channels}")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sfl.nn import keras
 from sfl.nn.engine import Whole
-from sfl.nn.functional import dense_conv2d, expect_groups, spatial_conv2d
+from sfl.nn.functional import dense_conv2d, expect_convolution, expect_groups, spatial_conv2d
 from sfl.nn.storage import (
     dense_to_local,
     local_to_dense,
@@ -129,7 +129,8 @@ class SpatialFeatureLayer(Whole):
             self.bias.uniform_(-bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
-        """input (B, C, H, W) or (C, H, W) → (B, O, OH, OW) or (O, OH, OW), in memory alike.
+        """input (B, C, H, W) or (C, H, W) → (B, O, OH, OW) or (O, OH, OW), in memory alike; of
+        dense storage contiguous.
 
         Raises ValueError for an input of another size, naming both.
         """
@@ -167,11 +168,10 @@ class SpatialFeatureLayer(Whole):
     ) -> Self:
         """A layer that computes what `conv` computes, each position with filters of its own.
 
-        Raises ValueError for a padding that is not of zeros, and for sizes that don't fit.
+        Hooks on it are left behind. Raises ValueError for a module that computes something else,
+        for a padding that is not of zeros, and for sizes that don't fit.
         """
-        if conv.in_channels != in_dimensions[0]:
-            given = f"in_dimensions has {in_dimensions[0]} channels"
-            raise ValueError(f"{given}, the convolution expects {conv.in_channels}")
+        expect_convolution(conv, in_dimensions[0])
         names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
         settings: dict[str, Any] = {name: getattr(conv, name) for name in names}
         settings |= {"device": conv.weight.device, "dtype": conv.weight.dtype}

@@ -3,6 +3,8 @@
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 from torchvision.models import resnet18
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from sfl.nn.conversion import still_shared, without_sharing
 from sfl.nn.models.graphs import GRAPHS
@@ -105,6 +108,9 @@ def test_what_dense_weights_lose_by_hand() -> None:
 
 
 def test_convolutions_that_cannot_become_layers() -> None:
+    transposed: Any = nn.ConvTranspose2d(4, 4, 3)
+    with pytest.raises(ValueError, match=r"^ConvTranspose2d isn't known to be a mere convolution"):
+        SpatialFeatureLayer.from_conv(transposed, (4, 6, 6))
     circular = nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")
     with pytest.raises(ValueError, match="padding_mode 'circular'"):
         SpatialFeatureLayer.from_conv(circular, (1, 4, 4))
@@ -185,7 +191,7 @@ def test_subclasses_that_are_convolutions_and_others() -> None:
     converted = without_sharing(model, x)
     assert all(isinstance(layer, SpatialFeatureLayer) for layer in converted.children())
     torch.testing.assert_close(converted(x), model(x))
-    with pytest.raises(ValueError, match=r"^1 is a Standardised, which isn't known to be"):
+    with pytest.raises(ValueError, match=r"^1: Standardised isn't known to be a mere"):
         without_sharing(nn.Sequential(Named(2, 2, 3), Standardised(2, 2, 2)), x)
 
 
@@ -219,7 +225,7 @@ def test_a_convolution_that_is_not_what_it_seems_or_not_given_an_image() -> None
         with pytest.raises(ValueError, match=r"^0 is called with a (list|tuple), not a tensor: "):
             without_sharing(model, given)
     model[0].forward = lambda x: x * 2  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match=r"^0 has a forward of its own, put on it: take that off"):
+    with pytest.raises(ValueError, match=r"^0: the convolution has a forward of its own, put on"):
         without_sharing(model, X)
     reflecting = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"))
     with pytest.raises(ValueError, match=r"^0: padding_mode 'reflect': only zeros"):
@@ -371,6 +377,43 @@ def test_a_convolution_that_is_not_only_called(use: Any, words: str) -> None:
         without_sharing(model, X)
 
 
+def test_an_output_that_hides_what_the_model_computes() -> None:
+    """A head that is zero, as many are before training; outputs of other forms."""
+
+    def use(model: Any, y: Tensor) -> Tensor:
+        head: Tensor = model.head((y / model.conv.weight.shape[0]).mean((2, 3)))
+        return head
+
+    model = Reads(use)
+    nn.init.zeros_(model.head.weight)
+    with pytest.raises(ValueError, match="computes something else"):
+        without_sharing(model, X)
+
+    @dataclass
+    class Output:
+        y: Tensor
+
+    with pytest.raises(ValueError, match="computes something else"):
+        without_sharing(Reads(lambda model, y: Output(y * model.conv.weight.shape[0])), X)
+    assert isinstance(without_sharing(Reads(lambda model, y: Output(y)), X)(X), Output)
+    with pytest.raises(ValueError, match="puts out no tensor"):
+        without_sharing(Reads(lambda model, y: SimpleNamespace(y=y)), X)
+
+
+def test_what_takes_a_weights_type_alone_is_no_use_of_it() -> None:
+    model = Reads(lambda m, y: y.type_as(m.conv.weight) + m.conv.weight.new_zeros(1))
+    torch.testing.assert_close(without_sharing(model, X)(X), model(X))
+
+
+def test_each_module_is_in_training_or_not_as_before() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Dropout()).eval()
+    model[2].train()
+    for given in (model, create_feature_extractor(model, ["2"]).eval()):
+        training = {name: module.training for name, module in given.named_modules()}
+        converted = without_sharing(given, X)
+        assert {name: module.training for name, module in converted.named_modules()} == training
+
+
 def test_draws_in_a_forward_pass_are_the_same_and_leave_no_trace() -> None:
     model = Reads(lambda model, y: F.dropout(y, 0.5, training=True))
     state = torch.get_rng_state()
@@ -407,6 +450,19 @@ def test_what_is_still_shared() -> None:
         "norm.weight": "batch_norm", "norm.bias": "batch_norm", "tied.weight": "conv2d",
         "head.weight": "linear", "head.bias": "linear",
     }  # fmt: skip
+    # One vector or vector of units an image is one place; rows of places are many.
+    rows = Reads(lambda m, y: m.head(y.movedim(1, -1).reshape(-1, 4)).view(-1, 3))
+    assert still_shared(rows, X)["head.weight"] == "linear"
+    units = nn.Sequential(
+        nn.Flatten(), nn.BatchNorm1d(60), nn.Unflatten(1, (60, 1, 1)), nn.Conv2d(60, 4, 1),
+        nn.Flatten(), nn.LayerNorm(4),
+    )  # fmt: skip
+    assert still_shared(units, X) == {}
+    # What is computed of a weight alone, as of one that is standardised or has a mask.
+    made = Reads(lambda m, y: F.conv2d(X, m.tied.weight - m.tied.weight.mean() * torch.ones(1)))
+    assert still_shared(made, X)["tied.weight"] == "conv2d"
+    layer = SpatialFeatureLayer((2, 5, 6), 2, 3, bias="channel")
+    assert still_shared(layer, X) == {"bias": "spatial_conv2d"}
     classifier = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(2 * 3 * 4, 5))
     assert still_shared(classifier, X) == {"0.weight": "conv2d", "0.bias": "conv2d"}
     assert still_shared(without_sharing(classifier, X), X) == {}

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import prune
 
-from sfl.nn.engine import reference_engine
+from sfl.nn.engine import batch_innermost, reference_engine
 from sfl.nn.functional import spatial_conv2d
 from sfl.nn.spatial import SpatialFeatureLayer
 
@@ -34,7 +34,24 @@ def test_an_output_lies_in_memory_as_its_input_does(engine: str, storage: str) -
         if storage == "local":
             last = layer(x.to(memory_format=torch.channels_last))
             assert last.is_contiguous(memory_format=torch.channels_last)
-            torch.testing.assert_close(last, y)
+            innermost = layer(batch_innermost(x))
+            assert innermost.permute(2, 3, 1, 0).is_contiguous()
+            for found in (last, innermost):
+                torch.testing.assert_close(found, y)
+
+
+@pytest.mark.parametrize("engine", ["chosen", "reference"])
+def test_a_photograph_and_slices_lie_as_after_a_convolution(engine: str) -> None:
+    """As Pillow and NumPy have one, a crop, a half of the channels: PyTorch goes by the steps."""
+    conv = nn.Conv2d(3, 4, 3)
+    photograph = torch.from_numpy(np.ones((6, 5, 3), np.float32)).permute(2, 0, 1)
+    last = torch.randn(4, 6, 8, 9).to(memory_format=torch.channels_last)
+    given = (photograph[None], photograph, last[:, :3, 1:7, 2:7], last[::2, 3:, :6, :5])
+    with reference_engine() if engine == "reference" else nullcontext():
+        for x in given:
+            layer = SpatialFeatureLayer.from_conv(conv, (3, 6, 5))
+            assert layer(x).stride() == conv(x).stride()
+            torch.testing.assert_close(layer(x), conv(x))
 
 
 def test_it_has_conv2ds_names() -> None:

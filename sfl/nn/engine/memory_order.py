@@ -49,14 +49,30 @@ def empty(like: Tensor, height: int, width: int, channels: int) -> Tensor:
     """(B, C, H, W) with B, dtype, device and order in memory of `like` (B, ·, ·, ·)."""
     batch = like.shape[0]
     shape = (batch, channels, height, width)
-    if is_batch_innermost(like):
+    one = like.is_contiguous() or like.shape[:2].numel() == 1  # would be in several orders
+    if not one and _steps_grow(like, (0, 1, 3, 2)):
         strides = (1, batch, width * channels * batch, channels * batch)
         return like.new_empty_strided(shape, strides)
-    last = like.is_contiguous(memory_format=torch.channels_last)
-    if like.is_contiguous():  # of one channel in both orders: PyTorch goes by the steps
-        last = last and like.shape[1] == 1 and like.stride(1) < like.stride(2)
-    order = torch.channels_last if last else torch.contiguous_format
+    order = torch.channels_last if _is_channels_last(like) else torch.contiguous_format
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=order)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """As PyTorch decides it for its own convolutions (is_channels_last_strides_2d in c10): by the
+    steps, so that slices lie as the whole does; if in doubt, no.
+    """
+    one_place = x.stride(2) * x.shape[2] == x.stride(1)  # (B, 1, 1, 1): both
+    return x.stride(1) > 0 and not one_place and _steps_grow(x, (1, 3, 2, 0))
+
+
+def _steps_grow(x: Tensor, dims: tuple[int, ...]) -> bool:
+    """Whether the numbers of x lie in this order of its dimensions, the innermost first."""
+    least = 0
+    for dim in dims:
+        if x.stride(dim) < least:
+            return False
+        least = x.stride(dim) * x.shape[dim]
+    return True
 
 
 def empty_like(x: Tensor) -> Tensor:

@@ -32,10 +32,29 @@ def test_an_empty_tensor_lies_as_another_does() -> None:
     assert empty(x[..., ::2], 6, 7, 8).is_contiguous()
 
 
-def test_one_channel_lies_as_pytorch_says() -> None:
-    conv = nn.Conv2d(1, 3, 3)
-    for shape in ((4, 1, 8, 8), (4, 1, 8, 3), (4, 1, 3, 3), (1, 1, 3, 8)):
+def test_slices_lie_as_the_whole_does() -> None:
+    whole = batch_innermost(torch.randn(4, 6, 8, 8))
+    for x in (
+        whole[:, :2],
+        whole[:3],
+        whole[:, :, 1:, ::2],
+        batch_innermost(torch.ones(1, 3, 4, 5)),
+    ):
+        strides = (1, len(x), 7 * 8 * len(x), 8 * len(x))
+        assert empty(x, 6, 7, 8).stride() == strides
+
+
+def test_in_pytorchs_orders_it_lies_as_a_convolutions_output_does() -> None:
+    """Slices, crops, one image or channel, a photograph as Pillow and NumPy have it."""
+    conv = nn.ModuleDict({str(c): nn.Conv2d(c, 3, 3, padding=1) for c in (1, 2, 3)})
+    for shape in (
+        (4, 3, 8, 8), (1, 3, 8, 8), (4, 1, 8, 8), (4, 1, 8, 3), (4, 2, 1, 1), (4, 1, 1, 1),
+        (1, 1, 3, 8), (1, 3, 1, 1),
+    ):  # fmt: skip
         x = torch.randn(shape)
-        for given in (x, x.to(memory_format=torch.channels_last)):
-            y = conv(given)
-            assert empty(given, y.shape[2], y.shape[3], 3).stride() == y.stride()
+        photograph = torch.randn(*shape[2:], shape[1]).permute(2, 0, 1)[None]
+        for given in (x, x.to(memory_format=torch.channels_last), photograph):
+            for part in (given, given[:, :2], given[::2], given[..., ::2], given[:, :, 1:, :-1]):
+                if part.shape[2:].numel():
+                    y = conv[str(part.shape[1])](part)
+                    assert empty(part, y.shape[2], y.shape[3], 3).stride() == y.stride()
