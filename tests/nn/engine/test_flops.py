@@ -1,5 +1,8 @@
 """PyTorch's own FLOP counter counts the layer, as the summary of a model does."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,6 +20,19 @@ def test_forward_and_both_gradients_by_hand() -> None:
     with FlopCounterMode(display=False) as counter:
         spatial_conv2d(x.requires_grad_(), weight.requires_grad_()).sum().backward()
     assert counter.get_total_flops() == 3 * 2 * 5 * (3 * 2 * 6 * 2 * 2 * 3)
+
+
+def test_right_after_the_layer_is_imported() -> None:
+    program = """
+import sfl, torch
+from torch.utils.flop_counter import FlopCounterMode
+layer = sfl.SpatialFeatureLayer((2, 4, 4), 6, 3)
+with FlopCounterMode(display=False) as counter:
+    layer(torch.ones(5, 2, 4, 4))
+print(counter.get_total_flops())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == str(2 * 5 * (2 * 2 * 6 * 3 * 3 * 2)), done.stderr
 
 
 @pytest.mark.parametrize("name", ["RegularConvNet", "SpatialDenseNet", "SimpleModel"])
