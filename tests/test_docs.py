@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from sfl.config import load
+from sfl.config.grid import load_grid
 from sfl.runs.directory import Run
 from sfl.training.checkpoint import read_checkpoint
 
@@ -123,8 +124,9 @@ def test_published_weights_are_what_their_card_says() -> None:
     assert f"Label: {said['label']}" in card
     assert f"{path.stat().st_size / 1e6:.1f} MB" in card
     config = load.from_text(kept.config, path.name)
-    named = load.load("board/local", ["data.source=folder", "train.test_every=0"])
-    assert config.identity() == named.identity()
+    cells = load_grid("grids/long-twins", ["data.source=folder"]).cells
+    (cell,) = [cell for cell in cells if cell.name == "local"]
+    assert config.identity() == cell.config.identity()
 
 
 @pytest.mark.parametrize("name", load.named_configs())
