@@ -24,7 +24,8 @@ class Uses(TorchFunctionMode):
 
     def __init__(self, model: nn.Module, *inputs: Tensor) -> None:
         super().__init__()
-        self.images = inputs[0].shape[0] if inputs and inputs[0].dim() != 3 else 1
+        # One image (C, H, W) has three dimensions; numbers and lists are none.
+        self.images = next((len(x) for x in inputs if x.dim() not in (0, 1, 3)), 1)
         self.count: Counter[int] = Counter()  # by the parameter's id
         self.shared: dict[int, str] = {}
         # Of what doesn't depend on the image: the ids of the parameters that it is made of.
@@ -40,6 +41,8 @@ class Uses(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         # Several tensors: attention, the variance and mean.
         results, given = list(tensors(result)), list(tensors([args, kwargs or {}]))
+        if name == "__setitem__":
+            results = [args[0]]
         # None: an attribute, as weight.device is. The others take a type and a device alone.
         if not results or name == "type_as" or name.startswith("new_"):
             return result
@@ -48,7 +51,11 @@ class Uses(TorchFunctionMode):
         if None not in made_of:
             self.made_of |= {id(x): set().union(*made_of) for x in results}  # type: ignore[arg-type]
             self.kept += results
-        elif getattr(F, name, None) is function:
+            return result
+        for x in results:  # a constant that an image was written into
+            if id(x) not in self.parameters:
+                self.made_of.pop(id(x), None)
+        if getattr(F, name, None) is function:
             for x, parameters in zip(given, made_of, strict=True):
                 if parameters and self._places(name, x, results[0]) > 1:
                     self.shared |= dict.fromkeys(parameters, name)
@@ -89,23 +96,24 @@ def scratch_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(each): each for each in model.parameters()}).eval()
 
 
-def run(
-    model: nn.Module, within: AbstractContextManager[Any], *example: Any, **named: Any
-) -> tuple[list[Tensor], list[Tensor]]:
-    """What goes into each of its modules, and what comes out: where a head is zero, as many are
-    before training, the output alone says nothing.
-
-    With the same draws each time, leaving the generators as they are.
-    """
-    inputs: list[Tensor] = []
+def note_inputs(model: nn.Module) -> list[Tensor]:
+    """A list into which each later forward pass puts what goes into each of the model's modules."""
+    noted: list[Tensor] = []
     for module in model.modules():
-        if not isinstance(module, torch.jit.ScriptModule):  # takes none
-            module.register_forward_pre_hook(partial(_note_inputs, inputs), with_kwargs=True)
+        if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+            module.register_forward_pre_hook(partial(_note, noted), with_kwargs=True)
+    return noted
+
+
+def _note(noted: list[Tensor], module: nn.Module, inputs: Any, named: Any) -> None:
+    noted.extend(tensors([inputs, named]))
+
+
+def outputs(
+    model: nn.Module, within: AbstractContextManager[Any], *example: Any, **named: Any
+) -> list[Tensor]:
+    """What comes out, with the same draws each time, leaving the generators as they are."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.no_grad(), torch.random.fork_rng(devices), within:
         torch.manual_seed(0)
-        return inputs, list(tensors(model(*example, **named)))
-
-
-def _note_inputs(seen: list[Tensor], module: nn.Module, inputs: Any, named: Any) -> None:
-    seen.extend(tensors([inputs, named]))
+        return list(tensors(model(*example, **named)))

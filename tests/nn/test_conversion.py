@@ -385,9 +385,13 @@ def test_an_output_that_hides_what_the_model_computes() -> None:
         return head
 
     model = Reads(use)
-    nn.init.zeros_(model.head.weight)
+    for parameter in model.head.parameters():
+        nn.init.zeros_(parameter)
     with pytest.raises(ValueError, match="computes something else"):
         without_sharing(model, X)
+
+    even = Reads(lambda m, y: F.instance_norm(m.head(y.movedim(1, -1)).movedim(-1, 1)) + 1)
+    without_sharing(even, torch.ones(1, 2, 5, 6))  # rounding alone goes into the norm
 
     @dataclass
     class Output:
@@ -461,6 +465,10 @@ def test_what_is_still_shared() -> None:
     # What is computed of a weight alone, as of one that is standardised or has a mask.
     made = Reads(lambda m, y: F.conv2d(X, m.tied.weight - m.tied.weight.mean() * torch.ones(1)))
     assert still_shared(made, X)["tied.weight"] == "conv2d"
+    padded = nn.Sequential(nn.Identity(), nn.Conv2d(2, 2, 3, bias=False))
+    padded[0].forward = lambda x: x.new_zeros(2, 2, 9, 9)[:, :, 2:7, 2:8].copy_(x)  # type: ignore[method-assign]
+    assert still_shared(padded, X) == {"1.weight": "conv2d"}
+    assert still_shared(Reads(lambda m, y: y), X, torch.tensor(1.0))["conv.weight"] == "conv2d"
     layer = SpatialFeatureLayer((2, 5, 6), 2, 3, bias="channel")
     assert still_shared(layer, X) == {"bias": "spatial_conv2d"}
     classifier = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(2 * 3 * 4, 5))

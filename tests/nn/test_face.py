@@ -46,7 +46,9 @@ def test_a_photograph_and_slices_lie_as_after_a_convolution(engine: str) -> None
     conv = nn.Conv2d(3, 4, 3)
     photograph = torch.from_numpy(np.ones((6, 5, 3), np.float32)).permute(2, 0, 1)
     last = torch.randn(4, 6, 8, 9).to(memory_format=torch.channels_last)
-    given = (photograph[None], photograph, last[:, :3, 1:7, 2:7], last[::2, 3:, :6, :5])
+    step_0 = torch.from_numpy(np.ones((6, 5, 3), np.float32)[None]).permute(0, 3, 1, 2)
+    assert step_0.stride(0) == 0  # of NumPy
+    given = (photograph[None], photograph, step_0, last[:, :3, 1:7, 2:7], last[::2, 3:, :6, :5])
     with reference_engine() if engine == "reference" else nullcontext():
         for x in given:
             layer = SpatialFeatureLayer.from_conv(conv, (3, 6, 5))
