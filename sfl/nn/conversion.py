@@ -24,9 +24,8 @@ def without_sharing(model: nn.Module, example: Any, *more: Any, **named: Any) ->
     the model, mostly one tensor (B, C, H, W). A forward pass with it finds the size of each layer's
     input, to which the layer is tied from then on; another one checks that the outputs are the
     same; if they are zero, as of a head that begins so, that what goes into each module is. A
-    convolution that isn't used stays as it is.
-    Forward and backward hooks on a convolution, and attributes that were set on it, are carried
-    over; `still_shared` says what remains shared.
+    convolution that isn't used stays as it is. Forward and backward hooks on a convolution, and
+    attributes that were set on it, are carried over; `still_shared` says what remains shared.
 
     Raises ValueError, with its name, for a convolution
       that is used with inputs of different sizes;

@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -390,8 +391,11 @@ def test_an_output_that_hides_what_the_model_computes() -> None:
     with pytest.raises(ValueError, match="computes something else"):
         without_sharing(model, X)
 
-    even = Reads(lambda m, y: F.instance_norm(m.head(y.movedim(1, -1)).movedim(-1, 1)) + 1)
-    without_sharing(even, torch.ones(1, 2, 5, 6))  # rounding alone goes into the norm
+    # Of an even image, what goes into the last convolution is rounding alone.
+    even = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(2, 4, 3), nn.InstanceNorm2d(4))
+    even.append(nn.Conv2d(4, 3, 1))
+    nn.init.ones_(even[3].bias)  # type: ignore[arg-type]
+    without_sharing(even, torch.ones(1, 2, 5, 6))
 
     @dataclass
     class Output:
@@ -443,6 +447,16 @@ def test_a_model_that_keeps_what_it_computed() -> None:
     assert isinstance(without_sharing(model, X)[0][0], SpatialFeatureLayer)  # type: ignore[index]
 
 
+def set_corner(z: Tensor, x: Tensor) -> None:
+    z[:, :, 2:7, 2:8] = x
+
+
+def padded_by(write: Callable[[Tensor, Tensor], Any], x: Tensor) -> Tensor:
+    z = torch.zeros(2, 2, 9, 10)
+    write(z, x)
+    return z
+
+
 def test_what_is_still_shared() -> None:
     def use(model: Any, y: Tensor) -> Tensor:
         y = y + F.conv2d(X, model.tied.weight, padding=1)
@@ -465,9 +479,11 @@ def test_what_is_still_shared() -> None:
     # What is computed of a weight alone, as of one that is standardised or has a mask.
     made = Reads(lambda m, y: F.conv2d(X, m.tied.weight - m.tied.weight.mean() * torch.ones(1)))
     assert still_shared(made, X)["tied.weight"] == "conv2d"
-    padded = nn.Sequential(nn.Identity(), nn.Conv2d(2, 2, 3, bias=False))
-    padded[0].forward = lambda x: x.new_zeros(2, 2, 9, 9)[:, :, 2:7, 2:8].copy_(x)  # type: ignore[method-assign]
-    assert still_shared(padded, X) == {"1.weight": "conv2d"}
+    # Of a constant that the image was written into.
+    for write in (set_corner, lambda z, x: z.copy_(F.pad(x, (2, 2, 2, 2)))):
+        padded = nn.Sequential(nn.Identity(), nn.Conv2d(2, 2, 3, bias=False))
+        padded[0].forward = partial(padded_by, write)  # type: ignore[method-assign]
+        assert still_shared(padded, X) == {"1.weight": "conv2d"}
     assert still_shared(Reads(lambda m, y: y), X, torch.tensor(1.0))["conv.weight"] == "conv2d"
     layer = SpatialFeatureLayer((2, 5, 6), 2, 3, bias="channel")
     assert still_shared(layer, X) == {"bias": "spatial_conv2d"}
