@@ -43,23 +43,31 @@ def show(
     from sfl.training.images import image_shape
     from sfl.training.setup import describe_model
 
+    taught_by = None
     if what.endswith(".safetensors"):
         checkpoint = read_checkpoint(Path(what), with_tensors=False)
         config, shape = override(checkpoint.settings, set_ or []), checkpoint.sizes
+        taught_by = checkpoint.taught_by
     elif run := search(runs, what):
         config = override(from_tree(run.config_tree), set_ or [])
         shape = image_shape(config, run.path / BEST)
+        if (run.path / BEST).exists():
+            taught_by = read_checkpoint(run.path / BEST, with_tensors=False).taught_by
     else:
         config = load(what, set_ or [])
         shape = image_shape(config)
     described = describe_model(config, *shape), audit_model(config, *shape)
-    print_model(config, *described, as_json, model=config.model.name)
+    print_model(config, *described, taught_by, as_json, model=config.model.name)
 
 
 def print_model(
-    config: "Config", summary: "ModelSummary", audited: "Audit", as_json: bool, /, **more: Any
-) -> None:
-    """Prints the layers, what computes them, and the audit; or as JSON `more` and all of it."""
+    config: "Config", summary: "ModelSummary", audited: "Audit",
+    taught_by: "dict[str, Any] | None", as_json: bool, /, **more: Any,
+) -> None:  # fmt: skip
+    """Prints the layers, what computes them, and the audit; or as JSON `more` and all of it.
+
+    taught_by: as its checkpoint says it.
+    """
     from sfl.cli import layout, tables
     from sfl.nn import engine
     from sfl.runs.labels import explained, label
@@ -67,7 +75,7 @@ def print_model(
 
     device = planned_device(config.train.device)
     report = engine.report(device, local_dtype(device, config.train.precision))
-    what, subset = label(config, audited.sharing), config.data.train_images
+    what, subset = label(config, audited.sharing, taught_by), config.data.train_images
     if as_json:
         described = {**summary.to_dict(), "audit": audited.to_dict(), "label": what}
         layout.print_json({**more, "engine": report, **described, "train_images": subset})

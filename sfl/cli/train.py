@@ -74,6 +74,8 @@ def _show(settings: "Settings", as_json: bool) -> None:
     if not as_json:
         print(settings.to_yaml(), end="")
     with threads(settings.train.threads) as count:
-        print_model(settings, summary, audited, as_json, config=settings.to_dict(), threads=count)
+        print_model(
+            settings, summary, audited, None, as_json, config=settings.to_dict(), threads=count
+        )
     if not as_json:
         print(f"threads: {count}")

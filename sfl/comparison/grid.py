@@ -13,7 +13,7 @@ from typing import Any
 from sfl.comparison import schema
 from sfl.comparison.compute import compare
 from sfl.comparison.methods import tuning
-from sfl.comparison.model import ComparedModel
+from sfl.comparison.model import ComparedModel, grouped
 from sfl.comparison.names import Named
 from sfl.comparison.plan import (
     alike,
@@ -94,6 +94,8 @@ def run_grid(
     if to_come:
         say(to_come.message)
     read_results(models, overrides, unfinished=unfinished)
+    if len(grid.settings.axes) == 1:  # of two, the order of the cells is the axes'
+        models = grouped(models)
     variants = {cell.name: cell.variants for cell in grid.cells}
     comparison = compare(
         models, data_name=data_name, variants=[variants[model.name] for model in models]

@@ -73,8 +73,8 @@ class ComparedModel:
 
 def label_of(model: ComparedModel) -> str | None:
     """What it is; None where its runs, of the first versions, have no audit."""
-    audit = model.results[-1].result.audit
-    return label(model.config, audit.sharing) if audit else None
+    result = model.results[-1].result  # of earlier versions without a label
+    return result.label or (label(model.config, result.audit.sharing) if result.audit else None)
 
 
 def grouped(models: Sequence[ComparedModel]) -> list[ComparedModel]:

@@ -66,8 +66,9 @@ class Model(_Values):
     storage: Literal["local", "dense"] | None = Field(description="Of spatial layers; else null.")
     label: str | None = Field(
         None,
-        description="What it is: pure, conv-like start, student of a sharing teacher, soft, in "
-        "time, shared, or several of these; null: its runs have no audit.",
+        description="What it is: pure, conv-like start, student of a pure teacher, student of a "
+        "sharing teacher, soft, in time, shared, or several of these; null: its runs have no "
+        "audit.",
     )
     sharing: str | None = Field(
         None,

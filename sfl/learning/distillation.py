@@ -1,5 +1,7 @@
 """Distillation: a trained network's answers are learnt beside the labels (Hinton et al. 2015)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,12 +14,17 @@ class Teacher:
     + s · T² · KL(teacher ‖ student), the mean over images, with the softmax of both at T. T² keeps
     the size of the gradients the same for all T.
 
+    about: what the student's files are to say of it.
+
     The model must be on its device, and take images as the student does; it is never changed.
     """
 
-    def __init__(self, model: nn.Module, temperature: float = 4.0, share: float = 0.9) -> None:
+    def __init__(
+        self, model: nn.Module, temperature: float = 4.0, share: float = 0.9,
+        about: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self.model = model.eval().requires_grad_(False)
-        self.temperature, self.share = temperature, share
+        self.temperature, self.share, self.about = temperature, share, about
 
     @torch.no_grad()
     def answers(self, images: Tensor) -> Tensor:

@@ -184,24 +184,25 @@ def _sharing(
     """None for a module without weights. runs: the shapes of its outputs for an image."""
     if not runs and isinstance(module, (Weighted, UnitBatchNormReLU, *BATCH_NORMS)):
         raise ValueError(f"{name}: no call of it was seen, so what it shares is not known")
-    numbers = _count(module)
+    numbers, units = _count(module), sum(math.prod(shape) for shape in runs)
     if isinstance(module, SpatialFeatureLayer):
-        return _of_local(module, len(runs), sleeps)
+        return _of_local(module, units // math.prod(module.out_dimensions), sleeps)
     if isinstance(module, UnitBatchNormReLU):
-        return {"statistics": numbers} | _common("soft", numbers, len(runs))
+        places = units // math.prod(module.dimensions)
+        return {"statistics": numbers} | _common("soft", numbers, places)
     if isinstance(module, nn.Linear):
-        return _common("shared", numbers, sum(math.prod(size[:-1]) for size in runs))
-    places = sum(math.prod(size[1:]) for size in runs)
+        return _common("shared", numbers, units // module.out_features)
     if isinstance(module, nn.Conv2d):
-        return _common("shared", numbers, places)
+        return _common("shared", numbers, units // module.out_channels)
     if isinstance(module, BATCH_NORMS):
+        places = units // module.num_features
         return {"statistics": 2 * module.num_features} | _common("soft", numbers, places)
     return None
 
 
-def _of_local(layer: SpatialFeatureLayer, runs: int, sleeps: bool) -> Fields:
-    if runs > 1:  # the layer itself stands at several places of the network
-        return _common("shared", layer.weight_count(), runs)
+def _of_local(layer: SpatialFeatureLayer, uses: int, sleeps: bool) -> Fields:
+    if uses > 1:  # for several parts of an image, or at several places of the network
+        return _common("shared", layer.weight_count(), uses)
     positions = math.prod(layer.out_dimensions[1:])
     biases = 0 if layer.bias is None else layer.out_channels
     if not sleeps:

@@ -45,7 +45,7 @@ def without_sharing(model: nn.Module, example: Any, *more: Any, **named: Any) ->
     scratch = scratch_copy(model)
     for name, module in scratch.named_modules():
         if isinstance(module, nn.Conv2d):
-            note = partial(_note, sizes, calls, name)
+            note = partial(_note_size, sizes, calls, name)
             module.register_forward_pre_hook(note, with_kwargs=True)
     uses = Uses(scratch, *tensors([example, *more, named]))
     inputs = note_inputs(scratch)
@@ -130,7 +130,7 @@ def _ran(idle: set[str], name: str, *_: Any) -> None:
     idle.discard(name)
 
 
-def _note(
+def _note_size(
     sizes: dict[str, Size], calls: Counter[str], name: str, conv: nn.Conv2d,
     inputs: tuple[Tensor, ...], named: Any,
 ) -> None:  # fmt: skip

@@ -3,8 +3,6 @@
 Shapes: B batch, C channels in, O channels out, H×W input, OH×OW output, kh×kw kernel, G groups.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -122,16 +120,23 @@ def expect_groups(channels: int, out_channels: int, groups: int) -> None:
         )
 
 
+def has_own_forward(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether it computes otherwise than that kind does: by its class, or by what was put on it."""
+    return any(
+        name in vars(module) or getattr(type(module), name, None) is not getattr(kind, name, None)
+        for name in ("forward", "_conv_forward")
+    )
+
+
 def expect_convolution(conv: nn.Module, channels: int) -> None:
     """Raises ValueError for a module that isn't known to do what `nn.Conv2d` does, and for other
     channels in.
     """
-    own: Any = type(conv)
-    its_own = [getattr(own, name, None) for name in ("forward", "_conv_forward")]
-    if its_own != [nn.Conv2d.forward, nn.Conv2d._conv_forward]:
-        raise ValueError(f"{own.__name__} isn't known to be a mere convolution")
-    if vars(conv).keys() & {"forward", "_conv_forward"}:
-        raise ValueError("the convolution has a forward of its own, put on it: take that off first")
+    if has_own_forward(conv, nn.Conv2d):
+        raise ValueError(
+            f"{type(conv).__name__} isn't known to be a mere convolution: its forward is its own"
+        )
+    assert isinstance(conv, nn.Conv2d)
     if conv.in_channels != channels:
         given = f"in_dimensions has {channels} channels"
         raise ValueError(f"{given}, the convolution expects {conv.in_channels}")

@@ -16,7 +16,8 @@ from sfl.nn.spatial import SpatialFeatureLayer
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer of a model. Shapes are of one image; counts include the bias.
+    """One layer of a model. Shapes are of one image, with its parts in front if the model takes it
+    apart for a layer; counts include the bias.
 
     weights: those that exist. bytes: of memory that their tensors take; a local layer with padding
     has room for weights that don't exist. dense: what the layer would hold if every input fed
@@ -161,21 +162,22 @@ def _same_size(x: Tensor) -> Tensor:
 def _layer(name: str, module: nn.Module, x: Tensor, y: Tensor) -> LayerSummary:
     weights = sum(p.numel() for p in module.parameters())
     size = sum(p.numel() * p.element_size() for p in module.parameters())
-    inputs, units = math.prod(x.shape[1:]), math.prod(y.shape[1:])
+    inputs, units = x.numel(), y.numel()
     dense, sharing, products = None, "", 0
     if isinstance(module, SpatialFeatureLayer):
         bias = 0 if module.bias is None else module.bias.numel()
         weights = module.weight_count() + bias
         dense, sharing = module.dense_count() + bias, f"none, {module.storage}"
-        products = module.weight.numel()
+        products = module.weight.numel() * units // math.prod(module.out_dimensions)
     elif isinstance(module, nn.Conv2d):
         dense = inputs * units + (units if module.bias is not None else 0)
-        places = y.shape[2] * y.shape[3]
+        places = units // module.out_channels
         sharing, products = f"each weight at {places} places", module.weight.numel() * places
     elif isinstance(module, nn.Linear):
         dense, sharing, products = weights, "none", module.weight.numel() * units // y.shape[-1]
     learns = any(p.requires_grad for p in module.parameters())
+    shape = tuple(y.shape[1:] if len(y) == 1 else y.shape)
     return LayerSummary(
-        name, type(module).__name__, tuple(y.shape[1:]), weights, size, dense, 2 * products,
+        name, type(module).__name__, shape, weights, size, dense, 2 * products,
         sharing, learns,
     )  # fmt: skip

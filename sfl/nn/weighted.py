@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from sfl.nn.functional import has_own_forward
 from sfl.nn.spatial import SpatialFeatureLayer
 
 Weighted = nn.Conv2d | nn.Linear | SpatialFeatureLayer
@@ -42,14 +43,20 @@ def passed_by_errors(model: nn.Module, in_dimensions: tuple[int, int, int]) -> d
 
 def expect_no_others(model: nn.Module, norms: tuple[type[nn.Module], ...]) -> None:
     """Raises ValueError, with its name, for a module with weights of its own that is neither such
-    a layer nor one of the normalisations.
+    a layer nor one of the normalisations, and for such a layer with a forward of its own.
     """
     known = (*KINDS, *norms)
     for name, module in model.named_modules():
-        if not isinstance(module, known) and list(module.parameters(recurse=False)):
+        kind = next((kind for kind in known if isinstance(module, kind)), None)
+        if kind is None and list(module.parameters(recurse=False)):
             raise ValueError(
                 f"{name or 'the model'}: what a {type(module).__name__} does with weights of its "
                 f"own is not known, as it is of {', '.join(kind.__name__ for kind in known)}"
+            )
+        if kind in KINDS and has_own_forward(module, kind):
+            raise ValueError(
+                f"{name or 'the model'}: a {kind.__name__} with a forward of its own; what that "
+                "does with the weights is not known"
             )
 
 

@@ -157,8 +157,9 @@ class Scores(Record):
     )
     label: str | None = Field(
         None,
-        description="What it is: `pure`, `conv-like start`, `student of a sharing teacher`, "
-        "`soft`, `in time`, `shared`, or several of these. Not in earlier runs.",
+        description="What it is: `pure`, `conv-like start`, `student of a pure teacher`, "
+        "`student of a sharing teacher`, `soft`, `in time`, `shared`, or several of these. Not in "
+        "earlier runs.",
     )
 
 

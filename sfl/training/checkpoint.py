@@ -36,6 +36,8 @@ class Checkpoint:
     metrics: the lines of metrics.jsonl so far; None in a file of weights alone.
     so_far: of an epoch in which it was stopped, what EpochSoFar.saved gave; None between epochs.
     published: of a file of `sfl export`, what it says of itself.
+    taught_by: of weights with a teacher, what Teacher.about says of it; not in earlier ones.
+    sha256: of all that a file holds, where it was read.
     """
 
     path: Path
@@ -45,6 +47,8 @@ class Checkpoint:
     metrics: list[dict[str, Any]] | None = None
     so_far: dict[str, Any] | None = None
     published: dict[str, Any] | None = None
+    taught_by: dict[str, Any] | None = None
+    sha256: str | None = None
 
     @property
     def settings(self) -> Config:
@@ -63,8 +67,9 @@ def write_checkpoint(checkpoint: Checkpoint) -> None:
     progress: dict[str, Any] = {"images": checkpoint.images}
     if checkpoint.metrics is not None:
         progress |= {"metrics": checkpoint.metrics, "so_far": checkpoint.so_far}
-    if checkpoint.published is not None:
-        progress["published"] = checkpoint.published
+    for key in ("published", "taught_by"):
+        if (said := getattr(checkpoint, key)) is not None:
+            progress[key] = said
     metadata = {"format": FORMAT, "config": checkpoint.config, "progress": json.dumps(progress)}
     contiguous = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
     metadata["sha256"] = _hash(contiguous, metadata)
@@ -109,7 +114,8 @@ def read_checkpoint(path: Path, *, with_tensors: bool = True) -> Checkpoint:
         sizes, classes = images["in_dimensions"], images["classes"]
         if len(sizes) != 3 or not all(type(n) is int and n > 0 for n in sizes) or not classes:
             raise ValueError("no images have such sizes")
-        more = {key: progress.get(key) for key in ("metrics", "so_far", "published")}
+        more = {key: progress.get(key) for key in ("metrics", "so_far", "published", "taught_by")}
+        more["sha256"] = metadata.get("sha256")
         return Checkpoint(path, tensors, metadata["config"], images, **more)
     except (KeyError, TypeError, ValueError):
         raise _unusable(f"{path}: a damaged checkpoint: no config or no progress in it") from None

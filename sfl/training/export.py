@@ -46,7 +46,7 @@ def export(run: Run, path: Path, dtype: str, data_name: str) -> Published:
         images=data_name,
         accuracy=run.result.accuracy,
         n=run.result.n,
-        label=label(config, audited.sharing),
+        label=label(config, audited.sharing, checkpoint.taught_by),
         dtype=dtype,
     )
     said = published.to_dict()

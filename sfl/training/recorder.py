@@ -5,6 +5,8 @@ Only rank 0 writes.
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ class Recorder:
         self._writes = setup.world.is_first
         self._config = setup.config.to_yaml(share=True)
         self._images = setup.dataset.describe()
+        self._taught_by = setup.teacher.about if setup.teacher else None
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Writes config, environment and the metrics so far; removes an old result or failure.
@@ -93,7 +96,7 @@ class Recorder:
                 best_path = self._run.path / directory.BEST
                 with learner.tested():
                     weights = {f"model.{n}": t for n, t in learner.model.state_dict().items()}
-                    write_checkpoint(Checkpoint(best_path, weights, self._config, self._images))
+                    write_checkpoint(self._checkpoint(best_path, weights))
             # Also with each best: a resumed run must know the epoch of its best weights.
             self._write_last(learner.state(), metrics)
         self._write_metrics(metrics, epoch - 1)
@@ -130,7 +133,7 @@ class Recorder:
         except Exception as error:
             if isinstance(error, UserError) and error.exit_code is Exit.DIVERGED:
                 last = self._run.path / directory.LAST
-                error.message += f"; last good checkpoint: {last if last.exists() else 'none yet'}"
+                error.message += f"; last checkpoint: {last if last.exists() else 'none yet'}"
             if self._writes:
                 self._run.write_failure(error)
             raise
@@ -138,8 +141,11 @@ class Recorder:
     def _write_last(
         self, state: dict[str, Any], metrics: list[Metrics], so_far: dict[str, Any] | None = None
     ) -> None:
-        path = self._run.path / directory.LAST
-        write_checkpoint(Checkpoint(path, state, self._config, self._images, metrics, so_far))
+        last = self._checkpoint(self._run.path / directory.LAST, state)
+        write_checkpoint(replace(last, metrics=metrics, so_far=so_far))
+
+    def _checkpoint(self, path: Path, tensors: dict[str, Any]) -> Checkpoint:
+        return Checkpoint(path, tensors, self._config, self._images, taught_by=self._taught_by)
 
     def _write_metrics(self, metrics: list[Metrics], first: int = 0) -> None:
         """Writes metrics.jsonl and, by `train.tensorboard`, its new lines (from `first`) there."""

@@ -57,4 +57,5 @@ def find_teacher(
                 Exit.DATA,
             )
     model = restore(checkpoint, own).to(device)
-    return Teacher(model, train.teacher_temperature, train.teacher_share)
+    about = {"label": run.result.label, "sha256": checkpoint.sha256}
+    return Teacher(model, train.teacher_temperature, train.teacher_share, about)

@@ -28,8 +28,13 @@ from sfl.training.load import restore
 from sfl.training.setup import Setup, set_up
 
 
-def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, Any]]:
-    """The evaluation on the test set, and its fields of result.json."""
+def test_model(
+    setup: Setup, model: nn.Module, taught_by: dict[str, Any] | None
+) -> tuple[Evaluation, dict[str, Any]]:
+    """The evaluation on the test set, and its fields of result.json.
+
+    taught_by: as its checkpoint says it.
+    """
     evaluation = setup.evaluate(model, setup.test, "testing")
     refuse_loss(evaluation.loss, "test loss of the trained model")
     classes, feedback = setup.dataset.classes, setup.summary.feedback
@@ -54,7 +59,7 @@ def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, An
         "flops_per_image": setup.summary.flops,
         "training_flops_per_image": setup.summary.training_flops,
         "audit": audited.to_dict(),
-        "label": label(setup.config, audited.sharing),
+        "label": label(setup.config, audited.sharing, taught_by),
     }
 
 
@@ -65,7 +70,8 @@ def test_best(
     if setup.world.is_first:
         load_weights(read_checkpoint(run.path / BEST), model)
     setup.world.copy_first(model)
-    evaluation, result = test_model(setup, model)
+    taught_by = setup.teacher.about if setup.teacher else None
+    evaluation, result = test_model(setup, model, taught_by)
     named = {"run": run.name, "model": setup.config.model.name}
     values = {**named, **result, **cost(setup, metrics)}
     return evaluation, Result.check(values, RESULT)
@@ -147,7 +153,7 @@ def _test(
     model = restore(checkpoint, config)
     if known != seen:
         say(f"{path}: these are not the images of its run")
-    evaluation, result = test_model(setup, model.to(setup.device))
+    evaluation, result = test_model(setup, model.to(setup.device), checkpoint.taught_by)
     copies = test_copies(asked, setup, model, corrupted)
     if copies:
         keep(path, copies, same=known == seen and own.identity() == config.identity())

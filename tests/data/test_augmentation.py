@@ -183,6 +183,28 @@ def test_one_seed_and_epoch_one_result(split: Split) -> None:
     assert not equal(made, epoch_of(split, **EVERYTHING, seed=1))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"crop_padding": 4}, {"flip": "random"}, {"policy": "rand"}, {"cutout": 4}, {"mixup": 1.0},
+     {"cutmix": 1.0}],
+    ids=str,
+)  # fmt: skip
+def test_each_epoch_has_draws_of_its_own(change: dict[str, Any]) -> None:
+    """Images that are all alike, so that their order says nothing."""
+    alike = Split(
+        torch.arange(3072).view(1, 3, 32, 32).expand(60, -1, -1, -1).byte(), torch.arange(60) % 10
+    )
+    one, other = (epoch_of(alike, epoch=epoch, **change) for epoch in (1, 2))
+    if "mixup" in change or "cutmix" in change:  # alike images mix to what they were
+        mixes = [
+            Augmentation(**change).draw_mixes(4, (32, 32), partial(generator, 0), epoch)
+            for epoch in (1, 2)
+        ]
+        assert mixes[0] != mixes[1]
+    else:
+        assert not torch.equal(pixels(one), pixels(other))
+
+
 @pytest.mark.parametrize("purpose", ["policy", "cutout", "mixup", "cutmix", "flip"])
 def test_each_purpose_draws_for_itself(purpose: str, split: Split) -> None:
     """With other draws for one purpose, what the others do is as it was."""

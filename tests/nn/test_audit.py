@@ -12,6 +12,7 @@ from sfl.nn.feedback.rules import RULES
 from sfl.nn.models.networks import build_model
 from sfl.nn.norm import UnitBatchNormReLU
 from sfl.nn.spatial import SpatialFeatureLayer
+from sfl.nn.summary import summarize
 
 SIZE = (3, 6, 5)
 
@@ -116,6 +117,38 @@ def test_one_layer_that_is_run_twice() -> None:
     assert shares == {"0": ("shared", layer.weight_count(), 2)}
 
 
+class Tiles(nn.Module):
+    """Puts 2×2 tiles of the image beside each other as images, which one layer sees in turn."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        tiles = x.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5)  # (B, 3, 2, 3, 2, 2)
+        y: Tensor = self.layer(tiles.reshape(-1, *tiles.shape[3:]))
+        return y.reshape(len(x), -1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "grade", "numbers", "places"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), "shared", 12 * 5 + 5, 6),
+        (SpatialFeatureLayer((3, 2, 2), 5, 2), "shared", 12 * 5, 6),
+        (nn.Conv2d(3, 5, 2), "shared", 12 * 5 + 5, 6),
+        (nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12)), "soft", 24, 6),
+        (UnitBatchNormReLU((3, 2, 2)), "soft", 24, 6),
+    ],
+)
+def test_places_that_are_images_of_a_batch(
+    layer: nn.Module, grade: str, numbers: int, places: int
+) -> None:
+    (shares,) = audit(Tiles(layer), SIZE).layers
+    assert (shares.sharing, shares.shared, shares.places) == (grade, numbers, places)
+    flops = sum(each.flops for each in summarize(Tiles(layer), SIZE).layers)
+    assert flops == (0 if grade == "soft" else 2 * 12 * 5 * 6)
+
+
 class Backwards(nn.Module):
     """Its readout comes first in the order of its modules."""
 
@@ -143,6 +176,11 @@ class Uncalled(nn.Module):
         return F.linear(x, self.layer.weight)
 
 
+class SharedAfterAll(SpatialFeatureLayer):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv2d(input, self.weight[0, 0].permute(0, 3, 1, 2))
+
+
 def test_modules_that_it_cannot_judge_are_refused() -> None:
     with pytest.raises(ValueError, match="1: what a GroupNorm does with weights of its own"):
         audit(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4)), SIZE)
@@ -155,6 +193,11 @@ def test_modules_that_it_cannot_judge_are_refused() -> None:
     unseen.add_module("other", Uncalled(nn.Linear(4, 4)))
     with pytest.raises(ValueError, match=r"other\.layer: no call of it was seen"):
         audit(unseen, SIZE)
+    other_by_class, other_by_hand = SharedAfterAll(SIZE, 4, 3), nn.Conv2d(3, 4, 3)
+    other_by_hand.forward = torch.relu  # type: ignore[method-assign, assignment]
+    for layer, kind in ((other_by_class, "SpatialFeatureLayer"), (other_by_hand, "Conv2d")):
+        with pytest.raises(ValueError, match=f"0: a {kind} with a forward of its own; what that"):
+            audit(nn.Sequential(layer), SIZE)
     with pytest.raises(ValueError, match="rule 'bp' is none of backprop, fa"):
         audit(local(), SIZE, rule="bp")
 

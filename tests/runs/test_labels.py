@@ -45,6 +45,21 @@ def test_several_labels_are_joined_and_explained() -> None:
     assert explained(found).count(";") == 2
 
 
+@pytest.mark.parametrize(
+    ("of_teacher", "expected"),
+    [
+        ("pure", "student of a pure teacher"),
+        ("student of a pure teacher", "student of a pure teacher"),
+        ("conv-like start", "student of a sharing teacher"),
+        ("student of a sharing teacher", "student of a sharing teacher"),
+        (None, "student of a sharing teacher"),  # of an earlier version
+    ],
+)
+def test_a_student_is_what_its_teacher_was(of_teacher: str | None, expected: str) -> None:
+    config = from_text("model: {name: SimpleModel}\ntrain: {teacher: t-s0}\n", "c.yaml")
+    assert label(config, "strict", {"label": of_teacher, "sha256": "1f"}) == expected
+
+
 def model(path: Path, name: str, sharing: str | None) -> ComparedModel:
     numbers = dict.fromkeys(("shared", "statistics", "transported", "bits", "own_scales"), 0)
     words: dict[str, object] = {"transport": "strict", "in_words": [], "layers": []}

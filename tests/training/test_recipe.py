@@ -1,5 +1,6 @@
 """What long training needs, in whole runs: an average, Muon, a teacher; resuming is exact."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 
 from sfl.errors import Exit, UserError
 from sfl.runs.directory import BEST, CONFIG, LAST, Run
+from sfl.training import testing
+from sfl.training.export import export
 from sfl.training.fit import fit
 from sfl.training.load import load_run
 from sfl.training.memory import checkpoint_bytes
@@ -135,6 +138,29 @@ def test_a_teacher_by_name_lies_beside_the_run(taught_by: Path) -> None:
     assert moved.identity() == config.identity() and moved.continues(config)
     other = tiny_config("train.teacher=teacher", "train.teacher_share=0.5", base=DEEP)
     assert other.identity() != config.identity()
+
+
+def test_a_teacher_stays_the_same_and_its_label_counts(tmp_path: Path) -> None:
+    deep = DEEP.replace("same_start: true", "same_start: false")
+    teacher, student = new_run(tmp_path, "teacher"), new_run(tmp_path, "student")
+    fit(tiny_setup("train.epochs=1", base=deep), teacher)
+    config = tiny_config("train.teacher=teacher", base=deep)
+    with interrupted_after(1):
+        fit(set_up(config, runs=tmp_path), student)
+    teacher.path.rename(tmp_path / "first")
+    fit(tiny_setup("train.epochs=1", "train.seed=1", base=deep), new_run(tmp_path, "teacher"))
+    with pytest.raises(UserError, match="teacher: teacher is not what it was") as error:
+        fit(set_up(config, runs=tmp_path), Run(student.path))
+    assert error.value.exit_code == Exit.RUN
+    shutil.rmtree(tmp_path / "teacher")
+    (tmp_path / "first").rename(tmp_path / "teacher")
+    fit(set_up(config, runs=tmp_path), Run(student.path))
+    found = Run(student.path).result
+    assert found is not None and found.label == "student of a pure teacher"
+    tested = testing.test_weights(student.path / BEST, [], need_train=True)
+    assert tested.values["label"] == found.label
+    published = export(student, tmp_path / "w.safetensors", "bfloat16", "shapes")
+    assert published.label == found.label
 
 
 @pytest.mark.parametrize(
