@@ -18,13 +18,15 @@ def copies_lines(copies: Copies) -> Iterator[str]:
     if shifts := copies.shifts:
         each = [one for row in shifts.accuracy for one in row]
         yield (
-            f"moved by up to {shifts.pixels} pixels each way, filled with {shifts.fill}: accuracy "
+            f"moved by up to {shifts.pixels} pixel{'s' * (shifts.pixels > 1)} each way, filled "
+            f"with {shifts.fill}: accuracy "
             f"{shifts.mean:.2%} on average, {min(each):.2%} to {max(each):.2%}"
         )
     if corrupted := copies.corrupted:
+        count = len(corrupted.in_the_mean)
         yield (
             f"error on corrupted images {corrupted.mean_error:.2%}, mean over "
-            f"{len(corrupted.in_the_mean)} corruptions and their severities"
+            f"{count} corruption{'s' * (count > 1)} and the severities"
         )
 
 

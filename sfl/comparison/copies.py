@@ -40,6 +40,7 @@ def of_copies(model: ComparedModel) -> dict[str, Any]:
             runs=len(corrupted),
             error={name: _means([c.error[name] for c in corrupted]) for name in corrupted[0].error},
             mean_error=fmean(one.mean_error for one in corrupted),
+            in_the_mean=corrupted[0].in_the_mean,
         )
     return found
 

@@ -55,6 +55,7 @@ class Corrupted(_Values):
         description="Mean test error of those by corruption, and by its severity from 1 on."
     )
     mean_error: float = Field(description="As in a run's copies.json: mean over corruptions.")
+    in_the_mean: list[str] = Field(description="The corruptions in that mean.")
 
 
 class Model(_Values):

@@ -17,6 +17,7 @@ ONE_SEED = f"{ONE_RUN}: other seeds may differ by more"
 BOOTSTRAP = "the bootstrap's interval covers the draw of the test images"
 WELCH = f"{BOOTSTRAP}; Welch's interval covers the seeds"
 NO_SPREAD = "all runs of a model have the same accuracy: that says nothing about other seeds"
+OTHER_CORRUPTIONS = "models were tested with different corruptions: their mean errors say little"
 TIMES_VARY = 1.1  # longest by shortest training time, from which on it is remarked
 
 
@@ -41,6 +42,8 @@ def remarks(
                 found.append(f"{run} has not finished: its best weights after {done}")
     if any(model.n == 1 for model in models):
         found.append(ONE_SEED)
+    if len({tuple(m.corrupted.in_the_mean) for m in models if m.corrupted}) > 1:
+        found.append(OTHER_CORRUPTIONS)
     if any(model.accuracy_interval is None for model in models):
         found.append(NO_SPREAD)
     if any(difference.welch for difference in differences):

@@ -77,9 +77,9 @@ def p_text(p: float) -> str:
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
 
 
-def _of(runs: int, model: Model, before: str = "; ", behind: str = "") -> str:
+def _of(runs: int, model: Model, before: str = "; ") -> str:
     """Of a number that not all runs have, how many have it."""
-    return "" if runs == model.n else f"{before}{runs} of {model.n} runs{behind}"
+    return "" if runs == model.n else f"{before}{runs} of {model.n} runs"
 
 
 OF_MODELS: dict[str, Callable[[Model], str]] = {
@@ -107,7 +107,8 @@ OF_MODELS: dict[str, Callable[[Model], str]] = {
         else ""
     ),
     "error, images corrupted": lambda m: (
-        f"{percent_text(m.corrupted.mean_error)}{_of(m.corrupted.runs, m, ' (', ')')}"
+        f"{percent_text(m.corrupted.mean_error)} (mean of {len(m.corrupted.in_the_mean)}"
+        f"{_of(m.corrupted.runs, m)})"
         if m.corrupted
         else ""
     ),

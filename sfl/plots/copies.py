@@ -36,7 +36,9 @@ def pictures(tested: Mapping[str, Any], title: str) -> list[Picture]:
         found.append(Picture("shifts", caption, draw, size))
     if corrupted:
         names = dict.fromkeys(name for each in corrupted.values() for name in each.error)
-        caption = "Test error on corrupted images, mean over the severities, by corruption."
+        caption = (
+            "Test error on corrupted images by corruption: each severity, and large their mean."
+        )
         height = 1.4 + len(names) * (0.12 + 0.13 * len(corrupted))
         draw = partial(_errors, corrupted, list(names), title)
         found.append(Picture("corruptions", caption, draw, (5.2, height)))
@@ -72,16 +74,23 @@ def _maps(shifts: Mapping[str, Shifts], title: str, figure: "Figure") -> None:
 def _errors(
     corrupted: Mapping[str, Corrupted], names: list[str], title: str, figure: "Figure"
 ) -> None:
-    axes, marks = figure.add_subplot(), []
-    for style, (model, one) in zip(line_styles(len(corrupted)), corrupted.items(), strict=True):
-        known = [(place, one.error[name]) for place, name in enumerate(names) if name in one.error]
-        means = [100 * sum(errors) / len(errors) for _, errors in known]
-        places = [place for place, _ in known]
-        marks += axes.plot(means, places, ls="", marker=style["marker"], label=_label(model, one))
+    axes, marks, count = figure.add_subplot(), [], len(corrupted)
+    for number, (model, one) in enumerate(corrupted.items()):
+        place = {name: at + (number + 0.5) / count * 0.7 - 0.35 for at, name in enumerate(names)}
+        known = {name: [100 * error for error in each] for name, each in one.error.items()}
+        every = [(error, place[name]) for name, each in known.items() for error in each]
+        means = [(sum(each) / len(each), place[name]) for name, each in known.items()]
+        colour, marker = f"C{number}", line_styles(count)[number]["marker"]
+        axes.plot(*zip(*every, strict=True), ls="", marker="|", color=colour, alpha=0.6)
+        marks += axes.plot(
+            *zip(*means, strict=True), ls="", marker=marker, color=colour, label=_label(model, one)
+        )
+    for between in range(1, len(names)):
+        axes.axhline(between - 0.5, color="0.9", lw=0.5, zorder=0)
     axes.set_yticks(range(len(names)), [shorten(name.replace("_", " "), 20) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("test error, %")
     axes.set_xlim(0, 100)
-    axes.grid(alpha=0.25)
+    axes.grid(axis="x", alpha=0.25)
     add_title(figure, title)
     add_legend(figure, marks, loc="outside lower left", ncols=2)

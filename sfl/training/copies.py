@@ -25,11 +25,21 @@ from sfl.training.views import View, Viewed, averaged_views
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked for. views: 2, 18 or 50. shifts: the most pixels. corrupted: a folder."""
+    """What is asked for. views: 2, 18 or 50. shifts: the most pixels. corrupted: a folder.
+
+    Raises UserError for another number of views, before images are read.
+    """
 
     views: int | None = None
     shifts: int | None = None
     corrupted: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.views is not None:
+            try:
+                averaged_views(self.views)
+            except ValueError as error:
+                raise UserError(f"--views {error}") from None
 
 
 NOTHING = Asked()
@@ -42,10 +52,7 @@ def checked(asked: Asked, setup: Setup) -> Corrupted | None:
     """
     _, height, width = setup.dataset.in_dimensions
     if asked.views is not None:
-        try:
-            most = max(view.down for view in averaged_views(asked.views))
-        except ValueError as error:
-            raise UserError(f"--views {error}") from None
+        most = max(view.down for view in averaged_views(asked.views))
         _check_move(f"--views {asked.views}", most, range(min(height, width)))
     if asked.shifts is not None:
         _check_move(f"--shifts {asked.shifts}", asked.shifts, range(1, min(height, width)))

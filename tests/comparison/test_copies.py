@@ -14,6 +14,7 @@ from sfl.comparison.copies import of_copies
 from sfl.comparison.model import ComparedModel
 from sfl.comparison.results import read_result
 from sfl.comparison.schema import Comparison
+from sfl.comparison.sentences import OTHER_CORRUPTIONS
 from sfl.comparison.table import rows, to_csv
 from sfl.config.load import from_text
 from sfl.errors import UserError
@@ -72,7 +73,15 @@ def test_they_are_rows_of_the_table(compared: Comparison) -> None:
     found = dict(rows(compared))
     assert found["accuracy, mean over views"] == ["60.00 % (18 views; 1 of 2 runs)", ""]
     assert found["accuracy, images moved"] == ["50.00 % (up to 1 pixels; 1 of 2 runs)", ""]
-    assert found["error, images corrupted"] == ["40.00 %", ""]
+    assert found["error, images corrupted"] == ["40.00 % (mean of 1)", ""]
+
+
+def test_means_over_other_corruptions_are_told_apart(tmp_path: Path) -> None:
+    other = {"error": {"frost": [0.3]}, "mean_error": 0.3, "in_the_mean": ["frost"]}
+    first, second = model(tmp_path, "a", corrupted(0.2)), model(tmp_path, "b", corrupted(0.3))
+    third = model(tmp_path, "c", {"corrupted": other})
+    assert OTHER_CORRUPTIONS not in compare([first, second]).remarks
+    assert OTHER_CORRUPTIONS in compare([first, third]).remarks
 
 
 def test_csv_has_the_same_columns_with_and_without_them(
@@ -99,7 +108,8 @@ def test_pictures_show_every_model_that_has_them(compared: Comparison) -> None:
     errors.draw(bars)
     (axes,) = bars.axes
     found: list[Any] = [line.get_xdata() for line in axes.lines]
-    assert [list(each) for each in found] == [[pytest.approx(40)]] * 2
+    means, severities = [pytest.approx(40)], pytest.approx([30, 50])
+    assert [list(each) for each in found] == [severities, means] * 2
     assert copies.pictures({"c": compared.models[1]}, "title") == []
 
 
