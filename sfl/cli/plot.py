@@ -11,14 +11,16 @@ from sfl.errors import UserError
 
 RunArgument = Annotated[
     str,
-    typer.Argument(metavar="RUN", help="A run, or its folder.", autocompletion=completion.runs),
+    typer.Argument(
+        metavar="RUN_OR_FILE", help="A run, or a file of weights.", autocompletion=completion.runs
+    ),
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
         callback=at_home,
-        help="Folder for the pictures; default: plots in the run.",
+        help="Folder for the pictures; default: plots in the run, or beside the file.",
     ),
 ]
 
@@ -47,35 +49,41 @@ def plot(
     Examples:
       sfl plot spatial-s0
       sfl plot spatial-s0 --layer features.3 --units 0,1 --set data.root=/data
+      sfl plot weights.safetensors --out pictures
     """
     from sfl.cli import layout
     from sfl.config.load import override
     from sfl.files import check_folder
     from sfl.pictures import need_matplotlib, write_pictures
     from sfl.progress import say
-    from sfl.runs.store import find, find_weights
+    from sfl.runs.directory import BEST, Run
+    from sfl.runs.store import find_weights
 
     need_matplotlib("plot")
     chosen, places = _numbers("--units", units), _numbers("--images", images)
-    found = find(runs, run)
-    find_weights(runs, run)  # before torch is imported, which takes a second
+    weights = find_weights(runs, run)  # before torch is imported, which takes a second
+    found = Run(weights.parent)
+    name = found.name if weights.name == BEST else weights.stem
     folder = out or found.path / "plots"
     check_folder(folder, "--out")
     from sfl.plots.run import run_pictures
+    from sfl.training.checkpoint import read_checkpoint
     from sfl.training.images import check_channels
-    from sfl.training.load import load_run
+    from sfl.training.load import restore
 
-    loaded = load_run(found.path)
-    config = override(loaded.config, set_ or [])
-    check_channels(config, loaded.in_dimensions)
+    checkpoint = read_checkpoint(weights)
+    config, (in_dimensions, _) = override(checkpoint.settings, set_ or []), checkpoint.sizes
+    check_channels(config, in_dimensions)
+    model = restore(checkpoint, checkpoint.settings).eval()
     shown = run_pictures(
-        found, config, loaded.model, loaded.in_dimensions,
+        found, config, model, in_dimensions,
+        name=name, fingerprint=checkpoint.images["fingerprints"]["test"],
         layer=layer, units=chosen, places=places, data_name=data_name,
     )  # fmt: skip
     write_pictures(shown, folder)
     if as_json:
         listed = [{"name": picture.name, "caption": picture.caption} for picture in shown]
-        layout.print_json({"run": found.name, "folder": str(folder), "pictures": listed})
+        layout.print_json({"run": name, "folder": str(folder), "pictures": listed})
         return
     for picture in shown:
         layout.print_lines([f"{folder / picture.name}.svg  {picture.caption}"])

@@ -21,19 +21,20 @@ SHOWN_IMAGES, SHOWN_UNITS, SHOWN_FIELDS = 6, 6, 3  # by default
 
 def run_pictures(
     run: Run, config: Config, model: "nn.Module", in_dimensions: tuple[int, int, int], *,
-    layer: str | None = None, units: Sequence[int] | None = None,
+    name: str, fingerprint: str, layer: str | None = None, units: Sequence[int] | None = None,
     places: Sequence[int] | None = None, data_name: str | None = None,
 ) -> list[Picture]:  # fmt: skip
     """The pictures of a run and its trained model (on the CPU, in evaluation mode).
 
-    layer: the name of the layer whose filters are shown; None: the first one. units: the numbers of
-    its units. places: the numbers of the test images. data_name: what the images are called.
+    name: what the pictures call it. fingerprint: of its test images. layer: the name of the layer
+    whose filters are shown; None: the first one. units: the numbers of its units. places: the
+    numbers of the test images. data_name: what the images are called.
 
     Raises UserError (exit 2) for a layer, a unit or an image that doesn't exist.
     """
     network = f"{config.model.name}, {config.model.storage or 'weights shared'}"
     data = data_name or name_of_images(config.data.source)
-    uncounted = f"{shorten(run.name)}: {network}\n{shorten(data)}"
+    uncounted = f"{shorten(name)}: {network}\n{shorten(data)}"
     title = f"{uncounted}, n = 1"
     layers = _layers(model, in_dimensions)
     chosen = _index_of([one.name for one in layers], layer)
@@ -46,10 +47,10 @@ def run_pictures(
     predicted = measures.predictions(config, run.metrics, model, positions)
     shown += measures.measures_pictures(run.metrics, predicted, title)
     if kept := run.record(COPIES, Copies):
-        shown += copies.pictures({run.name: kept}, uncounted)
+        shown += copies.pictures({name: kept}, uncounted)
     shown += figures.filter_pictures(layers, chosen, units, title)
     try:
-        images = load_test_images(config, run.provenance.test if run.provenance else "")
+        images = load_test_images(config, fingerprint)
     except UserError as error:
         say(f"no receptive fields and no activation maps: {error}")
         return shown

@@ -46,6 +46,16 @@ def test_what_is_shown_can_be_chosen(run: Path, tmp_path: Path) -> None:
     assert not (run / "plots").exists()
 
 
+def test_a_file_of_weights(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "published.safetensors"
+    assert sfl("export", "tiny-s0", file, "--runs", run.parent).returncode == 0
+    done = sfl("plot", file, "--json")
+    assert done.returncode == 0, done.stderr
+    described = json.loads(done.stdout)
+    assert (described["run"], described["folder"]) == ("published", str(tmp_path / "plots"))
+    assert {picture["name"] for picture in described["pictures"]} == ALL - {"curves"}
+
+
 def test_shared_filters_and_the_leak_of_dense_storage(tmp_path: Path, tiny: Path) -> None:
     for name, setting in (("conv", "model.layer=conv"), ("dense", "model.storage=dense")):
         done = sfl(
@@ -136,10 +146,18 @@ def test_each_picture_shows_what_it_says(run: Path) -> None:
     from sfl.runs.directory import Run
     from sfl.training.load import load_run
 
-    loaded = load_run(run)
+    loaded, tested_on = load_run(run), Run(run).provenance
+    assert tested_on is not None
     dims = loaded.in_dimensions
     shown = run_pictures(
-        Run(run), loaded.config, loaded.model, dims, units=[1, 3, 0, 4], places=[0, 5, 9]
+        Run(run),
+        loaded.config,
+        loaded.model,
+        dims,
+        name="run",
+        fingerprint=tested_on.test,
+        units=[1, 3, 0, 4],
+        places=[0, 5, 9],
     )
     drawn = {}
     for picture in shown:
