@@ -62,9 +62,9 @@ def plot(
     need_matplotlib("plot")
     chosen, places = _numbers("--units", units), _numbers("--images", images)
     weights = find_weights(runs, run)  # before torch is imported, which takes a second
-    found = Run(weights.parent)
-    name = found.name if weights.name == BEST else weights.stem
-    folder = out or found.path / "plots"
+    found = Run(weights.resolve().parent) if weights.name == BEST else None
+    name = found.name if found else weights.stem
+    folder = out or weights.parent / "plots"
     check_folder(folder, "--out")
     from sfl.plots.run import run_pictures
     from sfl.training.checkpoint import read_checkpoint

@@ -40,23 +40,24 @@ def show(
     from sfl.runs.store import search
     from sfl.training.audit import audit_model
     from sfl.training.checkpoint import read_checkpoint
-    from sfl.training.images import image_shape
+    from sfl.training.images import image_sizes
     from sfl.training.setup import describe_model
 
-    taught_by = None
-    if what.endswith(".safetensors"):
-        checkpoint = read_checkpoint(Path(what), with_tensors=False)
-        config, shape = override(checkpoint.settings, set_ or []), checkpoint.sizes
-        taught_by = checkpoint.taught_by
-    elif run := search(runs, what):
+    run = None if what.endswith(".safetensors") else search(runs, what)
+    weights = run.path / BEST if run else Path(what)
+    checkpoint = None
+    if weights.suffix == ".safetensors" and (run is None or weights.exists()):
+        checkpoint = read_checkpoint(weights, with_tensors=False)
+    if run:
         config = override(from_tree(run.config_tree), set_ or [])
-        shape = image_shape(config, run.path / BEST)
-        if (run.path / BEST).exists():
-            taught_by = read_checkpoint(run.path / BEST, with_tensors=False).taught_by
+    elif checkpoint:
+        config = override(checkpoint.settings, set_ or [])
     else:
         config = load(what, set_ or [])
-        shape = image_shape(config)
+    # A run's images need not be there any more.
+    shape = checkpoint.sizes if checkpoint else image_sizes(config)[:2]
     described = describe_model(config, *shape), audit_model(config, *shape)
+    taught_by = checkpoint.taught_by if checkpoint else None
     print_model(config, *described, taught_by, as_json, model=config.model.name)
 
 

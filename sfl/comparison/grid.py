@@ -257,7 +257,8 @@ def plan_cells(
 def describe(grid: Grid, models: Sequence[Model], trials: Sequence[Trial]) -> schema.Grid:
     """The study's axes and cells for its JSON. models: of the cells that have one."""
     accuracies = {model.name: model.accuracy for model in models}
-    there = [cell for cell in grid.cells if cell.name in accuracies]
+    by_name = {cell.name: cell for cell in grid.cells}
+    there = [by_name[model.name] for model in models]
     accuracy = {frozenset(cell.variants.items()): accuracies[cell.name] for cell in there}
     axes = {axis: list(variants) for axis, variants in grid.settings.axes.items()}
     chosen = choose(trials)

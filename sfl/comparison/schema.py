@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sfl.runs.labels import LABELS
+
 SCHEMA_VERSION = 1  # rises if a field is removed or changes its meaning, not if one is added
 
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -67,9 +69,8 @@ class Model(_Values):
     storage: Literal["local", "dense"] | None = Field(description="Of spatial layers; else null.")
     label: str | None = Field(
         None,
-        description="What it is: pure, conv-like start, student of a pure teacher, student of a "
-        "sharing teacher, soft, in time, shared, or several of these; null: its runs have no "
-        "audit.",
+        description=f"What it is: {', '.join(LABELS)}, or several of these; null: its runs have "
+        "no audit.",
     )
     sharing: str | None = Field(
         None,

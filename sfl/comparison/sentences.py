@@ -17,7 +17,7 @@ ONE_SEED = f"{ONE_RUN}: other seeds may differ by more"
 BOOTSTRAP = "the bootstrap's interval covers the draw of the test images"
 WELCH = f"{BOOTSTRAP}; Welch's interval covers the seeds"
 NO_SPREAD = "all runs of a model have the same accuracy: that says nothing about other seeds"
-OTHER_CORRUPTIONS = "models were tested with different corruptions: their mean errors say little"
+OTHER_CORRUPTIONS = "not tested with the same corruptions: mean errors can't be compared"
 TIMES_VARY = 1.1  # longest by shortest training time, from which on it is remarked
 
 

@@ -241,7 +241,7 @@ EMPTY: dict[str, Any] = {
     "target": dict.fromkeys(Target.model_fields),
     "views": dict.fromkeys(Views.model_fields),
     "shifts": dict.fromkeys(Shifts.model_fields, None) | {"accuracy": []},
-    "corrupted": dict.fromkeys(Corrupted.model_fields) | {"error": {}},
+    "corrupted": dict.fromkeys(Corrupted.model_fields) | {"error": {}, "in_the_mean": []},
 }
 
 

@@ -1,7 +1,5 @@
 """Distillation: a trained network's answers are learnt beside the labels (Hinton et al. 2015)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,17 +12,12 @@ class Teacher:
     + s · T² · KL(teacher ‖ student), the mean over images, with the softmax of both at T. T² keeps
     the size of the gradients the same for all T.
 
-    about: what the student's files are to say of it.
-
     The model must be on its device, and take images as the student does; it is never changed.
     """
 
-    def __init__(
-        self, model: nn.Module, temperature: float = 4.0, share: float = 0.9,
-        about: dict[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, model: nn.Module, temperature: float = 4.0, share: float = 0.9) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.temperature, self.share, self.about = temperature, share, about
+        self.temperature, self.share = temperature, share
 
     @torch.no_grad()
     def answers(self, images: Tensor) -> Tensor:

@@ -202,7 +202,8 @@ def _sharing(
 
 def _of_local(layer: SpatialFeatureLayer, uses: int, sleeps: bool) -> Fields:
     if uses > 1:  # for several parts of an image, or at several places of the network
-        return _common("shared", layer.weight_count(), uses)
+        own = 0 if layer.bias is None else layer.bias.numel()
+        return _common("shared", layer.weight_count() + own, uses)
     positions = math.prod(layer.out_dimensions[1:])
     biases = 0 if layer.bias is None else layer.out_channels
     if not sleeps:

@@ -176,7 +176,7 @@ def _layer(name: str, module: nn.Module, x: Tensor, y: Tensor) -> LayerSummary:
     elif isinstance(module, nn.Linear):
         dense, sharing, products = weights, "none", module.weight.numel() * units // y.shape[-1]
     learns = any(p.requires_grad for p in module.parameters())
-    shape = tuple(y.shape[1:] if len(y) == 1 else y.shape)
+    shape = tuple(y.shape[1:] if y.shape[:1] == (1,) else y.shape)
     return LayerSummary(
         name, type(module).__name__, shape, weights, size, dense, 2 * products,
         sharing, learns,

@@ -37,7 +37,7 @@ def pictures(tested: Mapping[str, Any], title: str) -> list[Picture]:
     if corrupted:
         names = dict.fromkeys(name for each in corrupted.values() for name in each.error)
         caption = (
-            "Test error on corrupted images by corruption: each severity, and large their mean."
+            "Test error on corrupted images: a line for each severity, a large mark for their mean."
         )
         height = 1.4 + len(names) * (0.12 + 0.13 * len(corrupted))
         draw = partial(_errors, corrupted, list(names), title)

@@ -20,12 +20,13 @@ SHOWN_IMAGES, SHOWN_UNITS, SHOWN_FIELDS = 6, 6, 3  # by default
 
 
 def run_pictures(
-    run: Run, config: Config, model: "nn.Module", in_dimensions: tuple[int, int, int], *,
+    run: Run | None, config: Config, model: "nn.Module", in_dimensions: tuple[int, int, int], *,
     name: str, fingerprint: str, layer: str | None = None, units: Sequence[int] | None = None,
     places: Sequence[int] | None = None, data_name: str | None = None,
 ) -> list[Picture]:  # fmt: skip
     """The pictures of a run and its trained model (on the CPU, in evaluation mode).
 
+    run: whose curves and tests are drawn, too; None: weights alone.
     name: what the pictures call it. fingerprint: of its test images. layer: the name of the layer
     whose filters are shown; None: the first one. units: the numbers of its units. places: the
     numbers of the test images. data_name: what the images are called.
@@ -42,11 +43,12 @@ def run_pictures(
     fields_of = list(range(min(SHOWN_FIELDS, count))) if units is None else units
     units = list(range(min(SHOWN_UNITS, count))) if units is None else units
     _refuse_missing("--units", units, count, f"{layers[chosen].name} has units")
-    shown = figures.metrics_pictures(run.metrics, title) if run.metrics else []
+    metrics = run.metrics if run else []
+    shown = figures.metrics_pictures(metrics, title) if metrics else []
     positions = {one.name: math.prod(one.positions) for one in layers}
-    predicted = measures.predictions(config, run.metrics, model, positions)
-    shown += measures.measures_pictures(run.metrics, predicted, title)
-    if kept := run.record(COPIES, Copies):
+    predicted = measures.predictions(config, metrics, model, positions)
+    shown += measures.measures_pictures(metrics, predicted, title)
+    if run and (kept := run.record(COPIES, Copies)):
         shown += copies.pictures({name: kept}, uncounted)
     shown += figures.filter_pictures(layers, chosen, units, title)
     try:

@@ -4,7 +4,7 @@ The audit's grade of sharing says what the network has in common between positio
 normalisation's scales. The label says how its weights came to be what they are.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sfl.config.schema import Config
@@ -13,23 +13,12 @@ from sfl.config.schema import Config
 LABELS = {
     "pure": "every position has weights of its own, drawn and trained by themselves",
     "conv-like start": "every position has weights of its own, which began as the same kernel",
-    "student of a pure teacher": "it learns the answers of another network, too, that is pure",
-    "student of a sharing teacher": "it learns the answers of another network, too, that isn't "
-    "known to be pure and whose sharing it may take over",
+    "student of a pure teacher": "it also learns the answers of a network that is pure",
+    "student of a sharing teacher": "it also learns the answers of a network that isn't known to "
+    "be pure, and may take over its sharing",
     "soft": "a regulariser pulls the weights of different positions together",
     "in time": "sleep pulls the weights of different positions together, between steps",
     "shared": "one weight is used at several positions",
-}
-# A setting that makes something else of a network: a line here, and one above. (Of "soft" there is
-# none yet.)
-_HOLDS: dict[str, Callable[[Config, str, bool], bool]] = {
-    "conv-like start": lambda config, _, pure: config.model.same_start,
-    "student of a pure teacher": lambda config, _, pure: config.train.teacher is not None and pure,
-    "student of a sharing teacher": lambda config, _, pure: (
-        config.train.teacher is not None and not pure
-    ),
-    "in time": lambda _, sharing, pure: sharing == "in time",
-    "shared": lambda _, sharing, pure: sharing == "shared",
 }
 _PURE = ("pure", "student of a pure teacher")
 
@@ -39,9 +28,15 @@ def label(config: Config, sharing: str, taught_by: Mapping[str, Any] | None = No
 
     sharing: the grade of its audit. taught_by: what its checkpoint says of its teacher.
     """
-    pure = (taught_by or {}).get("label") in _PURE
-    holding = [name for name, holds in _HOLDS.items() if holds(config, sharing, pure)]
-    return ", ".join(holding) or "pure"
+    taught, pure = config.train.teacher is not None, (taught_by or {}).get("label") in _PURE
+    holds = {  # a line for each of LABELS but "pure"; of "soft" there is no setting yet
+        "conv-like start": config.model.same_start,
+        "student of a pure teacher": taught and pure,
+        "student of a sharing teacher": taught and not pure,
+        "in time": sharing == "in time",
+        "shared": sharing == "shared",
+    }
+    return ", ".join(name for name, does in holds.items() if does) or "pure"
 
 
 def explained(of: str) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sfl.errors import Exit, UserError
+from sfl.runs.labels import LABELS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -157,9 +158,7 @@ class Scores(Record):
     )
     label: str | None = Field(
         None,
-        description="What it is: `pure`, `conv-like start`, `student of a pure teacher`, "
-        "`student of a sharing teacher`, `soft`, `in time`, `shared`, or several of these. Not in "
-        "earlier runs.",
+        description=f"What it is: {', '.join(LABELS)}, or several of these. Not in earlier runs.",
     )
 
 

@@ -36,7 +36,7 @@ class Checkpoint:
     metrics: the lines of metrics.jsonl so far; None in a file of weights alone.
     so_far: of an epoch in which it was stopped, what EpochSoFar.saved gave; None between epochs.
     published: of a file of `sfl export`, what it says of itself.
-    taught_by: of weights with a teacher, what Teacher.about says of it; not in earlier ones.
+    taught_by: of weights that had a teacher, what `find_teacher` said of it; not in earlier files.
     sha256: of all that a file holds, where it was read.
     """
 

@@ -1,5 +1,6 @@
 """The experiment, from top to bottom: build, train epoch by epoch, save, test, write down."""
 
+from dataclasses import replace
 from typing import Any
 
 from sfl.progress import TrainingDisplay
@@ -25,6 +26,8 @@ def fit(setup: Setup, run: Run) -> dict[str, Any]:
     """
     epochs = setup.config.train.epochs
     checkpoint = last_checkpoint(setup, run)
+    if checkpoint:  # of an earlier version it doesn't say of which teacher the weights are
+        setup = replace(setup, taught_by=checkpoint.taught_by)
     remark(setup, run)
     recorder = Recorder(setup, run)
     recorder.begin(checkpoint)  # first: a run that is stopped while the model is built is listed

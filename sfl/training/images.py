@@ -8,7 +8,6 @@ from sfl.data.dataset import Dataset, Split, hold_out, subset
 from sfl.data.sources import load_dataset
 from sfl.errors import Exit, UserError
 from sfl.progress import say
-from sfl.training.checkpoint import read_checkpoint
 
 
 class Sizes(NamedTuple):
@@ -92,16 +91,6 @@ def image_sizes(config: Config) -> Sizes:
         return Sizes.of(load_images(config))
     shapes = config.data.source == "shapes"
     return Sizes((3, 32, 32), 10, config.data.shapes.train if shapes else 50_000)
-
-
-def image_shape(config: Config, weights: Path | None = None) -> tuple[tuple[int, int, int], int]:
-    """(C, H, W) and the number of classes of the config's images, as `image_sizes` has them.
-
-    weights: a run's file of weights, which remembers its images; they need not be there any more.
-    """
-    if weights is not None and weights.exists():
-        return read_checkpoint(weights, with_tensors=False).sizes
-    return image_sizes(config)[:2]
 
 
 def check_channels(config: Config, in_dimensions: tuple[int, int, int]) -> None:

@@ -5,7 +5,6 @@ Only rank 0 writes.
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ class Recorder:
         self._writes = setup.world.is_first
         self._config = setup.config.to_yaml(share=True)
         self._images = setup.dataset.describe()
-        self._taught_by = setup.teacher.about if setup.teacher else None
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Writes config, environment and the metrics so far; removes an old result or failure.
@@ -141,11 +139,12 @@ class Recorder:
     def _write_last(
         self, state: dict[str, Any], metrics: list[Metrics], so_far: dict[str, Any] | None = None
     ) -> None:
-        last = self._checkpoint(self._run.path / directory.LAST, state)
-        write_checkpoint(replace(last, metrics=metrics, so_far=so_far))
+        path = self._run.path / directory.LAST
+        write_checkpoint(self._checkpoint(path, state, metrics=metrics, so_far=so_far))
 
-    def _checkpoint(self, path: Path, tensors: dict[str, Any]) -> Checkpoint:
-        return Checkpoint(path, tensors, self._config, self._images, taught_by=self._taught_by)
+    def _checkpoint(self, path: Path, tensors: dict[str, Any], **more: Any) -> Checkpoint:
+        taught_by = self._setup.taught_by
+        return Checkpoint(path, tensors, self._config, self._images, taught_by=taught_by, **more)
 
     def _write_metrics(self, metrics: list[Metrics], first: int = 0) -> None:
         """Writes metrics.jsonl and, by `train.tensorboard`, its new lines (from `first`) there."""

@@ -63,10 +63,10 @@ def last_checkpoint(setup: Setup, run: Run) -> Checkpoint | None:
         )
     _refuse_other_images(run, checkpoint, setup)
     _refuse_other_settings(setup.config, checkpoint)
-    taught_by = checkpoint.taught_by  # of earlier versions None
-    if setup.teacher and taught_by and setup.teacher.about != taught_by:
+    then, now = checkpoint.taught_by, setup.taught_by
+    if then and now and then["sha256"] != now["sha256"]:
         said = f"{run.path}: train.teacher: {setup.config.train.teacher} is not what it was"
-        raise UserError(said, "put back the run from which it learnt until now", Exit.RUN)
+        raise UserError(said, "put that teacher back, or train a new student", Exit.RUN)
     if checkpoint.metrics and setup.validation is not None:  # it may stay the best
         read_checkpoint(run.path / BEST, with_tensors=False)
     return checkpoint

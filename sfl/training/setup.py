@@ -54,6 +54,7 @@ class Setup:
     summary: ModelSummary
     world: World = ALONE
     teacher: Teacher | None = None
+    taught_by: dict[str, Any] | None = None  # as checkpoints say it
 
     @property
     def steps_per_epoch(self) -> int:
@@ -107,7 +108,8 @@ def set_up(
     dataset = dataset or images.load_images(config, need_train=need_train)
     train, validation = images.train_and_validation(config, dataset)
     refuse_other_workers(config, precision, dataset, world)
-    teacher = find_teacher(config, runs, dataset, device) if training else None
+    found = find_teacher(config, runs, dataset, device) if training else None
+    teacher, taught_by = found or (None, None)
     if teacher is not None:
         answers = summarize(teacher.model, sizes.in_dimensions).flops
         summary = replace(summary, step_flops=summary.training_flops + answers)
@@ -124,6 +126,7 @@ def set_up(
         summary=summary,
         world=world,
         teacher=teacher,
+        taught_by=taught_by,
     )
 
 

@@ -1,6 +1,7 @@
 """The teacher of a run: another run that has finished, and was trained on the same images."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,8 +18,10 @@ from sfl.training.load import restore
 
 def find_teacher(
     config: Config, runs: Path, dataset: Dataset, device: torch.device
-) -> Teacher | None:
-    """None where the config has none. runs: the folder where a teacher of that name may be.
+) -> tuple[Teacher, dict[str, Any]] | None:
+    """The teacher, and what the student's checkpoints say of it: its label and a hash.
+
+    None where the config has none. runs: the folder where a teacher of that name may be.
 
     Raises UserError (exit 4) where there is no such finished run, (exit 3) where it was trained on
     other images or another part of them, or takes them otherwise normalised.
@@ -57,5 +60,5 @@ def find_teacher(
                 Exit.DATA,
             )
     model = restore(checkpoint, own).to(device)
-    about = {"label": run.result.label, "sha256": checkpoint.sha256}
-    return Teacher(model, train.teacher_temperature, train.teacher_share, about)
+    teacher = Teacher(model, train.teacher_temperature, train.teacher_share)
+    return teacher, {"label": run.result.label, "sha256": checkpoint.sha256}

@@ -4,6 +4,7 @@ A run reads its test set once, at the end. Writes nothing.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,13 +29,8 @@ from sfl.training.load import restore
 from sfl.training.setup import Setup, set_up
 
 
-def test_model(
-    setup: Setup, model: nn.Module, taught_by: dict[str, Any] | None
-) -> tuple[Evaluation, dict[str, Any]]:
-    """The evaluation on the test set, and its fields of result.json.
-
-    taught_by: as its checkpoint says it.
-    """
+def test_model(setup: Setup, model: nn.Module) -> tuple[Evaluation, dict[str, Any]]:
+    """The evaluation on the test set, and its fields of result.json."""
     evaluation = setup.evaluate(model, setup.test, "testing")
     refuse_loss(evaluation.loss, "test loss of the trained model")
     classes, feedback = setup.dataset.classes, setup.summary.feedback
@@ -59,7 +55,7 @@ def test_model(
         "flops_per_image": setup.summary.flops,
         "training_flops_per_image": setup.summary.training_flops,
         "audit": audited.to_dict(),
-        "label": label(setup.config, audited.sharing, taught_by),
+        "label": label(setup.config, audited.sharing, setup.taught_by),
     }
 
 
@@ -70,8 +66,7 @@ def test_best(
     if setup.world.is_first:
         load_weights(read_checkpoint(run.path / BEST), model)
     setup.world.copy_first(model)
-    taught_by = setup.teacher.about if setup.teacher else None
-    evaluation, result = test_model(setup, model, taught_by)
+    evaluation, result = test_model(setup, model)
     named = {"run": run.name, "model": setup.config.model.name}
     values = {**named, **result, **cost(setup, metrics)}
     return evaluation, Result.check(values, RESULT)
@@ -138,6 +133,7 @@ def _test(
 ) -> Tested:
     path = checkpoint.path
     setup = set_up(config, training=False, need_train=need_train)
+    setup = replace(setup, taught_by=checkpoint.taught_by)
     trained_on, given = checkpoint.images, setup.dataset.describe()
     for key, what in (("classes", "classes"), ("in_dimensions", "images of the shape")):
         if trained_on[key] != given[key]:
@@ -153,7 +149,7 @@ def _test(
     model = restore(checkpoint, config)
     if known != seen:
         say(f"{path}: these are not the images of its run")
-    evaluation, result = test_model(setup, model.to(setup.device), checkpoint.taught_by)
+    evaluation, result = test_model(setup, model.to(setup.device))
     copies = test_copies(asked, setup, model, corrupted)
     if copies:
         keep(path, copies, same=known == seen and own.identity() == config.identity())

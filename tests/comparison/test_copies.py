@@ -88,8 +88,12 @@ def test_csv_has_the_same_columns_with_and_without_them(
     compared: Comparison, tmp_path: Path
 ) -> None:
     without = compare([model(tmp_path / "c", name, None) for name in "ab"])
-    one, other = (list(csv.DictReader(io.StringIO(to_csv(each)))) for each in (compared, without))
-    assert list(one[0]) == list(other[0])
+    every = views(0.6) | shifts(0.5) | corrupted(0.2)
+    all_of_them = compare([model(tmp_path / "d", name, every) for name in "ab"])
+    one, other, third = (
+        list(csv.DictReader(io.StringIO(to_csv(each)))) for each in (compared, without, all_of_them)
+    )
+    assert list(one[0]) == list(other[0]) == list(third[0])
     assert one[0]["corrupted.mean_error"] == "0.4" and one[1]["shifts.mean"] == ""
     assert json.loads(compared.model_dump_json())["models"][0]["shifts"]["accuracy"]
 

@@ -1,5 +1,7 @@
 """A study: what is tried first, what is chosen, what is trained then. Training has a stand-in."""
 
+import csv
+import io
 import json
 import shlex
 import shutil
@@ -13,6 +15,7 @@ import pytest
 from sfl.cli.compare import show_comparison
 from sfl.comparison.command_list import commands
 from sfl.comparison.grid import missing, run_grid
+from sfl.comparison.table import to_csv
 from sfl.config.grid import Grid, load_grid
 from sfl.config.load import load
 from sfl.config.schema import Config
@@ -230,6 +233,32 @@ def test_of_one_axis_what_was_tried_is_printed_too(
     printed = capsys.readouterr().out
     assert "test accuracy" in printed and "what each cell tried" in printed
     assert "lr = 0.3" in printed
+
+
+def test_cells_of_one_axis_stand_by_their_label_with_what_is_theirs(
+    configs: Path, trained: object, monkeypatch: pytest.MonkeyPatch, runs_dir: Path
+) -> None:
+    import sfl.training.start
+
+    stand_in = vars(sfl.training.start)["fit"]
+
+    def fit(setup: Any, run: Run) -> dict[str, Any]:
+        result: dict[str, Any] = stand_in(setup, run)
+        label = "shared" if setup.config.model.layer == "conv" else "pure"
+        written = json.loads((run.path / "result.json").read_text())
+        run.write_json("result.json", written | {"label": label})
+        return result
+
+    monkeypatch.setattr("sfl.training.start.fit", fit)
+    variants = "a: {}\n    b: {model.layer: conv}\n    c: {learn.rule: fa}"
+    Path("study.yaml").write_text(f"base: one\naxes:\n  net:\n    {variants}\n")
+    comparison, models = run_grid(load_grid("study.yaml"), runs_dir)
+    assert comparison.grid
+    assert [model.name for model in models] == ["a", "c", "b"]
+    assert [model.name for model in comparison.models] == ["a", "c", "b"]
+    assert [cell.model for cell in comparison.grid.cells] == ["a", "c", "b"]
+    lines = list(csv.DictReader(io.StringIO(to_csv(comparison))))
+    assert [(line["name"], line["variant.net"]) for line in lines] == [(n, n) for n in "acb"]
 
 
 def test_a_trial_that_diverges_is_the_worst(

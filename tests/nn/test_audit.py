@@ -134,7 +134,7 @@ class Tiles(nn.Module):
     ("layer", "grade", "numbers", "places"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), "shared", 12 * 5 + 5, 6),
-        (SpatialFeatureLayer((3, 2, 2), 5, 2), "shared", 12 * 5, 6),
+        (SpatialFeatureLayer((3, 2, 2), 5, 2), "shared", 12 * 5 + 5, 6),
         (nn.Conv2d(3, 5, 2), "shared", 12 * 5 + 5, 6),
         (nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12)), "soft", 24, 6),
         (UnitBatchNormReLU((3, 2, 2)), "soft", 24, 6),

@@ -47,12 +47,12 @@ def test_what_is_shown_can_be_chosen(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_of_weights(run: Path, tmp_path: Path) -> None:
-    file = tmp_path / "published.safetensors"
+    file = run / "published.safetensors"  # the curves there are not known to be of these weights
     assert sfl("export", "tiny-s0", file, "--runs", run.parent).returncode == 0
     done = sfl("plot", file, "--json")
     assert done.returncode == 0, done.stderr
     described = json.loads(done.stdout)
-    assert (described["run"], described["folder"]) == ("published", str(tmp_path / "plots"))
+    assert (described["run"], described["folder"]) == ("published", str(run / "plots"))
     assert {picture["name"] for picture in described["pictures"]} == ALL - {"curves"}
 
 

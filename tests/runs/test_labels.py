@@ -69,6 +69,13 @@ def model(path: Path, name: str, sharing: str | None) -> ComparedModel:
     return ComparedModel(name, config, results=[read_result(Run(run))])
 
 
+def test_the_label_that_a_run_has_is_taken(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", label="student of a pure teacher")
+    config = from_text("model: {name: SimpleModel}\n", "c.yaml")
+    found = label_of(ComparedModel("a", config, results=[read_result(Run(run))]))
+    assert found == "student of a pure teacher"
+
+
 def test_models_of_one_label_stand_beside_each_other(tmp_path: Path) -> None:
     grades = {"a": "shared", "b": "strict", "old": None, "c": "shared", "d": "soft"}
     models = grouped([model(tmp_path, name, grade) for name, grade in grades.items()])

@@ -172,10 +172,10 @@ def test_the_test_set_is_read_once_on_the_best_checkpoint(
     tested: list[dict[str, Tensor]] = []
     original = testing.test_model
 
-    def spy(setup: Setup, model: nn.Module, taught_by: None) -> Any:
+    def spy(setup: Setup, model: nn.Module) -> Any:
         state = model.state_dict().items()
         tested.append({f"model.{name}": value.clone() for name, value in state})
-        return original(setup, model, taught_by)
+        return original(setup, model)
 
     monkeypatch.setattr(testing, "test_model", spy)
     fit(tiny_setup("data.validation=10"), new_run(tmp_path))

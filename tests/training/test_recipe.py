@@ -1,6 +1,7 @@
 """What long training needs, in whole runs: an average, Muon, a teacher; resuming is exact."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,18 @@ def test_a_teacher_stays_the_same_and_its_label_counts(tmp_path: Path) -> None:
     assert tested.values["label"] == found.label
     published = export(student, tmp_path / "w.safetensors", "bfloat16", "shapes")
     assert published.label == found.label
+
+
+def test_of_a_student_of_an_earlier_version_nobody_knows_the_teacher(tmp_path: Path) -> None:
+    deep = DEEP.replace("same_start: true", "same_start: false")
+    fit(tiny_setup("train.epochs=1", base=deep), new_run(tmp_path, "teacher"))
+    setup = set_up(tiny_config("train.teacher=teacher", base=deep), runs=tmp_path)
+    student = new_run(tmp_path, "student")
+    with interrupted_after(1):
+        fit(replace(setup, taught_by=None), student)  # what it didn't write
+    fit(setup, Run(student.path))
+    found = Run(student.path).result
+    assert found is not None and found.label == "student of a sharing teacher"
 
 
 @pytest.mark.parametrize(

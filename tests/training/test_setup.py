@@ -16,8 +16,7 @@ from sfl.learning.world import World
 from sfl.nn.models.networks import MODELS
 from sfl.training import memory
 from sfl.training.build import build
-from sfl.training.checkpoint import Checkpoint, write_checkpoint
-from sfl.training.images import image_shape, load_images
+from sfl.training.images import image_sizes, load_images
 from sfl.training.setup import build_learner, check_sizes, describe_model, set_up
 from tests.training.tiny import SPATIAL, random_dataset, tiny_config, tiny_setup
 
@@ -191,21 +190,13 @@ def test_only_a_folder_is_read_for_the_shape_of_its_images(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("sfl.training.images.load_dataset", lambda *a, **k: pytest.fail("loaded"))
-    assert image_shape(tiny_config()) == ((3, 32, 32), 10)
-    assert image_shape(tiny_config("data.source=cifar10")) == ((3, 32, 32), 10)
+    assert image_sizes(tiny_config())[:2] == ((3, 32, 32), 10)
+    assert image_sizes(tiny_config("data.source=cifar10")) == ((3, 32, 32), 10, 50_000)
     small = random_dataset(classes=4, size=(3, 20, 24))
     monkeypatch.setattr("sfl.training.images.load_dataset", lambda *a, **k: small)
     folder = tiny_config("data.source=folder", f"data.root={tmp_path}")
-    assert image_shape(folder) == ((3, 20, 24), 4)
+    assert image_sizes(folder)[:2] == ((3, 20, 24), 4)
     assert set_up(folder).summary.layers[-1].out_shape == (4,)
-
-
-def test_weights_remember_the_shape_of_their_images(tmp_path: Path) -> None:
-    weights = tmp_path / "best.safetensors"
-    images = {"in_dimensions": [3, 20, 24], "classes": ["a", "b"]}
-    gone = tiny_config("data.source=folder", f"data.root={tmp_path / 'gone'}")
-    write_checkpoint(Checkpoint(weights, {}, "", images))
-    assert image_shape(gone, weights) == ((3, 20, 24), 2)
 
 
 def test_a_model_that_cant_follow_the_rule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def test_numbers_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     dataset = random_dataset(test=32)  # labels 0 to 9, in turn: 4 of the first two, 3 of the rest
     monkeypatch.setattr("sfl.training.images.load_dataset", lambda *a, **k: dataset)
     setup = tiny_setup()
-    evaluation, found = results.test_model(setup, Constant(1), None)
+    evaluation, found = results.test_model(setup, Constant(1))
     assert found["n"] == 32
     assert found["accuracy"] == 4 / 32
     assert found["accuracy_interval"] == list(wilson_interval(4, 32))
@@ -69,7 +69,7 @@ def test_numbers_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def test_a_class_without_test_images_has_no_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = random_dataset(test=3)
     monkeypatch.setattr("sfl.training.images.load_dataset", lambda *a, **k: dataset)
-    _, found = results.test_model(tiny_setup(), Constant(1), None)
+    _, found = results.test_model(tiny_setup(), Constant(1))
     assert list(found["per_class"].values()) == [0, 1, 0] + [None] * 7
     json.dumps(found, allow_nan=False)
 
@@ -159,6 +159,6 @@ def test_it_is_tested_with_the_threads_that_were_asked_for(
 def test_feedback_weights_stand_beside_the_weights() -> None:
     for rule, count in (("backprop", None), ("fa", 1800 * 10), ("usf", 0)):
         setup = tiny_setup(f"learn.rule={rule}")
-        _, values = results.test_model(setup, build_learner(setup).model, None)
+        _, values = results.test_model(setup, build_learner(setup).model)
         assert values.get("feedback_weights") == count
         assert values["weights"] == (27 + 1) * 2 * 900 + (1800 + 1) * 10

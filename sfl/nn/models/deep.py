@@ -47,8 +47,8 @@ class DeepNet(Network):
         bridged, before = graph["shortcut"] == "identity", stack.dimensions
         for place, (channels, stride, kernel_size) in enumerate(zip(*lists.values(), strict=True)):
             _, height, width = stack.dimensions
-            if stride > min(height, width):
-                raise ValueError(f"strides: {stride} leaves nothing of {height}×{width}")
+            if stride > min(height, width) > 1:
+                raise ValueError(f"strides: {stride} leaves one corner of {height}×{width}")
             pooled = graph["pool"] != "stride" and stride > 1
             if place == count - 1 and graph["dropout2d"]:
                 stack.add(nn.Dropout2d(graph["dropout2d"]))
@@ -139,5 +139,7 @@ def _add_pool(stack: Stack, pool: Pool, factor: int) -> None:
     channels, height, width = stack.dimensions
     if pool == "max" and factor != 2:
         raise ValueError(f"pool: max: only for strides of 1 and 2, not {factor}")
+    if min(height, width) < factor:
+        raise ValueError(f"pool: {pool} by {factor} leaves nothing of {height}×{width}")
     stack.add(ReLUMaxPool2d() if pool == "max" else AveragePool2d(factor))
     stack.dimensions = (channels, height // factor, width // factor)
