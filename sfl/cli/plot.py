@@ -1,13 +1,16 @@
 """`sfl plot`: its options, and the folder of its pictures."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sfl.cli import completion
 from sfl.cli.options import RUNS, DataName, Json, Runs, Set, at_home
 from sfl.errors import UserError
+
+if TYPE_CHECKING:
+    from sfl.pictures import Picture
 
 RunArgument = Annotated[
     str,
@@ -51,11 +54,9 @@ def plot(
       sfl plot spatial-s0 --layer features.3 --units 0,1 --set data.root=/data
       sfl plot weights.safetensors --out pictures
     """
-    from sfl.cli import layout
     from sfl.config.load import override
     from sfl.files import check_folder
     from sfl.pictures import need_matplotlib, write_pictures
-    from sfl.progress import say
     from sfl.runs.directory import BEST, Run
     from sfl.runs.store import find_weights
 
@@ -81,6 +82,13 @@ def plot(
         layer=layer, units=chosen, places=places, data_name=data_name,
     )  # fmt: skip
     write_pictures(shown, folder)
+    _tell(shown, folder, name, as_json)
+
+
+def _tell(shown: "list[Picture]", folder: Path, name: str, as_json: bool) -> None:
+    from sfl.cli import layout
+    from sfl.progress import say
+
     if as_json:
         listed = [{"name": picture.name, "caption": picture.caption} for picture in shown]
         layout.print_json({"run": name, "folder": str(folder), "pictures": listed})
