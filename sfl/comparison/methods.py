@@ -180,9 +180,9 @@ def _machines(read: Callable[[Machine], str]) -> Callable[[ComparedModel], str]:
     def of(model: ComparedModel) -> str:
         found = dict[str, None]()
         for one in model.results:
-            environment = one.run.environment
-            machines = [environment, *environment.resumed] if environment else []
-            found |= dict.fromkeys(map(read, machines) if machines else ["unknown machines"])
+            found |= dict.fromkeys(
+                map(read, one.machines) if one.machines else ["unknown machines"]
+            )
         return " and ".join(found)
 
     return of

@@ -13,7 +13,7 @@ from sfl.config.schema import Config
 from sfl.jobs.job import Job
 from sfl.runs.directory import Run
 from sfl.runs.labels import label
-from sfl.runs.records import Count, Positive, Result
+from sfl.runs.records import Count, Machine, Positive, Result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +42,12 @@ class RunResult:
     @property
     def seed(self) -> int:
         return int(self.run.config["train"]["seed"])
+
+    @property
+    def machines(self) -> list[Machine]:
+        """On which it was begun and resumed; none where it doesn't say."""
+        environment = self.run.environment
+        return [environment, *environment.resumed] if environment else []
 
     @cached_property
     def correct(self) -> "NDArray[np.bool_]":

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from sfl.comparison.model import ComparedModel
+from sfl.comparison.model import ComparedModel, RunResult
 from sfl.comparison.names import differing
 from sfl.comparison.schema import Difference, Model
 from sfl.comparison.table import p_text
 from sfl.config.schema import Config
-from sfl.runs.records import Environment, Machine
+from sfl.runs.records import Machine
 from sfl.units import count_text, few, percent_text, points_text
 
 # What twins may differ in, and what draws their first weights.
@@ -101,7 +101,7 @@ def _differing_machines(compared: Sequence[ComparedModel]) -> list[str]:
     for name, value in MACHINE.items():
         owners: dict[str, list[str]] = {}
         for model in compared:
-            runs = [(one.run.name, _values(one.run.environment, value)) for one in model.results]
+            runs = [(one.run.name, _values(one, value)) for one in model.results]
             alike = all(values == runs[0][1] for _, values in runs)
             for owner, values in [(model.name, runs[0][1])] if alike else runs:
                 for each in values:
@@ -112,10 +112,9 @@ def _differing_machines(compared: Sequence[ComparedModel]) -> list[str]:
     return found
 
 
-def _values(environment: Environment | None, value: Callable[[Machine], object]) -> list[str]:
-    """A value of a run's machine, and of those on which it was resumed."""
-    machines = [environment, *environment.resumed] if environment else []
-    return list(dict.fromkeys(str(value(machine)) for machine in machines)) or ["unknown"]
+def _values(one: RunResult, value: Callable[[Machine], object]) -> list[str]:
+    """A value of each of a run's machines."""
+    return list(dict.fromkeys(str(value(machine)) for machine in one.machines)) or ["unknown"]
 
 
 def _commit(machine: Machine) -> str:
