@@ -18,8 +18,7 @@ def copies_lines(copies: Copies) -> Iterator[str]:
     if shifts := copies.shifts:
         each = [one for row in shifts.accuracy for one in row]
         yield (
-            f"moved by up to {shifts.pixels} pixels each way, filled "
-            f"with {shifts.fill}: accuracy "
+            f"moved by up to {shifts.pixels} pixels each way, filled with {shifts.fill}: accuracy "
             f"{shifts.mean:.2%} on average, {min(each):.2%} to {max(each):.2%}"
         )
     if corrupted := copies.corrupted:

@@ -83,6 +83,7 @@ def test_without_the_images_the_rest_is_drawn(tmp_path: Path) -> None:
     )
     runs = tmp_path / "runs"
     assert sfl("train", "--config", config, "--runs", runs).returncode == 0
+    assert sfl("show", "c-s0", "--runs", runs).returncode == 0  # weights know their images' sizes
     done = sfl("plot", "c-s0", "--runs", runs)
     assert done.returncode == 0
     assert "no receptive fields and no activation maps: data does not exist" in done.stderr
