@@ -88,13 +88,18 @@ def measure(
     for name, layers in NETWORKS.items():
         timings = [_timings(layer, device, batch, precision, repetitions) for layer in layers]
         forms = [form for form in timings[0] if all(form in timing for timing in timings)]
-        entry = {"layers": name, "batch": batch, "precision": precision}
-        flops = sum(layer.flops(batch) for layer in layers)
-        seconds = {form: added([timing[form] for timing in timings]) for form in forms}
         errors = [_errors(layer, device, batch, precision) for layer in layers]
-        worst, repeats = _largest([e for e, _ in errors]), all(same for _, same in errors)
-        entry |= {"flops": flops, "error": worst, "same_bits": repeats}
-        found.append({**entry, "forms": seconds})
+        found.append(
+            {
+                "layers": name,
+                "batch": batch,
+                "precision": precision,
+                "flops": sum(layer.flops(batch) for layer in layers),
+                "error": _largest([error for error, _ in errors]),
+                "same_bits": all(same for _, same in errors),
+                "forms": {form: added([timing[form] for timing in timings]) for form in forms},
+            }
+        )
     return found
 
 

@@ -8,7 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from sfl.bench.timing import added, interleaved
 from sfl.config.load import load
 from sfl.data.dataset import Dataset, Split
 from sfl.host_memory import HUGE_PAGES
+from sfl.learning.learner import Learner
 from sfl.progress import track
 from sfl.training.device import pick_device
 from sfl.training.setup import build_learner, set_up
@@ -105,16 +106,19 @@ def measure(repetitions: int) -> list[dict[str, Any]]:
 
 def our_step(name: str) -> Callable[[], object]:
     """A step of `sfl train`, on images that are drawn once."""
-    named, overrides = OURS[name]
-    config = load(named, ["data.source=shapes", "data.validation=0", *overrides])
-    images, labels = _batch(config.data.batch_size)
-    nothing = Split((images * 0).byte(), labels)
-    dataset = Dataset("shapes", tuple("0123456789"), nothing, nothing)
-    setup = set_up(config, dataset)
-    learner = build_learner(setup)
-    images, labels = images.to(setup.device), labels.to(setup.device)
-    learner.model.train()
+    learner, images, labels = our_learner(*OURS[name])
     return lambda: learner.step(images, labels, lr=3e-4)
+
+
+def our_learner(config: str, overrides: Sequence[str]) -> tuple[Learner, Tensor, Tensor]:
+    """What `sfl train` trains with, ready for a step, and a batch on its device."""
+    loaded = load(config, ["data.source=shapes", "data.validation=0", *overrides])
+    images, labels = _batch(loaded.data.batch_size)
+    nothing = Split((images * 0).byte(), labels)
+    setup = set_up(loaded, Dataset("shapes", tuple("0123456789"), nothing, nothing))
+    learner = build_learner(setup)
+    learner.model.train()
+    return learner, images.to(setup.device), labels.to(setup.device)
 
 
 def notebook_step(name: str) -> Callable[[], object]:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from sfl.learning.graph import WARM_UP, Graphed
+from sfl.learning.cuda_graph import WARM_UP, Graphed
 
 Name = TypeVar("Name", str, int)
 CALLS = 10  # in a CUDA graph
@@ -77,7 +77,7 @@ def clock(function: Callable[[], object], device: torch.device) -> Callable[[], 
 
 
 def recorded(function: Callable[[], object]) -> Callable[[], float]:
-    """As `timed`, on a CUDA device: of one of ten calls that are recorded as one graph.
+    """As `timed`, on a CUDA device: the seconds of one call, a tenth of a CUDA graph of ten.
 
     A training step is such a graph. Launched one by one, small layers take the host longer than the
     device.
@@ -101,7 +101,5 @@ def _refused(error: RuntimeError) -> None:
 
 def wait() -> None:
     """Until a GPU has done all that it was given."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    if torch.backends.mps.is_available():
-        torch.mps.synchronize()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()

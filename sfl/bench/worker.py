@@ -24,7 +24,7 @@ def main(name: str) -> None:
     before = peak_bytes() or 0
     from sfl.bench.steps import notebook_step, our_step
     from sfl.bench.timing import wait
-    from sfl.learning.graph import WARM_UP
+    from sfl.learning.cuda_graph import WARM_UP
 
     step = notebook_step(model) if kind == "notebook" else our_step(name)
     if torch.cuda.is_available():

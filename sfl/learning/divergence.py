@@ -47,6 +47,7 @@ class Guard:
         gradients = [weight.grad for weight in self._weights if weight.grad is not None]
         # A norm is infinite or NaN if one of its numbers is; minus itself it is 0 otherwise.
         norm = nn.utils.get_total_norm([loss, *gradients])
+        # Once a step was bad, all that follow are, too: 0 differs from their number.
         bad = (norm - norm).ne(self._bad_steps)
         torch.where(bad, self._last_loss, loss, out=self._last_loss)
         torch.addcmul(bad, self._state, self._kept, out=self._state)  # (bad, bad steps + bad)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from sfl.learning.average import Average
+from sfl.learning.cuda_graph import Function
 from sfl.learning.distillation import Teacher
 from sfl.learning.divergence import Guard
-from sfl.learning.graph import Function
 from sfl.learning.local_losses import Loss
 from sfl.learning.optimizers import keep_rate_on_device, set_rate
 from sfl.learning.routes import Chain, Route
@@ -45,7 +45,7 @@ class Learner:
         tested. teacher: whose answers it learns, too.
     world: the workers that train it together. sync_batchnorm: whether their batch normalisation
         sees the images of all workers.
-    graphed: makes one launch of the launches of a step, see sfl.learning.graph; for one worker.
+    graphed: makes one CUDA graph of a step, see sfl.learning.cuda_graph; for one worker.
 
     Raises ValueError for an optimizer that isn't fused or lacks parameters of `feedback` or
     `route`; for Adam with weight decay where it moves feedback weights, and for clip_norm with
@@ -77,7 +77,9 @@ class Learner:
         # Without a reference to itself, so that it is freed, graph and all, when it is done with.
         body = partial(Learner._learn_from, weakref.proxy(self))
         self._graphed: Function | None = None if graphed is None else graphed(body)
-        if graphed is not None or self.weights[0].is_cuda:  # there always: the same last bits
+        if (
+            graphed is not None or self.weights[0].is_cuda
+        ):  # there always: the same bits with and without a graph
             keep_rate_on_device(optimizer)
         moved = set(map(id, self.weights))
         for owner, more in (("feedback", self.feedback), ("route", self.route)):
@@ -128,9 +130,9 @@ class Learner:
     ) -> tuple[Tensor, Tensor]:
         """Forward pass, backward pass and the optimizer's step: its loss and correct predictions.
 
-        All that is the same in each step, so that it can be a CUDA graph (sfl.learning.graph): no
-        number that changes from step to step is read on the host, and no tensor is replaced. What
-        happens in some steps only, or draws on the CPU, stands before and after it in `step`.
+        All that is the same in each step, so that it can be a CUDA graph: no number that changes
+        from step to step is read on the host, and no tensor is replaced. What happens in some steps
+        only, or draws on the CPU, stands before and after it in `step`.
         """
         self.optimizer.zero_grad()  # first, so that old gradients don't lie beside activations
         if not share:  # DistributedDataParallel needs a backward pass of every worker: one of zeros

@@ -28,7 +28,6 @@ def seed_global(seed: int, purpose: str, *counters: int) -> None:
     number = fold(seed, purpose, *counters)
     torch.default_generator.manual_seed(number)
     if torch.cuda.is_initialized():
-        for each in torch.cuda.default_generators:
-            each.manual_seed(number)
+        torch.cuda.manual_seed_all(number)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(number)

@@ -28,6 +28,11 @@ class Window:
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """All eight, in this order."""
+        return (*self.kernel, *self.stride, *self.padding, *self.dilation)
+
     def reach(self, positions: tuple[int, int]) -> tuple[int, int]:
         """How many inputs, padding included, so many positions span along each axis."""
         height, width = (

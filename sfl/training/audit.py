@@ -6,8 +6,7 @@ from torch import nn
 from sfl.config.schema import Config
 from sfl.nn.audit import audit
 from sfl.runs.records import Audit
-from sfl.training.build import build
-from sfl.training.setup import build_route
+from sfl.training.build import build, build_route
 
 
 def audit_model(config: Config, in_dimensions: tuple[int, int, int], classes: int) -> Audit:

@@ -4,7 +4,6 @@ All that can be refused is refused here, before a run directory exists.
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,17 @@ from sfl.learning.distillation import Teacher
 from sfl.learning.learner import Learner
 from sfl.learning.local_losses import Loss
 from sfl.learning.optimizers import build_optimizer
-from sfl.learning.routes import Chain, DirectFeedback, Frozen, LocalLosses, Route
-from sfl.learning.seeding import generator, seed_global
-from sfl.learning.sleep import Sleep
+from sfl.learning.routes import Route
+from sfl.learning.seeding import seed_global
 from sfl.learning.world import ALONE, World
-from sfl.nn.feedback.attach import Feedback, FeedbackSummary, attach, check
+from sfl.nn.feedback.attach import FeedbackSummary, check
 from sfl.nn.summary import ModelSummary, check_batch, summarize
 from sfl.training import images
-from sfl.training.build import build
+from sfl.training.build import build, build_feedback, build_route, build_sleep
+from sfl.training.cuda_graph import check_graph, graphed_steps
 from sfl.training.device import pick_device, pick_precision, prepare, refuse_precision
 from sfl.training.distributed import check_workers, refuse_other_workers
 from sfl.training.evaluate import Evaluation, evaluate
-from sfl.training.graph import check_graph, graphed_steps
 from sfl.training.memory import check_memory
 from sfl.training.teacher import find_teacher
 from sfl.training.tensorboard import check_tensorboard
@@ -258,37 +256,6 @@ def build_learner(setup: Setup) -> Learner:
         sync_batchnorm=config.train.sync_batchnorm,
         graphed=graphed_steps(config, setup.device, setup.world),
     )
-
-
-def build_feedback(config: Config, model: nn.Module) -> Feedback:
-    """The config's backward rule for the model, which has its first weights."""
-    learn = config.learn
-    options: dict[str, Any] = {"fa": {"alignment": learn.alignment}, "mirror": dict(learn.mirror)}
-    draw = partial(generator, config.train.seed)
-    return attach(model, learn.rule, draw, scale=learn.scale, **options.get(learn.rule, {}))
-
-
-def build_route(
-    config: Config, model: nn.Module, in_dimensions: tuple[int, int, int], loss: Loss
-) -> Route:
-    """The config's error route for the model, whose optimizer is made afterwards."""
-    draw = partial(generator, config.train.seed)
-    match config.learn.route:
-        case "dfa":
-            return DirectFeedback(model, in_dimensions, draw)
-        case "local":
-            return LocalLosses(model, in_dimensions, draw, config.learn.loss, loss)
-        case "frozen":
-            return Frozen(model, in_dimensions)
-    return Chain()
-
-
-def build_sleep(config: Config, model: nn.Module) -> Sleep | None:
-    """None where the config has none."""
-    sleep = config.learn.sleep
-    if not sleep.every:
-        return None
-    return Sleep(model, sleep.every, sleep.strength, sleep.kernels)
 
 
 def describe_model(

@@ -45,7 +45,6 @@ def run(
         "TRITON_LIBCUDA_PATH": str(library.parent),
         "TRITON_CACHE_DIR": str(library.parent / "triton"),
         "XDG_CACHE_HOME": str(library.parent / "cache"),
-        "FAKE_EVENTS": str(library.parent / "events"),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
         **(env or {}),

@@ -13,42 +13,36 @@ from typing import Any
 
 import torch
 
-from sfl.config.load import load
-from sfl.data.dataset import Dataset, Split
+from sfl.bench.steps import our_learner
 from sfl.learning.divergence import Guard
 from sfl.learning.seeding import seed_global
-from sfl.training.setup import build_learner, set_up
 
 LIBRARY = ctypes.CDLL(os.environ["LD_PRELOAD"])
+KINDS = ("launch", "graph", "wait", "H2D", "D2H", "D2D")
 
 
 def events(call: Callable[[], object]) -> Counter[str]:
     """How often what was asked of the GPU."""
-    path = os.environ["FAKE_EVENTS"]
-    LIBRARY.fake_events(path.encode())
+    counted()
     call()
-    LIBRARY.fake_events(path.encode())
-    with open(path) as lines:
-        return Counter(line.split()[0] for line in lines)
+    return counted()
+
+
+def counted() -> Counter[str]:
+    """Since the last time."""
+    return +Counter({kind: LIBRARY.fake_count(kind.encode()) for kind in KINDS})
 
 
 def look(config: str, *overrides: str, batch: int = 64) -> dict[str, Any]:
     """The counts of an eager step, of the guard alone, and of a replay; memory in a step."""
-    images = torch.zeros(2 * batch, 3, 32, 32, dtype=torch.uint8)
-    split = Split(images, torch.arange(2 * batch) % 10)
-    data = Dataset("shapes", tuple("0123456789"), split, split)
-    sizes = ("data.validation=0", f"data.batch_size={batch}")
-    overrides = ("data.source=shapes", "train.device=cuda", *sizes, *overrides)
-    setup = set_up(load(config, list(overrides)), data)
-    learner = build_learner(setup)
-    learner.model.train()
-    x, y = torch.zeros(batch, 3, 32, 32, device="cuda"), torch.zeros(batch, device="cuda").long()
+    given = ("train.device=cuda", f"data.batch_size={batch}", *overrides)
+    learner, images, labels = our_learner(config, given)
     count = 0
 
     def step() -> None:
         nonlocal count
         seed_global(0, "dropout", 1, count)
-        learner.step(x, y, lr=1e-3, step=count)
+        learner.step(images, labels, lr=1e-3, step=count)
         count += 1
 
     step()
@@ -61,7 +55,7 @@ def look(config: str, *overrides: str, batch: int = 64) -> dict[str, Any]:
     step()
     recording = events(step)
     return {
-        "case": [config, *overrides[4:]],
+        "case": [config, *overrides],
         "eager": eager,
         "guard": guard["launch"] - 1,  # of the loss
         "replay": events(step),

@@ -107,7 +107,7 @@ def _no_triton_for(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def report(device: torch.device, dtype: torch.dtype = torch.float32) -> str:
-    """What computes there in that dtype, in a line: who has read it needs no warning."""
+    """What computes there in that dtype, in a line: the reason of `choose`, without its warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", SLOWER)
         return choose(device, dtype)[1]

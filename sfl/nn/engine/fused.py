@@ -71,11 +71,7 @@ def normalise_in_one_pass(
     n = len(x) * x.shape[2:].numel()
     if n < 2:
         return None
-    engine = _engine_in_one_pass(x, weight, bias)
-    if engine is kernel:
-        if not weight.dtype == bias.dtype == x.dtype:
-            return None
-    elif engine is None or not _norm_of(x).serves(x, weight, bias):
+    if _engine_in_one_pass(x, weight, bias) is None or not _norm_of(x).serves(x, weight, bias):
         return None
     y, mean, variance, _ = batch_norm_relu(x, weight, bias, eps)
     with torch.no_grad():
@@ -142,8 +138,10 @@ def _engine_in_one_pass(x: Tensor, *parameters: Tensor) -> Engine | None:
 
 
 def _norm_of(x: Tensor) -> Any:
-    """The module with norm_forward and norm_backward; the GPU's imports Triton. By x's device
-    alone: a backward pass is computed as its forward pass was, whatever is asked for since.
+    """The module with serves, norm_forward and norm_backward; the GPU's imports Triton.
+
+    By x's device and not by `choose`: a backward pass must be computed as its forward pass was,
+    also inside `reference_engine()`.
     """
     return pointwise if x.device.type == "cpu" else import_module("sfl.nn.engine.gpu.norm")
 

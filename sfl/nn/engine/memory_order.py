@@ -49,8 +49,9 @@ def empty(like: Tensor, height: int, width: int, channels: int) -> Tensor:
     """(B, C, H, W) with B, dtype, device and order in memory of `like` (B, ·, ·, ·)."""
     batch = like.shape[0]
     shape = (batch, channels, height, width)
-    several = like.is_contiguous() or like.shape[:2].numel() == 1  # would be in several orders
-    if not several and like.stride(0) > 0 and _steps_grow(like, (0, 1, 3, 2)):
+    # One number a place: the strides fit several orders.
+    usual = like.is_contiguous() or like.shape[:2].numel() == 1
+    if not usual and like.stride(0) > 0 and _steps_grow(like, (0, 1, 3, 2)):
         strides = (1, batch, width * channels * batch, channels * batch)
         return like.new_empty_strided(shape, strides)
     order = torch.channels_last if _is_channels_last(like) else torch.contiguous_format

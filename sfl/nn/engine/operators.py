@@ -51,7 +51,7 @@ def locally_connected_input_gradient(
     dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups: int
 ) -> Tensor:
     """The gradient of x (B, C, H, W) from that of y, dy (B, O, OH, OW). It lies as x does."""
-    dx: Tensor = input_gradient(dy, _fitting(weight, dy.dtype), x, _numbers(window), groups)
+    dx: Tensor = input_gradient(dy, _fitting(weight, dy.dtype), x, [*window.numbers], groups)
     return dx
 
 
@@ -65,7 +65,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, gro
     if needs_pytorchs_own(x, weight, bias):
         # In PyTorch's order, so that a view of it is one wherever it is loaded.
         return reference.with_all_derivatives(x, weight, bias, window, groups).contiguous()
-    y: Tensor = spatial_conv2d(x, weight, bias, _numbers(window), groups)
+    y: Tensor = spatial_conv2d(x, weight, bias, [*window.numbers], groups)
     return y
 
 
@@ -92,10 +92,12 @@ def needs_pytorchs_own(*tensors: Tensor | None) -> bool:
         return True
     if torch.compiler.is_compiling():
         return False
-    # PyTorch has no public name for it; its autograd.Function asks the same.
-    transformed: bool = torch._C._are_functorch_transforms_active()
     given = [tensor for tensor in tensors if tensor is not None]
-    return transformed or any(map(_has_tangent, given)) or any(map(_is_distributed, given))
+    return any(_is_transformed(t) or _has_tangent(t) or _is_distributed(t) for t in given)
+
+
+def _is_transformed(x: Tensor) -> bool:
+    return torch.func.debug_unwrap(x, recurse=False) is not x
 
 
 def _is_distributed(x: Tensor) -> bool:
@@ -140,17 +142,13 @@ def weight_gradient(
 def both_gradients(
     dy: Tensor, weight: Tensor, x: Tensor, window: Numbers, groups: int
 ) -> tuple[Tensor, Tensor]:
-    """Those of x and of the weight. Has none itself."""
+    """The gradients of x and of the weight at once. Can't be differentiated."""
     engine, rest = choose(dy.device, dy.dtype)[0], (_window(window), groups)
     if engine is kernel:
         return kernel.gradients(dy, weight, x, *rest)
     dy = memory_order.batch_innermost(dy)  # once for both
     dw = engine.weight_gradient(x, dy, weight.dtype, *rest)
     return engine.input_gradient(dy, weight, x, *rest), dw
-
-
-def _numbers(window: Window) -> Numbers:
-    return [*window.kernel, *window.stride, *window.padding, *window.dilation]
 
 
 @custom_op("sfl::batch_innermost", mutates_args=())
@@ -214,8 +212,6 @@ def _product_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     if all(needed[:2]) and not torch.is_grad_enabled():  # nobody wants gradients of them
         dx, dw = both_gradients(dy, weight, x, *ctx.rest)
     else:
-        if all(needed[:2]):
-            dy = batch_innermost(dy)  # once for both gradients
         dx = input_gradient(dy, weight, x, *ctx.rest) if needed[0] else None
         dw = weight_gradient(x, dy, weight.dtype, *ctx.rest) if needed[1] else None
     db = dy.sum(0, dtype=weight.dtype) if needed[2] else None

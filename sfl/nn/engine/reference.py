@@ -24,15 +24,15 @@ from sfl.nn.window import Window, field_mask
 NAME = "reference"
 
 
-def copy(target: Tensor, source: Tensor) -> None:
-    """target.copy_(source), which may lie in another order in memory."""
-    target.copy_(source)
-
-
 # Bytes of the fields that are laid out at a time: as much as stays in a CPU's cache; a GPU wants
 # few large products.
 CPU_BAND, GPU_BAND = 4 << 20, 256 << 20
 MOST_PRODUCTS = 65535  # in one call of cuBLAS: some of its versions give garbage beyond
+
+
+def copy(target: Tensor, source: Tensor) -> None:
+    """target.copy_(source), which may lie in another order in memory."""
+    target.copy_(source)
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:

@@ -11,8 +11,14 @@ from sfl.nn.engine import locally_connected, reference, reference_engine
 from sfl.nn.window import field_mask, window_of
 
 
-@pytest.mark.parametrize("engine", [contextlib.nullcontext, reference_engine])
-@pytest.mark.parametrize("product", [locally_connected, reference.with_all_derivatives])
+@pytest.mark.parametrize(
+    ("engine", "product"),
+    [
+        (contextlib.nullcontext, locally_connected),
+        (reference_engine, locally_connected),
+        (contextlib.nullcontext, reference.with_all_derivatives),
+    ],
+)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_they_may_be_nan(
     engine: Callable[[], AbstractContextManager[None]], product: Callable[..., torch.Tensor],

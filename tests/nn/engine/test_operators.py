@@ -16,7 +16,7 @@ from sfl.nn.engine import locally_connected, reference, reference_engine
 from sfl.nn.engine.choice import choose
 from sfl.nn.spatial import SpatialFeatureLayer
 from sfl.nn.storage import dense_to_local
-from sfl.nn.window import Window, field_mask, window_of
+from sfl.nn.window import Window, window_of
 from tests.nn.oracle import by_loops
 
 # What PyTorch's own code calls.
@@ -104,16 +104,6 @@ def test_the_form_with_all_derivatives_is_the_same(case: Case) -> None:
     found = reference.with_all_derivatives(x, weight, bias, case.window, case.groups)
     expected = locally_connected(x, weight, bias, case.window, case.groups)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-
-
-def test_in_the_form_with_all_derivatives_weights_of_padding_do_not_count() -> None:
-    case = CASES["all at once"]
-    x, weight, bias = case.drawn()
-    expected = reference.with_all_derivatives(x, weight, bias, case.window, case.groups)
-    exists = field_mask(case.size, case.window, case.positions)[:, :, None, :, :, None]
-    weight = weight.masked_fill(~exists, torch.nan)
-    found = reference.with_all_derivatives(x, weight, bias, case.window, case.groups)
-    assert torch.equal(found, expected)
 
 
 CASES = {
@@ -211,9 +201,7 @@ def test_pytorchs_own_checks_of_an_operator(needs: bool) -> None:
     """Schema, autograd registration, fake tensors and their strides, torch.compile's tracing."""
     case = CASES["all at once"]
     x, weight, bias = (tensor.requires_grad_(needs) for tensor in case.drawn(torch.float32))
-    window = case.window
-    numbers = [*window.kernel, *window.stride, *window.padding, *window.dilation]
-    rest = (numbers, case.groups)
+    rest = ([*case.window.numbers], case.groups)
     dy = torch.randn(case.batch, case.out_channels, *case.positions, requires_grad=needs)
     operators = torch.ops.sfl
     calls: list[tuple[Any, tuple[Any, ...]]] = [

@@ -123,7 +123,6 @@ def _shape(
 
     `output`: which of them, or what is shaped like it, is written.
     """
-    numbers = (*window.kernel, *window.stride, *window.padding, *window.dilation)
     image, channel, _, place = (0, 0, 0, 0) if output is None else output.stride()
     threads = torch.get_num_threads()
-    return (*x.shape, *y.shape[1:], *numbers, groups, threads, image, channel, place)
+    return (*x.shape, *y.shape[1:], *window.numbers, groups, threads, image, channel, place)

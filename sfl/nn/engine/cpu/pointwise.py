@@ -15,6 +15,11 @@ from sfl.nn.engine.memory_order import batch_innermost, empty, empty_like, posit
 Statistics = tuple[Tensor, Tensor, Tensor]  # mean, biased variance, 1 / √(variance + eps)
 
 
+def serves(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Whether x can be normalised here with such parameters."""
+    return weight.dtype == bias.dtype == x.dtype
+
+
 def norm_forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Statistics]:
     """relu(batch_norm(x)), and the batch's statistics."""
     x = batch_innermost(x)  # saved tensors may come back in another order

@@ -18,35 +18,36 @@ class Blocks(NamedTuple):
     stages: int
 
 
-# Of a program: one group. With two, compiled programs may overwrite shared memory that the other
-# group still reads (Triton's issue 11047).
+# Of a program: one warp group. With two, one may overwrite shared memory that the other still reads
+# (Triton's issue 11047).
 WARPS = 4
 # The fewest rows, columns and depth of a product on tensor cores.
 LEAST = 16
 
 
 def blocks_for(
-    product: tuple[int, int, int],
+    rows: int,
+    columns: int,
+    depth: int,
     places: int,
     dtype: torch.dtype,
     processors: int,
-    resident: bool,
+    unchanged: bool,
 ) -> Blocks:
-    """The blocks of so many products (places) of so many rows, columns and depth, each.
+    """The blocks of so many products (places), each of so many rows, columns and depth.
 
     processors: the GPU's multiprocessors; blocks are made smaller until each has two programs.
-    resident: whether both factors come from memory as they are (the weights' gradient), not one of
-    them through registers.
+    unchanged: whether both factors are multiplied as they were loaded (the weights' gradient).
+        Otherwise the weights are rounded or masked in registers first.
     """
-    rows, columns, depth = product
     half = dtype != torch.float32
-    # From 64 rows on, Hopper's products (wgmma) run on beside the program. Weights that were
-    # rounded are a factor in registers, which ptxas before 13.3 uses anew too early: on an H200
-    # results were wrong, at random (Triton's issue 9433 and pull request 11781). In float32, wgmma
-    # has TF32 alone, from shared memory, in an order that x isn't in; and IEEE products need over
-    # 200 registers.
-    most = 64 if half and resident else 32
-    widest = 128 if half and not resident else 64
+    # From 64 rows on, Triton takes Hopper's asynchronous product (wgmma). If one of its factors is
+    # in registers, ptxas before 13.3 writes to them while they are still read: on an H200 results
+    # were wrong, at random (Triton's issue 9433 and pull request 11781). In float32, wgmma has TF32
+    # alone, from shared memory, in an order that x isn't in; and IEEE products need over 200
+    # registers.
+    most = 64 if half and unchanged else 32
+    widest = 128 if half and not unchanged else 64
     height, width = _power(rows, most), _power(columns, widest)
     while places * -(-rows // height) * -(-columns // width) < 2 * processors:
         if width >= 2 * height and width > 32:
@@ -57,9 +58,9 @@ def blocks_for(
             break
     # Deeper ones need more registers than some GPUs have for a program, in float32 most of all.
     deepest = 32
-    if resident:
+    if unchanged:
         deepest = 16 if not half else 64 if height * width > 32 * 32 else 32
-    return Blocks(height, width, _power(depth, deepest), 2 if resident else 3)
+    return Blocks(height, width, _power(depth, deepest), 2 if unchanged else 3)
 
 
 def _power(n: int, most: int) -> int:

@@ -11,7 +11,8 @@ In memory, and contiguous: x (H, W, C, B), y (OH, OW, O, B), weights (OH, OW, O,
   weight_gradient  of one position and group: outputs × weights of a field, over the images.
 Weights may be float32 where x and y are of a smaller float: they are rounded in registers.
 
-E, along each axis: every how manyth tap of the kernel can see one place of the input.
+E, along each axis: stride / gcd(stride, dilation). The taps that see one place of the input are E
+apart.
 WIDE: whether a tensor has 2³¹ numbers or more.
 """
 
@@ -79,7 +80,7 @@ def _position(at, tap, positions, S: tl.constexpr, D: tl.constexpr, E: tl.conste
     reached = at - tap * D
     position = reached // S
     there = (reached >= 0) & (position < positions)
-    if S > E:  # the stride has a part in common with the dilation: all taps see the place, or none
+    if S > E:  # stride and dilation have a common factor: some places no tap sees
         there = there & (reached % S == 0)
     return position, there
 

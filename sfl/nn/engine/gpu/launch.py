@@ -40,10 +40,9 @@ class Kernel(NamedTuple):
     blocks: Blocks
 
     def run(self, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) -> None:
-        """Writes one of x, weight and y from the other two. Starts nothing where nothing is."""
+        """Writes one of x, weight and y from the other two."""
         batch = x.shape[3]
-        rows, columns, _ = _product(self.name, x, weight, self.groups)
-        places = _places(self.name, x, weight, self.groups)
+        rows, columns, _, places = _sizes(self.name, x, weight, self.groups)
         programs = places * -(-rows // self.blocks.rows) * -(-columns // self.blocks.columns)
         with torch.cuda.device_of(x):
             KERNELS[self.name][(programs,)](
@@ -77,7 +76,7 @@ def kernel_for(
     """The kernel for such tensors; of the one that is written, nothing but its size is read."""
     height, width, channels, batch = x.shape
     reach, (top, left) = window.reach((y.shape[0], y.shape[1])), window.padding
-    # Of smaller floats it says nothing. IEEE and not tf32x3 (three products of TF32): it is the
+    # TF32 concerns float32 alone. IEEE and not tf32x3 (three products of TF32): it is the
     # arithmetic of PyTorch's own products and convolutions there, so twins differ in nothing else.
     tf32 = x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
     return Kernel(
@@ -90,30 +89,33 @@ def kernel_for(
         batch="1" if batch == 1 else "any" if batch % 16 else "16n",
         precision="tf32" if tf32 else "ieee",
         blocks=blocks_for(
-            _product(name, x, weight, groups),
-            _places(name, x, weight, groups),
+            *_sizes(name, x, weight, groups),
             x.dtype,
             _processors(x.device),
-            name == "weight_gradient",
+            unchanged=name == "weight_gradient",
         ),
     )  # fmt: skip
 
 
-def _product(name: str, x: Tensor, weight: Tensor, groups: int) -> tuple[int, int, int]:
-    """Rows, columns and depth of the product at one place."""
+def _sizes(name: str, x: Tensor, weight: Tensor, groups: int) -> tuple[int, int, int, int]:
+    """Rows, columns and depth of the product at one place, and how many places there are."""
     batch, out_channels = x.shape[3], weight.shape[2] // groups
     taps, channels = weight.shape[3] * weight.shape[4], weight.shape[5]
-    return {
+    product = {
         "forward": (out_channels, batch, taps * channels),
         "input_gradient": (channels, batch, taps * out_channels),
         "weight_gradient": (out_channels, taps * channels, batch),
     }[name]
-
-
-def _places(name: str, x: Tensor, weight: Tensor, groups: int) -> int:
-    """How many of them there are."""
     height, width = (x if name == "input_gradient" else weight).shape[:2]
-    return height * width * groups
+    return *product, height * width * groups
+
+
+def ready(tensor: Tensor) -> Tensor:
+    """Contiguous, and from an address that 16 divides, as the allocator gives: for others Triton
+    would compile another kernel, which nobody has compared.
+    """
+    tensor = tensor.contiguous()
+    return tensor.clone() if tensor.data_ptr() % 16 else tensor
 
 
 @functools.cache

@@ -4,41 +4,37 @@ Same functions and shapes as `sfl.nn.engine.reference`. Where there is nothing t
 `trust` doesn't trust a kernel, they are those of the reference. Imports Triton.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from sfl.nn.engine import reference
 from sfl.nn.engine.gpu import trust
-from sfl.nn.engine.gpu.launch import kernel_for
+from sfl.nn.engine.gpu.launch import Kernel, kernel_for, ready
 from sfl.nn.engine.memory_order import empty, empty_like, filled, positions_outermost, room_for
 from sfl.nn.engine.reference import copy as copy  # one of the engine's functions
 from sfl.nn.window import Window
 
 NAME = "triton"
+POSITIONS = 4  # that are compared along each axis, at most
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
     """As sfl.nn.engine.reference.forward."""
     output = empty(x, *weight.shape[:3])
-    given = _ready(positions_outermost(x)), _ready(weight)
-    y, added = room_for(output), None if bias is None else _ready(bias)
-    if x.numel() and weight.numel():
-        kernel = kernel_for("forward", *given, added, y, window, groups)
-        if trust.trusts(kernel, *given, y):
-            kernel.run(*given, added, y)
-            return filled(output, y)
+    y, added = room_for(output), None if bias is None else ready(bias)
+    if _ran("forward", ready(positions_outermost(x)), ready(weight), added, y, window, groups):
+        return filled(output, y)
     return reference.forward(x, weight, bias, window, groups)
 
 
 def input_gradient(dy: Tensor, weight: Tensor, x: Tensor, window: Window, groups: int) -> Tensor:
     """As sfl.nn.engine.reference.input_gradient."""
     output = empty_like(x)
-    y, filters, dx = _ready(positions_outermost(dy)), _ready(weight), room_for(output)
-    if dy.numel() and x.numel():
-        kernel = kernel_for("input_gradient", dx, filters, None, y, window, groups)
-        if trust.trusts(kernel, dx, filters, y):
-            kernel.run(dx, filters, None, y)
-            return filled(output, dx)
+    dx, y = room_for(output), ready(positions_outermost(dy))
+    if _ran("input_gradient", dx, ready(weight), None, y, window, groups):
+        return filled(output, dx)
     return reference.input_gradient(dy, weight, x, window, groups)
 
 
@@ -46,18 +42,77 @@ def weight_gradient(
     x: Tensor, dy: Tensor, dtype: torch.dtype, window: Window, groups: int
 ) -> Tensor:
     """As sfl.nn.engine.reference.weight_gradient."""
-    inner, y = _ready(positions_outermost(x)), _ready(positions_outermost(dy))
+    inner, y = ready(positions_outermost(x)), ready(positions_outermost(dy))
     shape = (*y.shape[:3], *window.kernel, x.shape[1] // groups)
     dw = torch.empty(shape, dtype=dtype, device=dy.device)
-    if x.numel() and dy.numel():
-        kernel = kernel_for("weight_gradient", inner, dw, None, y, window, groups)
-        if trust.trusts(kernel, inner, dw, y):
-            kernel.run(inner, dw, None, y)
-            return dw
+    if _ran("weight_gradient", inner, dw, None, y, window, groups):
+        return dw
     return reference.weight_gradient(x, dy, dtype, window, groups)
 
 
-def _ready(tensor: Tensor) -> Tensor:
-    """Contiguous, from an address on that kernels are compiled for: as the allocator gives."""
-    tensor = tensor.contiguous()
-    return tensor.clone() if tensor.data_ptr() % 16 else tensor
+def _ran(
+    name: str, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, window: Window,
+    groups: int,
+) -> bool:  # fmt: skip
+    """Runs the kernel of that name, if there is something to multiply and it is trusted."""
+    if not (x.numel() and y.numel()):
+        return False
+    kernel = kernel_for(name, x, weight, bias, y, window, groups)
+    trusted = trust.trusts(
+        name.replace("_", " "), kernel, x.device, lambda: error_of(kernel, x, weight, y),
+        _bound(kernel),
+    )  # fmt: skip
+    if trusted:
+        kernel.run(x, weight, bias, y)
+    return trusted
+
+
+def _bound(kernel: Kernel) -> float:
+    written = kernel.weight_dtype if kernel.name == "weight_gradient" else kernel.dtype
+    if written != torch.float32:
+        return trust.HALF
+    return trust.TF32 if kernel.precision == "tf32" else trust.EXACT
+
+
+def error_of(kernel: Kernel, x: Tensor, weight: Tensor, y: Tensor) -> float:
+    """Its relative error on random tensors like these, of few positions."""
+    generator = torch.Generator(x.device).manual_seed(0)  # a run's own draws stay as they are
+
+    def drawn(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return torch.randn(shape, generator=generator, device=x.device).to(dtype)
+
+    x_size, y_size = _few(kernel, x.shape, y.shape)
+    # Fewer images; what is left beyond whole blocks stays the same: the widest has 128 columns.
+    batch = x.shape[3] if x.shape[3] <= 256 else 128 + (x.shape[3] % 128 or 128)
+    x = drawn((*x_size, x.shape[2], batch), kernel.dtype)
+    y = drawn((*y_size, y.shape[2], batch), kernel.dtype)
+    weight = drawn((*y_size, *weight.shape[2:]), kernel.weight_dtype)
+    bias = drawn((y.shape[2], *y_size), kernel.weight_dtype) if kernel.bias else None
+    written = {"forward": y, "input_gradient": x, "weight_gradient": weight}[kernel.name]
+    written.fill_(torch.nan)  # what isn't written is wrong
+    kernel.run(x, weight, bias, y)
+    x_, y_ = (tensor.permute(3, 2, 0, 1).double() for tensor in (x, y))
+    rounded = weight.to(kernel.dtype).double()
+    rest = (kernel.window, kernel.groups)
+    if kernel.name == "forward":
+        exact = reference.forward(x_, rounded, None if bias is None else bias.double(), *rest)
+    elif kernel.name == "input_gradient":
+        exact = reference.input_gradient(y_, rounded, x_, *rest)
+    else:
+        exact = reference.weight_gradient(x_, y_, torch.float64, *rest)
+    if kernel.name != "weight_gradient":
+        written = written.permute(3, 2, 0, 1)
+    return trust.relative_error(written, exact)
+
+
+def _few(
+    kernel: Kernel, x: Sequence[int], y: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes (H, W) and (OH, OW) with few positions, and the same padding at both ends."""
+    sizes, positions = [], []
+    for size, count, stride in zip(x[:2], y[:2], kernel.window.stride, strict=True):
+        few = min(count, POSITIONS)
+        smaller = size - (count - few) * stride
+        sizes.append(smaller if smaller > 0 else size)
+        positions.append(few if smaller > 0 else count)
+    return tuple(sizes), tuple(positions)

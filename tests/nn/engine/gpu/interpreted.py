@@ -1,8 +1,9 @@
 """The Triton kernels against the reference in float64, in Triton's interpreter: a program.
 
-`python interpreted.py SHAPES SEED` computes the fixed shapes, or with a number so many random ones,
-and prints the errors as JSON: of each shape {"case", "dtype", "y", "dx", "dw"}, relative in the
-2-norm. Outputs are filled with NaN before. To be run with TRITON_INTERPRET=1.
+`python interpreted.py products SHAPES SEED` computes the fixed shapes, or with a number so many
+random ones, `python interpreted.py norm` batch normalisation. Prints the errors as JSON: of each
+shape {"case", "dtype", "y", "dx", …}, relative in the 2-norm. Outputs of products are filled with
+NaN before. To be run with TRITON_INTERPRET=1.
 """
 
 import json
@@ -13,9 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sfl.nn.engine import reference
-from sfl.nn.engine.gpu import products, trust
+from sfl.nn.engine.gpu import norm, products, trust
+from sfl.nn.engine.memory_order import batch_innermost
 from sfl.nn.window import window_of
 
 Case = dict[str, Any]
@@ -34,6 +37,7 @@ FIXED: tuple[Case, ...] = (
     {"dilation": (2, 2), "stride": (4, 3), "padding": 2, "size": (6, 6)},
     {"groups": 3, "channels": 6, "out_channels": 9, "stride": (2, 1), "padding": 1},
 )
+NORMS = ((7, 3, 5, 4), (64, 5, 9, 8), (33, 2, 17, 16), (1300, 2, 3, 3))
 USUAL: Case = {
     "batch": 4, "channels": 4, "out_channels": 5, "size": (4, 4), "kernel": (3, 3),
     "stride": (1, 1), "padding": 0, "dilation": (1, 1), "groups": 1,
@@ -105,8 +109,25 @@ def relative(found: Tensor, exact: Tensor) -> float:
     return float((found.double() - exact).norm() / (norm if norm else 1))
 
 
-if __name__ == "__main__":
-    count, seed = map(int, sys.argv[1:])
+def norm_errors(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, float]:
+    """Of batch normalisation with ReLU, forward and backward; `check`: what its own check finds."""
+    x, dy = (batch_innermost(torch.randn(shape).to(dtype)) for _ in range(2))
+    x = x * 2 + 5
+    weight, bias = 1 + torch.rand(shape[1]), torch.rand(shape[1]) - 0.5
+    y, (mean, variance, scale) = norm.norm_forward(x, weight, bias, 1e-5)
+    found = (y, *norm.norm_backward(dy, x, weight, bias, mean, scale), mean, variance)
+    exact = [tensor.double().requires_grad_() for tensor in (x, weight, bias)]
+    right = F.relu(F.batch_norm(exact[0], None, None, exact[1], exact[2], True, 0.0, 1e-5))
+    gradients = torch.autograd.grad(right, exact, dy.double())
+    statistics = x.double().mean((0, 2, 3)), x.double().var((0, 2, 3), unbiased=False)
+    names = ("y", "dx", "dw", "db", "mean", "variance")
+    errors = zip(names, map(relative, found, (right, *gradients, *statistics)), strict=True)
+    with torch.no_grad():  # a first forward pass may be one
+        assert norm.serves(x, weight, bias)
+    return {**dict(errors), "check": norm.error_of(x)}
+
+
+def all_products(count: int, seed: int) -> list[dict[str, Any]]:
     trust.trusts = lambda *given: True  # it would compute all of it twice
     torch.use_deterministic_algorithms(True)
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)  # noqa: B010 - with NaN
@@ -114,11 +135,21 @@ if __name__ == "__main__":
     cases = [next(endless) for _ in range(count)] or [USUAL | case for case in FIXED]
     # Each shape once, one in three in bfloat16: what matters to it is not the shape.
     kinds = [torch.bfloat16 if i % 3 == 2 else torch.float32 for i in range(len(cases))]
-    print(
-        json.dumps(
-            [
-                {"case": case, "dtype": str(kind), **errors(case, kind)}
-                for case, kind in zip(cases, kinds, strict=True)
-            ]
-        )
-    )
+    return [
+        {"case": case, "dtype": str(kind), **errors(case, kind)}
+        for case, kind in zip(cases, kinds, strict=True)
+    ]
+
+
+def all_norms() -> list[dict[str, Any]]:
+    norm.TILE = 1024  # so that a channel has several parts, of several tiles
+    return [
+        {"case": shape, "dtype": str(dtype), **norm_errors(shape, dtype)}
+        for shape in NORMS
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+
+
+if __name__ == "__main__":
+    kernels, *given = sys.argv[1:]
+    print(json.dumps(all_norms() if kernels == "norm" else all_products(*map(int, given))))

@@ -9,11 +9,10 @@ import re
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
-import triton.backends.nvidia
+import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -22,7 +21,6 @@ from sfl.nn.engine.gpu.blocks import WARPS
 from sfl.nn.engine.gpu.launch import KERNELS, Kernel
 from sfl.nn.window import window_of
 
-PROGRAMS = Path(triton.backends.nvidia.__file__).parent / "bin"
 NAMES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 PROCESSORS = {75: 40, 80: 108, 90: 132, 100: 148}
 # (channels in, side, channels out, kernel, stride, padding)
@@ -102,8 +100,8 @@ def needs(
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
-        use = _said("cuobjdump", "-res-usage", file.name)
-        code = _said("nvdisasm", "-c", file.name)
+        use = _said(triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name)
+        code = _said(triton.knobs.nvidia.nvdisasm.path, "-c", file.name)
     instructions = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9]+)", code, re.M)
     registers = re.search(r"REG:(\d+)", use)
     assert registers and instructions
@@ -118,7 +116,7 @@ def needs(
 
 
 def _said(program: str, *arguments: str) -> str:
-    done = subprocess.run([PROGRAMS / program, *arguments], capture_output=True, text=True)
+    done = subprocess.run([program, *arguments], capture_output=True, text=True)
     return done.stdout
 
 

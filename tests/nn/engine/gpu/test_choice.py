@@ -70,12 +70,6 @@ def test_not_for_every_type_on_every_gpu(
     assert choose(GPU, dtype) == (reference, f"plain PyTorch ({why})")
 
 
-def test_float32_on_an_older_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton", reason="Triton is not installed")
-    of_capability(monkeypatch, (7, 5))
-    assert choose(GPU, torch.float32)[1] == "Triton kernels (sm_75)"
-
-
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_run_on_an_older_gpu_says_what_computes(
     precision: str, monkeypatch: pytest.MonkeyPatch
@@ -86,7 +80,9 @@ def test_a_run_on_an_older_gpu_says_what_computes(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     engine = {"float32": "triton", "bfloat16": "reference"}[precision]
     assert environment(GPU, precision).engine == engine
-    said = {"float32": "Triton kernels", "bfloat16": "the Triton kernels need 8.0"}[precision]
+    said = {"float32": "Triton kernels (sm_75)", "bfloat16": "the Triton kernels need 8.0"}[
+        precision
+    ]
     setup: Any = SimpleNamespace(config=load("spatial"), device=GPU, precision=precision)
     assert said in of_engine(setup)
 
@@ -118,11 +114,6 @@ def test_neither_on_windows_nor_on_amds(
     monkeypatch.setattr(torch.version, "cuda", cuda)
     why = "plain PyTorch (the Triton kernels are for NVIDIA GPUs on Linux)"
     assert choose(GPU, torch.float32) == (reference, why)
-
-
-def test_the_environment_can_ask_for_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SFL_ENGINE", "reference")
-    assert choose(GPU, torch.float32) == (reference, "plain PyTorch (SFL_ENGINE=reference)")
 
 
 def test_a_kernel_that_was_wrong_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:

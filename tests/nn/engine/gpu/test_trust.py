@@ -1,4 +1,4 @@
-"""What happens when a kernel is wrong, or can't be compiled: by stand-ins, without a GPU."""
+"""What happens when a kernel is wrong, or doesn't run: by stand-ins, without a GPU."""
 
 import dataclasses
 import warnings
@@ -12,7 +12,7 @@ from torch import Tensor
 launch = pytest.importorskip("sfl.nn.engine.gpu.launch", reason="Triton is not installed")
 
 from sfl.nn.engine import locally_connected, reference  # noqa: E402
-from sfl.nn.engine.gpu import products, trust  # noqa: E402
+from sfl.nn.engine.gpu import norm, products, trust  # noqa: E402
 from sfl.nn.window import window_of  # noqa: E402
 
 WINDOW, POSITIONS = window_of((9, 20), 3, 2, 1)
@@ -93,9 +93,9 @@ def test_each_kernel_is_compared_once(runs: Runs) -> None:
 
 def test_another_device_is_compared_anew() -> None:
     """What is right on one GPU may be wrong on another of the same process."""
-    assert trust.trusts_what("a kernel", torch.device("cpu"), lambda: 0.0, 1e-4)
-    with pytest.warns(UserWarning, match="a kernel is wrong by 1.0"):
-        assert not trust.trusts_what("a kernel", torch.device("meta"), lambda: 1.0, 1e-4)
+    assert trust.trusts("it", "a kernel", torch.device("cpu"), lambda: 0.0, 1e-4)
+    with pytest.warns(UserWarning, match="it is wrong by 1.0"):
+        assert not trust.trusts("it", "a kernel", torch.device("meta"), lambda: 1.0, 1e-4)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -129,7 +129,7 @@ def test_what_is_left_out_is_wrong(runs: Runs) -> None:
 
 def test_a_kernel_that_cannot_be_compiled(runs: Runs) -> None:
     runs.result = "no compiler"
-    said = "forward can't be compiled: RuntimeError: Failed to find C compiler. Please specify"
+    said = "forward doesn't run: RuntimeError: Failed to find C compiler. Please specify"
     with pytest.warns(UserWarning, match=said) as warned:
         torch.testing.assert_close(all_three(), expected(), rtol=0, atol=0)
     assert len(warned) == 1
@@ -155,11 +155,29 @@ def test_a_comparison_draws_nothing_of_a_runs_numbers(runs: Runs) -> None:
     assert torch.equal(torch.rand(3), drawn)
 
 
+@pytest.mark.parametrize("batch", [5, 64, 1030, 1300, 4096])
+def test_normalisation_is_compared_as_it_is_compiled(
+    batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton makes another kernel of a batch that 16 divides."""
+    compared = []
+
+    def forward(x: Tensor, *rest: Any) -> None:
+        compared.append(len(x))
+        raise NotImplementedError
+
+    monkeypatch.setattr(norm, "norm_forward", forward)
+    with pytest.raises(NotImplementedError):
+        norm.error_of(torch.empty(batch, 1, 1, 1))
+    assert (compared[0] % 16 == 0) == (batch % 16 == 0)
+    assert min(compared[0], 1024) == min(batch, 1024)
+
+
 def test_few_positions_keep_both_borders() -> None:
     x, weight, bias, dy = (tensors()[0].permute(2, 3, 1, 0), *tensors()[1:])
     y = dy.permute(2, 3, 1, 0)
     kernel = launch.kernel_for("forward", x, weight, bias, y, WINDOW, 2)
-    sizes, positions = trust._few(kernel, x.shape, y.shape)
+    sizes, positions = products._few(kernel, x.shape, y.shape)
     assert sizes == (7, 8) and positions == (4, 4)
     for before, after, all_of_them, few in zip((9, 20), sizes, POSITIONS, positions, strict=True):
         assert before - 2 * all_of_them == after - 2 * few

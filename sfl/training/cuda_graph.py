@@ -7,7 +7,7 @@ import torch
 
 from sfl.config.schema import Config
 from sfl.errors import UserError
-from sfl.learning.graph import Function, Graphed
+from sfl.learning.cuda_graph import Function, Graphed
 from sfl.learning.world import World
 from sfl.progress import say
 from sfl.training.memory import is_out_of_memory

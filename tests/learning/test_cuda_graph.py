@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sfl.learning.average import Average
-from sfl.learning.graph import WARM_UP, Graphed
+from sfl.learning.cuda_graph import WARM_UP, Graphed
 from sfl.learning.learner import Learner
 from sfl.learning.optimizers import build_optimizer
 from sfl.learning.routes import DirectFeedback, LocalLosses, Route

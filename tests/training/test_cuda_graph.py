@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from sfl.errors import Exit, UserError
-from sfl.learning.graph import Graphed
+from sfl.learning.cuda_graph import Graphed
 from sfl.learning.learner import Learner
 from sfl.learning.world import ALONE, World
 from sfl.runs.directory import Run
 from sfl.training import setup as setups
+from sfl.training.cuda_graph import check_graph, graphed_steps
 from sfl.training.fit import fit
-from sfl.training.graph import check_graph, graphed_steps
 from sfl.training.stopping import Stopped
 from tests.learning.recorded import Recorded
 from tests.training.tiny import (

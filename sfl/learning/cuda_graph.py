@@ -10,7 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # calls before the recording: they load and allocate what is loaded and allocated once
+# Calls before the recording, for what happens once: kernels are loaded, an optimizer's state and
+# cuBLAS's memory are allocated.
+WARM_UP = 3
 
 Outputs = tuple[Tensor, ...]
 Function = Callable[..., Outputs]
@@ -29,6 +31,9 @@ def record(body: Callable[[], object]) -> Replay:
         # A stream of its own: PyTorch's would be of the first device that one was recorded on.
         with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
             body()
+    except RuntimeError:
+        _end_recording()
+        raise
     finally:
         torch.cuda.set_stream(here)  # where a recording fails, torch.cuda.graph leaves its own
     return graph
@@ -100,7 +105,6 @@ class Graphed:
             self._recorded = self._recorder(self._body)
         except RuntimeError as error:  # what isn't allowed in a graph; too little memory
             self._given_up = True
-            _heal_generator(self._inputs[0].device)
             cause = error  # which the error at the recording's end hides
             while isinstance(cause.__context__, RuntimeError):
                 cause = cause.__context__
@@ -111,9 +115,8 @@ class Graphed:
         self._outputs = self._function(*self._inputs)
 
 
-def _heal_generator(device: torch.device) -> None:
-    """After a failed recording the device's generator may believe that one is going on."""
-    if device.type == "cuda":
-        generator = torch.cuda.default_generators[device.index or 0]
-        fresh = torch.Generator(device).manual_seed(generator.initial_seed())
-        generator.graphsafe_set_state(fresh)
+def _end_recording() -> None:
+    """After one that failed, the generator may believe that it is still going on."""
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    fresh = torch.Generator(generator.device).manual_seed(generator.initial_seed())
+    generator.graphsafe_set_state(fresh)
