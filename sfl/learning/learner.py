@@ -45,7 +45,8 @@ class Learner:
         tested. teacher: whose answers it learns, too.
     world: the workers that train it together. sync_batchnorm: whether their batch normalisation
         sees the images of all workers.
-    graphed: makes one CUDA graph of a step, see sfl.learning.cuda_graph; for one worker.
+    graphed: makes one CUDA graph of a step, see sfl.learning.cuda_graph; for one worker. What it
+        recorded stays: clip_norm, weight decay, or model.eval(), set later, change nothing.
 
     Raises ValueError for an optimizer that isn't fused or lacks parameters of `feedback` or
     `route`; for Adam with weight decay where it moves feedback weights, and for clip_norm with
@@ -76,10 +77,10 @@ class Learner:
         self.guard = Guard(optimizer)
         # Without a reference to itself, so that it is freed, graph and all, when it is done with.
         body = partial(Learner._learn_from, weakref.proxy(self))
-        self._graphed: Function | None = None if graphed is None else graphed(body)
-        if (
-            graphed is not None or self.weights[0].is_cuda
-        ):  # there always: the same bits with and without a graph
+        self._new_graphed = partial(graphed, body) if graphed else None
+        self._graphed = self._new_graphed() if self._new_graphed else None
+        # On CUDA devices always: the same bits with and without a graph.
+        if graphed is not None or self.weights[0].is_cuda:
             keep_rate_on_device(optimizer)
         moved = set(map(id, self.weights))
         for owner, more in (("feedback", self.feedback), ("route", self.route)):
@@ -213,3 +214,5 @@ class Learner:
                 moments.setdefault(int(place), {})[moment] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        if self._new_graphed:
+            self._graphed = self._new_graphed()  # what was recorded moves the old moments

@@ -286,5 +286,5 @@ class Environment(Machine):
         None, description="With `data.skip_broken`: the number of files that were left out."
     )
     resumed: list[Machine] = Field(
-        [], description="For each time that it was resumed with other things: those."
+        [], description="For each time that it went on with other things: those."
     )

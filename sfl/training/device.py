@@ -1,6 +1,7 @@
 """Chooses the device of a run, its precision, and its number of threads."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -12,9 +13,14 @@ from sfl.errors import UserError
 def pick_device(name: str) -> torch.device:
     """auto: CUDA, else MPS, else the CPU. Raises UserError (exit 2) if there is no such device.
 
+    auto warns of a GPU that is too old, and takes the CPU.
+
     Under torchrun, each process on a machine gets its own GPU.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto" and cuda and (too_old := _too_old(torch.device("cuda"))):
+        warnings.warn(f"takes the CPU: {too_old}", stacklevel=2)
+        cuda = False
     if name == "auto":
         name = "cuda" if cuda else "mps" if mps else "cpu"
     several = torchrun.count() > 1

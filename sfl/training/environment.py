@@ -27,9 +27,14 @@ def environment(device: torch.device, precision: str) -> Machine:
         threads=torch.get_num_threads(),
         precision=precision,  # type: ignore[arg-type]
         local_precision=local_precision(device, precision),  # type: ignore[arg-type]
-        engine=choose(device, local_dtype(device, precision))[0].NAME,
+        engine=engine_of(device, precision),
         git=_git(),
     )
+
+
+def engine_of(device: torch.device, precision: str) -> str:
+    """The name of the engine that computes local layers there."""
+    return choose(device, local_dtype(device, precision))[0].NAME
 
 
 def device_name(device: torch.device) -> str:

@@ -19,7 +19,7 @@ from sfl.runs import directory
 from sfl.runs.directory import Run
 from sfl.runs.records import Environment, Result
 from sfl.training.checkpoint import Checkpoint, write_checkpoint
-from sfl.training.environment import environment
+from sfl.training.environment import engine_of, environment
 from sfl.training.epoch import EpochSoFar, Metrics
 from sfl.training.evaluate import Evaluation
 from sfl.training.memory import disk_bytes
@@ -48,25 +48,31 @@ class Recorder:
         setup, run = self._setup, self._run
         _, most = disk_bytes(setup.summary, setup.config)
         check_space(run.path, most - run.checkpoint_bytes)
-        now = environment(setup.device, setup.precision).to_dict()
-        kept = run.environment
+        resumed = run.environment is not None
+        about_weights = (directory.PREDICTIONS, directory.LABELS, directory.COPIES)
+        for name in (directory.RESULT, *about_weights, directory.FAILURE):
+            (run.path / name).unlink(missing_ok=True)
+        write_text(run.path / directory.CONFIG, self._config)
+        self._write_environment()
+        metrics = (checkpoint and checkpoint.metrics) or []
+        if resumed:
+            self._keep_what_is_not_saved(len(metrics), checkpoint)
+        self._write_metrics(metrics)
+
+    def _write_environment(self) -> None:
+        """What is there now; beside the first one if it differs."""
+        setup, run = self._setup, self._run
+        machine = environment(setup.device, setup.precision)
+        self._engine, now, kept = machine.engine, machine.to_dict(), run.environment
         about: dict[str, Any] = {"data": setup.dataset.provenance()}
         if skipped := setup.dataset.reading.get("skipped"):
             about["skipped_images"] = len(skipped)
         first = kept.to_dict() if kept else now | about
         if any(first.get(key) != value for key, value in now.items()):
             first["resumed"] = [*first.get("resumed", []), now]
-        about_weights = (directory.PREDICTIONS, directory.LABELS, directory.COPIES)
-        for name in (directory.RESULT, *about_weights, directory.FAILURE):
-            (run.path / name).unlink(missing_ok=True)
-        write_text(run.path / directory.CONFIG, self._config)
         run.write_json(
             directory.ENVIRONMENT, Environment.check(first, directory.ENVIRONMENT).to_dict()
         )
-        metrics = (checkpoint and checkpoint.metrics) or []
-        if kept:
-            self._keep_what_is_not_saved(len(metrics), checkpoint)
-        self._write_metrics(metrics)
 
     def _keep_what_is_not_saved(self, saved: int, checkpoint: Checkpoint | None) -> None:
         """Of a run that is resumed; saved: the epochs that its checkpoint has."""
@@ -85,6 +91,8 @@ class Recorder:
         """Writes the metrics after an epoch (the last of `metrics`), and the checkpoints due."""
         if not self._writes:
             return
+        if engine_of(self._setup.device, self._setup.precision) != self._engine:
+            self._write_environment()  # a kernel failed its check
         train, epoch = self._setup.config.train, len(metrics)
         due = epoch % train.checkpoint_every == 0 or epoch == train.epochs
         best = due if self._setup.validation is None else is_best(metrics)

@@ -12,7 +12,7 @@ from sfl.data.survey import doubts, pictures_of
 from sfl.nn import engine
 from sfl.progress import say
 from sfl.runs.directory import Run
-from sfl.training.device import local_dtype
+from sfl.training.device import local_dtype, local_precision
 from sfl.training.setup import Setup
 
 
@@ -42,7 +42,9 @@ def of_engine(setup: Setup) -> str:
     """What computes the run's local layers, in a line; "" if it has none."""
     local = setup.config.model.storage == "local"
     dtype = local_dtype(setup.device, setup.precision)
-    return f"spatial layers: {engine.report(setup.device, dtype)}" if local else ""
+    other = f", in {local_precision(setup.device, setup.precision)}"
+    other *= local_precision(setup.device, setup.precision) != setup.precision
+    return f"spatial layers: {engine.report(setup.device, dtype)}{other}" if local else ""
 
 
 def one_class(classes: tuple[str, ...]) -> str | None:

@@ -1,13 +1,16 @@
 """`sfl bench`: that it measures what it says, in its own words; no test looks at a time."""
 
+import io
 import json
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sfl.bench import augmentation, layers, run, steps
+from sfl.bench import augmentation, layers, run, steps, timing, worker
 from sfl.bench.layers import Layer
 from sfl.bench.plot import plot
 from sfl.bench.steps import Worker
@@ -112,9 +115,9 @@ def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, q
 
 @pytest.mark.parametrize("name", ["SimpleModel, local", "SimpleModel, notebook", "DeepNet, local"])
 def test_a_step_is_taken_in_a_process_of_its_own(name: str) -> None:
-    worker = Worker(name)
-    assert worker.seconds() > 0
-    assert worker.peak_bytes() > 4 * 171_010
+    process = Worker(name)
+    assert process.seconds() > 0
+    assert process.peak_bytes() > 4 * 171_010
 
 
 def test_the_board_is_trained_anew_in_a_folder_that_is_deleted(
@@ -140,3 +143,31 @@ def test_the_board_is_trained_anew_in_a_folder_that_is_deleted(
     for wrong in ({"board": True, "quick": True}, {"set_": ["a.b=1"]}):
         with pytest.raises(UserError):
             bench(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_device_has_finished_when_a_clock_is_read(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after what is timed, in a process of a step as elsewhere."""
+    done: list[str] = []
+    with monkeypatch.context() as accelerated:
+        accelerated.setattr(torch.accelerator, "is_available", lambda: True)
+        accelerated.setattr(torch.accelerator, "synchronize", lambda: done.append("waited"))
+        timing.wait()
+    assert done.pop() == "waited"
+    monkeypatch.setattr(timing, "wait", lambda: done.append("waited"))
+
+    def clock() -> float:
+        done.append("clock")
+        return 0.0
+
+    monkeypatch.setattr(time, "perf_counter", clock)
+    timed(lambda: done.append("step"))()
+    assert done == ["step", "waited", "clock", "step", "waited", "clock"]
+    done.clear()
+    monkeypatch.setattr(worker, "reuse_memory", lambda: None)
+    monkeypatch.setattr(steps, "our_step", lambda name: lambda: done.append("step"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("step\n" * count))
+    worker.main("SimpleModel, local")
+    assert done == ["waited", "clock", "step", "waited", "clock"] * count

@@ -161,3 +161,16 @@ def test_divergence_is_noticed_in_a_replay() -> None:
     assert all(map(torch.equal, before, one.weights))
     with pytest.raises(Exception, match="epoch 1, step 6 are not finite"):
         one.guard.refuse(1, 0.1, 7)
+
+
+def test_a_state_that_is_loaded_later_is_gone_on_with() -> None:
+    """Its moments are other tensors than those of the recording."""
+    watched = Watched()
+    graphed = learner("adam", "backprop", "chain", lambda f: Graphed(f, never, watched))
+    plain = learner("adam", "backprop", "chain", lambda f: f)
+    for one in (graphed, plain):
+        start = {name: tensor.clone() for name, tensor in one.state().items()}
+        trained(one, 5)
+        one.load_state(start)
+    assert all(map(torch.equal, trained(graphed, 10), trained(plain, 10)))
+    assert len(watched.made) == 2

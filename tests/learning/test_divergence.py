@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from sfl.errors import Exit, UserError
 from sfl.learning.divergence import Guard, refuse_weights
@@ -104,3 +105,17 @@ def test_weights_and_statistics_that_are_no_numbers(name: str) -> None:
     with pytest.raises(UserError, match="the weights after epoch 2 are not finite") as error:
         refuse_weights(model, 2)
     assert error.value.exit_code == Exit.DIVERGED
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda"])
+def test_where_the_optimizers_ignore_the_flag_it_is_read(device: str) -> None:
+    """On tensors that hold nothing, where reading one is an error."""
+    with FakeTensorMode():
+        weight = nn.Parameter(torch.empty(3, device=device))
+        guard = Guard(torch.optim.Adam([weight], fused=True))
+        guard.note(torch.empty((), device=device))
+        if device == "cuda":
+            assert guard.allows_step()
+        else:
+            with pytest.raises(DataDependentOutputException):
+                guard.allows_step()

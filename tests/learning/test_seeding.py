@@ -3,6 +3,7 @@
 import hashlib
 from itertools import combinations
 
+import pytest
 import torch
 
 from sfl.learning.seeding import fold, generator, seed_global
@@ -62,3 +63,13 @@ def test_seed_global_sets_what_dropout_and_initialisation_draw_from() -> None:
         drawn.append(torch.nn.functional.dropout(torch.ones(50)))
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_seed_global_sets_every_gpu_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    seed_global(0, "dropout", 1)
+    assert not seeded
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    seed_global(0, "dropout", 1)
+    assert seeded == [fold(0, "dropout", 1)]

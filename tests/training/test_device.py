@@ -142,3 +142,12 @@ def test_all_products_are_in_the_precision(
     finally:
         torch.set_float32_matmul_precision(before)
         cudnn.allow_tf32, cudnn.deterministic, convolutions.fp32_precision = kept
+
+
+def test_auto_does_without_a_gpu_that_is_too_old(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(cuda=1, capability=(6, 1))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GeForce GTX 1080")
+    with pytest.warns(UserWarning, match="takes the CPU: .* has compute capability 6.1"):
+        assert pick_device("auto") == torch.device("cpu")

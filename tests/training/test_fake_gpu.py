@@ -70,6 +70,11 @@ def test_a_step_that_sleeps_waits_for_nothing(gpu: Path) -> None:
         assert not {"wait", "H2D", "D2H"} & (found["eager"].keys() | found["replay"].keys())
 
 
+def test_a_recording_that_fails_leaves_everything_as_it_was(gpu: Path) -> None:
+    done = run(gpu, "-m", "tests.fake_gpu.refused")
+    assert done.stdout == "as before\n", done.stderr[-2000:]
+
+
 def check(found: dict[str, Any], launches: int) -> None:
     config = found["case"][0]
     eager, replay = found["eager"], found["replay"]

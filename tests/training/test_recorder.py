@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from sfl.errors import Exit, UserError
+from sfl.nn.engine import choice
 from sfl.runs.directory import (
     BEST,
     CONFIG,
@@ -22,9 +24,9 @@ from sfl.runs.store import find
 from sfl.training import fit as fitting
 from sfl.training import recorder as recording
 from sfl.training.checkpoint import Checkpoint
-from sfl.training.environment import environment
+from sfl.training.environment import engine_of, environment
 from sfl.training.fit import fit
-from sfl.training.recorder import is_best
+from sfl.training.recorder import Recorder, is_best
 from sfl.training.setup import set_up
 from tests.training.tiny import (
     interrupted_after,
@@ -154,3 +156,27 @@ def test_what_is_recorded_of_a_folder_with_validation_images_and_broken_files(
     assert told["data"] == data == {"source": "shapes", **dataset.fingerprints}
     assert set(data) - set(data_clean) == {"validation"}
     assert "validation_accuracy" in line and "validation_accuracy" not in line_clean
+
+
+def test_another_engine_in_mid_run_is_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a GPU kernel that failed its check: the rest is computed by plain PyTorch."""
+    run = new_run(tmp_path)
+    original = Recorder.epoch
+
+    def fails(self: Recorder, *given: Any) -> None:
+        monkeypatch.setenv("SFL_ENGINE", "reference")
+        choice._choose.cache_clear()
+        original(self, *given)
+
+    monkeypatch.setattr(Recorder, "epoch", fails)
+    before = engine_of(torch.device("cpu"), "float32")
+    try:
+        fit(tiny_setup("train.epochs=2"), run)
+    finally:
+        monkeypatch.undo()
+        choice._choose.cache_clear()
+    assert run.environment is not None
+    assert run.environment.engine == before == "compiled"
+    assert [each.engine for each in run.environment.resumed] == ["reference"]

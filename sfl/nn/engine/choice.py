@@ -83,7 +83,10 @@ def _on_a_gpu(device: torch.device, dtype: torch.dtype) -> tuple[Engine, str]:
     try:
         from sfl.nn.engine.gpu import products  # Triton takes a second
     except Exception as error:  # whatever an installation that is broken raises
-        return reference, f"plain PyTorch (Triton can't be imported: {error})"
+        return (
+            reference,
+            f"plain PyTorch (Triton can't be imported: {' '.join(str(error).split())})",
+        )
     major, minor = torch.cuda.get_device_capability(device)
     return products, f"Triton kernels (sm_{major}{minor})"
 
@@ -96,6 +99,8 @@ def _no_triton_for(device: torch.device, dtype: torch.dtype) -> str | None:
         return "no CUDA device here"
     if torch.version.cuda is None or sys.platform == "win32":
         return "the Triton kernels are for NVIDIA GPUs on Linux"
+    if sys.modules.get("triton", choose) is None:  # so says `flops`
+        return "Triton can't be imported: python -c 'import triton' says why"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     capability = torch.cuda.get_device_capability(device)

@@ -6,13 +6,21 @@ each multiply-add, those with the zeros of the padding included.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
 
 from sfl.nn.engine import operators  # noqa: F401 - what the formulas are of
+
+try:
+    from torch.utils.flop_counter import register_flop_formula
+except ImportError:
+    raise
+except Exception:  # a broken Triton's; PyTorch expects none but ImportError, which it has now
+    sys.modules["triton"] = None  # type: ignore[assignment]
+    from torch.utils.flop_counter import register_flop_formula
 
 Sizes = Sequence[int]
 

@@ -30,13 +30,14 @@ def locally_connected(
 ) -> Tensor:
     """x (B, C, H, W), weight (OH, OW, O, kh, kw, C/G), bias (O, OH, OW) → (B, O, OH, OW).
 
-    Under autocast: in its dtype on a GPU; in float32 on a CPU, where that takes no longer. Weights
+    Under autocast: in its dtype on a CUDA device; in float32 on a CPU, where that takes no longer,
+    and on MPS. Weights
     that have autocast's dtype get it back. Those of float32 stay it, whatever the product's dtype:
     the engine rounds them, and their gradient needs no rounding.
     """
     kind = x.device.type
-    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
-        dtype = torch.float32 if kind == "cpu" else torch.get_autocast_dtype(kind)
+    if kind in ("cpu", "cuda", "mps") and torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind) if kind == "cuda" else torch.float32
         if x.dtype == weight.dtype == torch.float64:  # as PyTorch's own rules leave it
             dtype = torch.float64
         fitting = _fitting(weight, dtype)

@@ -1,9 +1,11 @@
 """Which engine computes, and why: what `choose` says for each machine and wish."""
 
+import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from sfl.nn.engine.cpu import build, kernel
 from sfl.nn.engine.cpu.build import NoKernel
 from sfl.nn.spatial import SpatialFeatureLayer
 
+ROOT = Path(__file__).parents[3]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
@@ -98,3 +101,26 @@ def test_nothing_is_built_until_a_layer_needs_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"
+
+
+@pytest.mark.parametrize("error", ["OSError", "ImportError"])
+def test_a_triton_that_is_broken_disturbs_nothing(error: str, tmp_path: Path) -> None:
+    """Whatever it raises: PyTorch's own counter of FLOPs, which imports it, expects ImportError."""
+    (tmp_path / "triton").mkdir()
+    said = f"raise {error}('libtriton.so: cannot open\\nshared object file')\n"
+    (tmp_path / "triton" / "__init__.py").write_text(said)
+    program = """
+import sys, torch
+from sfl.nn.engine import choice, locally_connected
+from sfl.training import setup
+torch.cuda.is_available, torch.version.cuda = (lambda: True), "13.0"
+torch.cuda.get_device_capability = lambda device: (9, 0)
+print(choice.report(torch.device("cuda")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("plain PyTorch (Triton can't be imported: ")
+    assert done.stdout.count("\n") == 1

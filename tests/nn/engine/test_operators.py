@@ -342,3 +342,13 @@ def test_the_layer_equals_plain_loops_in_both_storages(case: Case, bias: Any) ->
     inside = dense_to_local(by_dense[1], window, case.groups)
     exists = local.field_mask()[:, :, None, :, :, None]
     close((inside,), (dw * exists,), 1e-10)
+
+
+def test_no_call_of_a_matrix_product_is_of_more_than_cublas_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(torch, "bmm", lambda first, second, out: calls.append(len(first)))
+    first, second = torch.empty(140_000, 1, 2), torch.empty(140_000, 2, 1)
+    reference._multiply(first, second, torch.empty(140_000, 1, 1))
+    assert sum(calls) == 140_000 and max(calls) <= 65_535

@@ -56,10 +56,12 @@ def blocks_for(
             height //= 2
         else:
             break
-    # Deeper ones need more registers than some GPUs have for a program, in float32 most of all.
+    # Deeper ones need more registers than some GPUs have for a program: in float32 most of all, and
+    # where the depth (the images) is read one by one, since 16 doesn't divide it.
     deepest = 32
     if unchanged:
-        deepest = 16 if not half else 64 if height * width > 32 * 32 else 32
+        wide = height * width > 32 * 32 and depth % 16 == 0
+        deepest = 16 if not half else 64 if wide else 32
     return Blocks(height, width, _power(depth, deepest), 2 if unchanged else 3)
 
 

@@ -25,6 +25,7 @@ from sfl.nn.engine.memory_order import batch_innermost, empty_like, positions_ou
 
 PARTS = 256
 TILE = 4096  # numbers of a program at a time
+MOST_CHANNELS = 65535  # CUDA's limit for the second axis of a grid
 # What these numbers are is not compiled in, so that a kernel for few places is the same.
 GENERAL = ("places", "channels", "tiles")
 
@@ -182,6 +183,8 @@ def _plan(inner: Tensor) -> tuple[tuple[int, int, int, int, int, int], int, Tens
 def serves(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
     """Whether the kernels may be used for x and parameters; compares them at their first use."""
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or not x.numel():
+        return False
+    if x.shape[1] > MOST_CHANNELS:
         return False
     if x.shape[2:].numel() == 1:  # PyTorch's own keeps the GPU busy if there are many channels
         return False

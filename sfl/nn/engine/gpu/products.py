@@ -4,6 +4,7 @@ Same functions and shapes as `sfl.nn.engine.reference`. Where there is nothing t
 `trust` doesn't trust a kernel, they are those of the reference. Imports Triton.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,9 @@ from sfl.nn.engine.reference import copy as copy  # one of the engine's function
 from sfl.nn.window import Window
 
 NAME = "triton"
-POSITIONS = 4  # that are compared along each axis, at most
+# What is compared, at most: so many positions along each axis, of so many weights together (50 MB
+# with what float64 needs), but for a single position.
+POSITIONS, WEIGHTS = 4, 1 << 21
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
@@ -109,9 +112,11 @@ def _few(
     kernel: Kernel, x: Sequence[int], y: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Sizes (H, W) and (OH, OW) with few positions, and the same padding at both ends."""
+    field = math.prod(kernel.window.kernel) * kernel.channels // kernel.groups
+    most = min(POSITIONS, max(1, math.isqrt(WEIGHTS // (kernel.out_channels * field))))
     sizes, positions = [], []
     for size, count, stride in zip(x[:2], y[:2], kernel.window.stride, strict=True):
-        few = min(count, POSITIONS)
+        few = min(count, most)
         smaller = size - (count - few) * stride
         sizes.append(smaller if smaller > 0 else size)
         positions.append(few if smaller > 0 else count)

@@ -7,6 +7,7 @@ before goes on with those that it holds, which were right.
 """
 
 import platform
+import re
 import warnings
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -60,7 +61,7 @@ def _wrong(compare: Callable[[], float], bound: float) -> str | None:
     except torch.OutOfMemoryError:
         raise
     except Exception as failure:  # Triton's, its compiler's, the driver's: each has its own types
-        said = " ".join(str(failure).split()) or "no reason"
+        said = re.sub(r"(/[\w.+-]+)+/", "", " ".join(str(failure).split())) or "no reason"
         return f"doesn't run: {type(failure).__name__}: {said[:200]}"
     return None if error <= bound else f"is wrong by {error:.1e}"  # NaN is
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfl.nn.engine import reference
-from sfl.nn.engine.gpu import norm, products, trust
+from sfl.nn.engine.gpu import launch, norm, products, trust
 from sfl.nn.engine.memory_order import batch_innermost
-from sfl.nn.window import window_of
+from sfl.nn.window import field_mask, window_of
 
 Case = dict[str, Any]
 # What each is for; the rest is small.
@@ -35,12 +35,15 @@ FIXED: tuple[Case, ...] = (
     {"padding": (3, 2), "kernel": (2, 2), "size": (2, 1)},  # positions that see padding alone
     {"dilation": (2, 3), "padding": (1, 2), "size": (5, 6)},
     {"dilation": (2, 2), "stride": (4, 3), "padding": 2, "size": (6, 6)},
+    {"dilation": 2, "stride": 2, "kernel": (2, 3), "padding": 1, "size": (5, 6)},
+    {"padding": "same", "kernel": (1, 2)},  # of which the end alone is padded
+    {"wide": True, "padding": 1, "groups": 2, "out_channels": 6, "stride": (1, 2)},
     {"groups": 3, "channels": 6, "out_channels": 9, "stride": (2, 1), "padding": 1},
 )
 NORMS = ((7, 3, 5, 4), (64, 5, 9, 8), (33, 2, 17, 16), (1300, 2, 3, 3))
 USUAL: Case = {
     "batch": 4, "channels": 4, "out_channels": 5, "size": (4, 4), "kernel": (3, 3),
-    "stride": (1, 1), "padding": 0, "dilation": (1, 1), "groups": 1,
+    "stride": (1, 1), "padding": 0, "dilation": (1, 1), "groups": 1, "wide": False,
 }  # fmt: skip
 
 
@@ -59,6 +62,7 @@ def drawn(seed: int) -> Iterator[Case]:
             "padding": (draw.randint(0, 3), draw.randint(0, 3)),
             "dilation": (draw.choice([1, 1, 2, 4]), draw.choice([1, 1, 2, 3])),
             "groups": groups,
+            "wide": draw.random() < 0.1,
         }
         if draw.random() < 0.15:
             case |= {"padding": "same", "stride": (1, 1)}
@@ -76,7 +80,7 @@ def window(case: Case) -> Any:
 
 
 def errors(case: Case, dtype: torch.dtype) -> dict[str, float]:
-    """Of the three products; the weights are float32."""
+    """Of the three products; the weights are float32, and NaN where they are those of padding."""
     over, positions = window(case)
     groups, generator = case["groups"], torch.Generator().manual_seed(0)
     field = (*case["kernel"], case["channels"] // groups)
@@ -88,9 +92,13 @@ def errors(case: Case, dtype: torch.dtype) -> dict[str, float]:
     )
     x, weight, bias, dy = (torch.randn(shape, generator=generator) for shape in shapes)
     x, dy = x.to(dtype), dy.to(dtype)
+    exist = field_mask(case["size"], over, positions)[:, :, None, :, :, None]
+    spoilt = weight.masked_fill(~exist, torch.nan)
+    kernel_for = launch.kernel_for
+    setattr(products, "kernel_for", lambda *given: kernel_for(*given)._replace(wide=case["wide"]))  # noqa: B010
     found = (
-        products.forward(x, weight, bias, over, groups),
-        products.input_gradient(dy, weight, x, over, groups),
+        products.forward(x, spoilt, bias, over, groups),
+        products.input_gradient(dy, spoilt, x, over, groups),
         products.weight_gradient(x, dy, torch.float32, over, groups),
     )
     x, dy, rounded = x.double(), dy.double(), weight.to(dtype).double()

@@ -64,6 +64,9 @@ NETS = ("SpatialDenseNet", "RegularConvNet", "deep", "norm")
     ("capability", "dtype", "batch", "layers"),
     [
         (90, "bfloat16", 512, "one"),
+        pytest.param(80, "bfloat16", 456, "deep", marks=pytest.mark.slow),
+        pytest.param(90, "bfloat16", 456, "deep", marks=pytest.mark.slow),
+        pytest.param(100, "bfloat16", 456, "deep", marks=pytest.mark.slow),
         *(
             pytest.param(capability, dtype, batch, layers, marks=pytest.mark.slow)
             for capability, dtype in (

@@ -209,3 +209,56 @@ def test_tf32_is_read_from_either_of_pytorchs_switches() -> None:
         assert launch.kernel_for(*given).precision == "tf32"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_a_recording_is_no_place_for_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    compared = []
+
+    def error() -> float:
+        compared.append(1)
+        return 0.0
+
+    assert not trust.trusts("it", "a kernel", torch.device("cuda"), error, 1e-4)
+    assert not compared and trust.broken() is None
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert trust.trusts("it", "a kernel", torch.device("cuda"), error, 1e-4) and compared
+
+
+def test_a_comparison_of_many_weights_is_of_fewer_positions() -> None:
+    """Its memory must not be more than training's."""
+    for channels, few in ((64, 4), (256, 1), (512, 1)):
+        x = torch.empty(9, 9, channels, 16, device="meta")
+        weight = torch.empty(9, 9, channels, 3, 3, channels, device="meta")
+        window, _ = window_of((9, 9), 3, 1, 1)
+        kernel = launch.kernel_for("forward", x, weight, None, x, window, 1)
+        assert products._few(kernel, x.shape, x.shape) == ((few, few), (few, few))
+
+
+def test_what_is_said_of_a_failure_names_no_folder(runs: Runs) -> None:
+    def fails() -> float:
+        raise RuntimeError("gcc /home/alice/my.project/a-b/main.c -o\n/tmp/x/y.so failed: 1/2")
+
+    with pytest.warns(
+        UserWarning, match=r"doesn't run: RuntimeError: gcc main.c -o y.so failed: 1/2"
+    ):
+        trust.trusts("it", "a kernel", torch.device("cpu"), fails, 1e-4)
+
+
+def test_kernels_are_given_addresses_that_they_are_compiled_for() -> None:
+    numbers = torch.arange(100.0)
+    assert launch.ready(numbers) is numbers
+    for odd in (numbers[1:], numbers.view(10, 10).T):
+        given = launch.ready(odd)
+        assert given.data_ptr() % 16 == 0 and given.is_contiguous() and torch.equal(given, odd)
+
+
+def test_large_tensors_are_walked_in_64_bits() -> None:
+    def wide(batch: int) -> bool:
+        x = torch.empty(8, 8, 64, batch, device="meta")
+        weight = torch.empty(8, 8, 1, 1, 1, 64, device="meta")
+        y = torch.empty(8, 8, 1, batch, device="meta")
+        window, _ = window_of((8, 8), 1)
+        return bool(launch.kernel_for("forward", x, weight, None, y, window, 1).wide)
+
+    assert [wide(2**19 - 1), wide(2**19)] == [False, True]
