@@ -116,7 +116,7 @@ class Graphed:
 
 
 def _end_recording() -> None:
-    """After one that failed, the generator may believe that it is still going on."""
+    """After one that failed: an older PyTorch's generator believes that it is still going on."""
     generator = torch.cuda.default_generators[torch.cuda.current_device()]
     fresh = torch.Generator(generator.device).manual_seed(generator.initial_seed())
     generator.graphsafe_set_state(fresh)

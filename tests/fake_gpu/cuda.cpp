@@ -134,9 +134,14 @@ C int cudaFuncGetAttributes(cudaFuncAttributes* a) {
 
 // --- recording: what isn't allowed meanwhile fails, as on a GPU
 static int recording = 0, recordings = 0;
+static bool spoilt = false; // by what isn't allowed: its end fails, too
+static int refuse() { spoilt = true; return cudaErrorStreamCaptureUnsupported; }
 static void* recorded = nullptr;
 C int cudaStreamBeginCapture(void* stream) { recording = ++recordings; recorded = stream; return 0; }
-C int cudaStreamEndCapture(void*, void** graph) { recording = 0; recorded = nullptr; *graph = something; return 0; }
+C int cudaStreamEndCapture(void*, void** graph) {
+  recording = 0; recorded = nullptr; *graph = something;
+  return std::exchange(spoilt, false) ? cudaErrorStreamCaptureInvalidated : 0;
+}
 C int cudaStreamIsCapturing(void* stream, int* status) { *status = recording && stream == recorded; return 0; }
 C int cudaStreamGetCaptureInfo(void* stream, int* status, unsigned long long* id) {
   *status = recording && stream == recorded;
@@ -145,7 +150,7 @@ C int cudaStreamGetCaptureInfo(void* stream, int* status, unsigned long long* id
 }
 C int cudaGraphLaunch() { note("graph"); return 0; }
 static int waits(bool refused) {
-  if (refused) return cudaErrorStreamCaptureUnsupported;
+  if (refused) return refuse();
   note("wait");
   return 0;
 }
@@ -195,7 +200,7 @@ C int cudaPointerGetAttributes(cudaPointerAttributes* a, void* pointer) {
 static int copy(void* to, const void* from, size_t size, void* stream) {
   bool on = on_device(to), off = on_device(from);
   if (on && off) { note("D2D"); return 0; }  // of numbers that don't exist
-  if (recording && stream == recorded) return cudaErrorStreamCaptureUnsupported;
+  if (recording && stream == recorded) return refuse();
   note(on ? "H2D" : off ? "D2H" : "H2H");
   memcpy(to, from, size);
   return 0;
