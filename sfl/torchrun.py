@@ -23,6 +23,11 @@ def local_rank() -> int:
     return _number("LOCAL_RANK", 0)
 
 
+def local_count() -> int:
+    """The number of processes on this machine."""
+    return _number("LOCAL_WORLD_SIZE", 1)
+
+
 def refuse_several(command: str) -> None:
     """Raises UserError (exit 2) under torchrun, where each process would run the command."""
     if count() > 1:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfl.bench import references
-from sfl.bench.timing import Timing, added, clock, interleaved
+from sfl.bench.timing import Timing, added, attempted, clock, interleaved
 from sfl.learning.learner import autocast
 from sfl.nn.engine import reference, reference_engine
 from sfl.nn.engine.choice import choose
@@ -114,8 +114,9 @@ def measure_growth(device: torch.device, repetitions: int) -> list[dict[str, Any
             layer = Layer((sizes["channels in"], side, side), 32, 3)
             call = _call_ours(layer, device, sizes["batch"])
             calls[(side - 2) ** 2 if axis == "positions" else value] = clock(call, device)
-        seconds = [timing.median for timing in interleaved(calls, repetitions).values()]
-        found.append({"axis": axis, "values": list(calls), "seconds": seconds})
+        timings = interleaved(calls, repetitions)
+        seconds = [timing.median for timing in timings.values()]
+        found.append({"axis": axis, "values": list(timings), "seconds": seconds})
     return found
 
 
@@ -140,7 +141,12 @@ def _timings(
     layer: Layer, device: torch.device, batch: int, precision: str, repetitions: int
 ) -> dict[str, Timing]:
     x, dy, local = _tensors(layer, device, batch)
+    if device.type == "cuda":  # as within a network; a CPU's local layers compute in float32
+        x, dy = (tensor.to(getattr(torch, precision)) for tensor in (x, dy))
     innermost, filters = batch_innermost(x), local.movedim(-1, 3)
+    last, shared = (
+        t.contiguous(memory_format=torch.channels_last) for t in (x, filters[0, 0].contiguous())
+    )
     forms: dict[str, tuple[Form, Tensor, Tensor]] = {
         "ours, compiled": (spatial_conv2d, innermost, local),
         "ours, compiled, contiguous": (spatial_conv2d, x, local),
@@ -148,6 +154,7 @@ def _timings(
         "unfold + bmm": (references.unfold_bmm, x, filters.contiguous()),
         "unfold view + einsum": (references.unfold_einsum, x, filters.contiguous()),
         "Conv2d twin": (F.conv2d, x, filters[0, 0].contiguous()),
+        "Conv2d twin, channels_last": (F.conv2d, last, shared),
     }
     if choose(x.device, x.dtype)[0] is reference:
         del forms["ours, compiled"], forms["ours, compiled, contiguous"]
@@ -159,13 +166,12 @@ def _timings(
         sizes = (*layer.in_dimensions, layer.out_channels, *layer.positions)
         dense = torch.randn(sizes, device=device)
         forms["dense tensordot (notebook)"] = (references.dense_tensordot, x, dense)
-    return interleaved(
-        {
-            name: clock(_call(*form, dy, layer, precision, plainly=name == "ours, plain"), device)
-            for name, form in forms.items()
-        },
-        repetitions,
-    )
+    calls = {
+        name: _call(*form, dy, layer, precision, plainly=name == "ours, plain")
+        for name, form in forms.items()
+    }
+    clocks = {name: attempted(name, partial(clock, call, device)) for name, call in calls.items()}
+    return interleaved({name: each for name, each in clocks.items() if each}, repetitions)
 
 
 def _call(

@@ -4,6 +4,7 @@ Each step runs in a process of its own (sfl.bench.worker): ours as `sfl train` t
 notebook's in a plain Python. So each has its own peak of memory, which in one process never falls.
 """
 
+import contextlib
 import os
 import statistics
 import subprocess
@@ -80,9 +81,14 @@ class Worker:
 
     def _step(self) -> float:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write("step\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        with contextlib.suppress(BrokenPipeError):  # seen by what is read
+            self._process.stdin.write("step\n")
+            self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.communicate()  # which closes its pipes
+            raise RuntimeError("its process has ended; it says why above")
+        return float(line)
 
 
 def measure(repetitions: int) -> list[dict[str, Any]]:
@@ -96,8 +102,8 @@ def measure(repetitions: int) -> list[dict[str, Any]]:
         workers = {name: Worker(name) for name in names}
         timings = interleaved({n: w.seconds for n, w in workers.items()}, repetitions)
         steps = {
-            name: {**added([timings[name]]), "peak_bytes": worker.peak_bytes()}
-            for name, worker in workers.items()
+            name: {**added([timing]), "peak_bytes": workers[name].peak_bytes()}
+            for name, timing in timings.items()
         }
         batch = load(OURS[ours[0]][0]).data.batch_size
         found.append({"network": network, "batch": batch, "steps": steps})

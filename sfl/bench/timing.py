@@ -9,8 +9,10 @@ from typing import TypeVar
 import torch
 
 from sfl.learning.cuda_graph import WARM_UP, Graphed
+from sfl.progress import say
 
 Name = TypeVar("Name", str, int)
+Made = TypeVar("Made")
 CALLS = 10  # in a CUDA graph
 MAX_SECONDS = 20.0  # that one function returned in total: slow ones are repeated less often
 
@@ -40,18 +42,33 @@ def interleaved(
 ) -> dict[Name, Timing]:
     """Calls each function once to warm up, then all of them in turn, `repetitions` times.
 
-    Each function must return the seconds that it took; `timed` makes one from any function.
+    Each function must return the seconds that it took; `timed` makes one from any function. One
+    that fails when it is called first is left out, in a line.
     """
-    seconds: dict[Name, list[float]] = {name: [] for name in functions}
-    slow = {name for name, call in functions.items() if call() * repetitions > MAX_SECONDS}
+    first = {name: attempted(name, call) for name, call in functions.items()}
+    seconds: dict[Name, list[float]] = {
+        name: [] for name, took in first.items() if took is not None
+    }
+    slow = {name for name, took in first.items() if took and took * repetitions > MAX_SECONDS}
     for repetition in range(repetitions):
-        for name, function in functions.items():
+        for name in seconds:
+            function = functions[name]
             if name not in slow or sum(seconds[name]) < MAX_SECONDS or repetition < 3:
                 seconds[name].append(function())
     return {
         name: Timing(statistics.median(found), min(found), max(found), len(found))
         for name, found in seconds.items()
     }
+
+
+def attempted(name: object, make: Callable[[], Made]) -> Made | None:
+    """What `make` gives; None if it fails, which a line says: the rest is worth measuring."""
+    try:
+        return make()
+    except Exception as error:  # PyTorch's, its compiler's, the driver's
+        said = " ".join(str(error).split()) or "no reason"
+        say(f"{name} is left out: {type(error).__name__}: {said[:200]}")
+        return None
 
 
 def timed(function: Callable[[], object]) -> Callable[[], float]:

@@ -44,8 +44,8 @@ def slots(
     most = at_once if asked.jobs == "auto" else min(asked.jobs, len(needs))
     if gpus and most > room:
         raise UserError(
-            f"--jobs {most}: this machine has {len(gpus)} GPUs, for {per_gpu} at once each",
-            "--jobs-per-gpu lets several share one",
+            f"--jobs {most}: GPUs here: {len(gpus)}, for {per_gpu} at once each",
+            f"add --jobs-per-gpu {-(-most // len(gpus))}",
         )
     refuse_too_many(needs, most, fit)
     places = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}]

@@ -26,9 +26,16 @@ def pick_device(name: str) -> torch.device:
     several = torchrun.count() > 1
     if several and name.startswith("cuda:"):
         raise UserError(f"train.device: {name}: torchrun gives each process a GPU", "use cuda")
+    if name.startswith("cuda") and not cuda:
+        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is for CPUs"
+        raise UserError(
+            f"train.device: {name}: PyTorch sees no CUDA device; {torch.__version__} {built}",
+            "nvidia-smi says whether the driver sees one; else use auto or cpu",
+        )
+    processes, gpus = torchrun.local_count(), torch.cuda.device_count() if cuda else 0
+    if name == "cuda" and processes > gpus:  # which all of them say, as only rank 0's is printed
+        raise UserError(f"torchrun: {processes} processes here, but CUDA devices: {gpus}")
     device = torch.device(f"cuda:{torchrun.local_rank()}" if several and name == "cuda" else name)
-    if device.type == "cuda" and not cuda:
-        raise UserError(f"train.device: {name}: this machine has no CUDA device", "use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise UserError(f"train.device: {name}: CUDA devices here: {count}, numbered from 0")
@@ -107,9 +114,12 @@ def local_dtype(device: torch.device, precision: str) -> torch.dtype:
 def refuse_precision(precision: str, device: torch.device) -> None:
     """Raises UserError (exit 2) if a run can't be trained in that precision there."""
     if precision == "tf32" and not _is_ampere(device):
+        here = device.type
+        if device.type == "cuda":
+            here = ".".join(map(str, torch.cuda.get_device_capability(device)))
         raise UserError(
             f"train.precision: tf32: only on CUDA devices of compute capability 8.0 or more, not "
-            f"on {device.type}",
+            f"on {here}",
             "use float32",
         )
 

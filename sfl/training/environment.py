@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from sfl.nn.engine import choose
 from sfl.runs.records import Commit, Machine
 from sfl.training.device import local_dtype, local_precision
 
-PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "pillow")
+PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "pillow", "triton")
 
 
 def environment(device: torch.device, precision: str) -> Machine:
@@ -20,7 +20,7 @@ def environment(device: torch.device, precision: str) -> Machine:
     return Machine(
         sfl=version("sfl"),
         python=platform.python_version(),
-        packages={name: version(name) for name in PACKAGES},
+        packages={name: version(name) for name in PACKAGES if _installed(name)},
         system=f"{platform.system()} {platform.machine()}",
         device=device_name(device),
         workers=torchrun.count(),
@@ -44,6 +44,13 @@ def device_name(device: torch.device) -> str:
     if device.type == "mps":
         return f"{platform.processor()} (MPS)"
     return f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
 
 
 def _processor() -> str:

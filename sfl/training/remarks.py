@@ -13,6 +13,7 @@ from sfl.nn import engine
 from sfl.progress import say
 from sfl.runs.directory import Run
 from sfl.training.device import local_dtype, local_precision
+from sfl.training.environment import device_name
 from sfl.training.setup import Setup
 
 
@@ -32,6 +33,8 @@ def remark(setup: Setup, run: Run) -> None:
         remarks.append(too_many_threads(cores, now))
         if load is not None and torchrun.count() == 1 and now <= cores:
             remarks.append(busy(load, cores, now))
+    else:
+        remarks.append(f"on {device_name(setup.device)}, {setup.precision}")
     for line in filter(None, remarks):
         say(f"{run.name}: {line}")
     if line := of_engine(setup):
@@ -44,7 +47,9 @@ def of_engine(setup: Setup) -> str:
     dtype = local_dtype(setup.device, setup.precision)
     other = f", in {local_precision(setup.device, setup.precision)}"
     other *= local_precision(setup.device, setup.precision) != setup.precision
-    return f"spatial layers: {engine.report(setup.device, dtype)}{other}" if local else ""
+    triton = engine.choose(setup.device, dtype)[0].NAME == "triton"
+    once = ", compiled in the first steps" * triton
+    return f"spatial layers: {engine.report(setup.device, dtype)}{other}{once}" if local else ""
 
 
 def one_class(classes: tuple[str, ...]) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sfl.bench import augmentation, layers, run, steps, timing, worker
+from sfl.bench import augmentation, layers, references, run, steps, timing, worker
 from sfl.bench.layers import Layer
 from sfl.bench.plot import plot
 from sfl.bench.steps import Worker
@@ -87,6 +87,7 @@ def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, q
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.png", "bench.svg"]
     plain, padded = found["layers"][:2]
     forms = {"ours, plain", "unfold + bmm", "unfold view + einsum", "Conv2d twin"}
+    forms |= {"Conv2d twin, channels_last"}
     forms |= (
         {"ours, compiled", "ours, compiled, contiguous"}
         if choose(torch.device("cpu"), torch.float32)[0] is kernel
@@ -171,3 +172,31 @@ def test_a_device_has_finished_when_a_clock_is_read(
     monkeypatch.setattr(sys, "stdin", io.StringIO("step\n" * count))
     worker.main("SimpleModel, local")
     assert done == ["waited", "clock", "step", "waited", "clock"] * count
+
+
+def test_a_form_that_fails_is_left_out_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*given: Any, **more: Any) -> None:
+        raise RuntimeError("ptxas\ncrashed")
+
+    monkeypatch.setattr(references, "unfold_einsum", fails)
+    monkeypatch.setattr(layers, "NETWORKS", {"one": (Layer((2, 5, 4), 3, 3),)})
+    (found,) = layers.measure(torch.device("cpu"), 4, "float32", 1)
+    assert "unfold + bmm" in found["forms"] and "unfold view + einsum" not in found["forms"]
+    said = capsys.readouterr().err
+    assert said == "unfold view + einsum is left out: RuntimeError: ptxas crashed\n"
+
+
+def test_a_step_whose_process_ends_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(steps, "OURS", {"SimpleModel, local": ("simple", ())})
+    monkeypatch.setattr(steps, "NETWORKS", ("SimpleModel",))
+    monkeypatch.setattr(steps, "NOTEBOOK", ())
+    working = steps.OURS["SimpleModel, local"]
+    steps.OURS["SimpleModel, nowhere"] = working  # which the process's own OURS doesn't have
+    (found,) = steps.measure(1)
+    assert list(found["steps"]) == ["SimpleModel, local"]
+    said = capfd.readouterr().err
+    assert "SimpleModel, nowhere is left out: RuntimeError: its process has ended" in said

@@ -242,7 +242,8 @@ def test_cuda_where_there_is_none(here: Path, monkeypatch: pytest.MonkeyPatch) -
     done = sfl("train", "--config", "tiny.yaml", "--set", "train.device=cuda")
     line = the_error(done)
     assert done.returncode == 2
-    assert line == "train.device: cuda: this machine has no CUDA device (use auto or cpu)"
+    assert line.startswith("train.device: cuda: PyTorch sees no CUDA device; ")
+    assert line.endswith("(nvidia-smi says whether the driver sees one; else use auto or cpu)")
     assert tree(here).keys() == {"tiny.yaml"}
 
 

@@ -55,7 +55,7 @@ def test_gpus_are_given_in_turn(two_gpus: None, monkeypatch: pytest.MonkeyPatch)
     assert given("auto", 9) == ["0", "1"] * 3  # as many as there are jobs
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
     assert given(3, 2) == ["GPU-a", "GPU-b", "GPU-a"]
-    with pytest.raises(UserError, match="--jobs 3: this machine has 2 GPUs, for 1 at once") as bad:
+    with pytest.raises(UserError, match=r"--jobs 3: GPUs here: 2, for 1 .*--jobs-per-gpu 2") as bad:
         given(3, 1)
     assert bad.value.exit_code is Exit.USAGE
 
@@ -67,7 +67,7 @@ def test_the_memory_of_each_gpu_counts(two_gpus: None) -> None:
 
 
 def test_of_runs_to_come_the_gpus_are_counted(two_gpus: None) -> None:
-    with pytest.raises(UserError, match="--jobs 5: this machine has 2 GPUs, for 1 at once"):
+    with pytest.raises(UserError, match=r"--jobs 5: GPUs here: 2, for 1 .*--jobs-per-gpu 3"):
         slots(JOBS[:2], needs(gpu=True), AtOnce(5))
 
 

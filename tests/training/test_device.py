@@ -49,8 +49,8 @@ def test_a_device_by_name(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("cuda", "name", "message"),
     [
-        (0, "cuda", "train.device: cuda: this machine has no CUDA device"),
-        (0, "cuda:1", "train.device: cuda:1: this machine has no CUDA device"),
+        (0, "cuda", "train.device: cuda: PyTorch sees no CUDA device"),
+        (0, "cuda:1", "train.device: cuda:1: PyTorch sees no CUDA device"),
         (1, "cuda:1", "train.device: cuda:1: CUDA devices here: 1, numbered from 0"),
         (1, "mps", "train.device: mps: this machine has no MPS device"),
     ],

@@ -236,6 +236,7 @@ def test_the_places_of_all_workers_are_all_places(count: int) -> None:
 def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """As torchrun says it."""
     told = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
+    told["LOCAL_WORLD_SIZE"] = "2"
     for name, value in told.items():
         monkeypatch.setenv(name, value)
 
@@ -280,5 +281,7 @@ def test_each_worker_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(UserError, match="torchrun gives each process a GPU"):
         pick_device("cuda:0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UserError, match="CUDA devices here: 1"):
-        pick_device("auto")
+    for rank in ("0", "1"):  # the first, too: of such errors only its own is printed
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(UserError, match="torchrun: 2 processes here, but CUDA devices: 1"):
+            pick_device("auto")

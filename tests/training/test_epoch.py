@@ -1,7 +1,9 @@
 """An epoch: its batches, its learning rates, the sums that its line of metrics is made of."""
 
+import time
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from sfl.data.dataset import Split
 from sfl.learning.learner import Learner
 from sfl.learning.optimizers import learning_rate
 from sfl.learning.seeding import generator
+from sfl.training import epoch as epochs
 from sfl.training import looks
 from sfl.training.epoch import EpochSoFar, train_epoch
 from sfl.training.fit import fit
@@ -166,3 +169,21 @@ def test_no_step_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch
         train_epoch(setup, learner, so_far, display)  # type: ignore[arg-type]
     assert display.steps == [1]  # at once, so that something is seen, and then after that time
     assert reads.count == 3 + 1
+
+
+def test_the_seconds_in_which_kernels_are_compiled_are_not_trainings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup = tiny_setup()
+    step, compiled = Learner.step, list[float]()
+
+    def compiling(*given: Any, **more: Any) -> Any:
+        if not compiled:
+            compiled.append(30.0)
+        return step(*given, **more)
+
+    monkeypatch.setattr(Learner, "step", compiling)
+    monkeypatch.setattr(epochs, "preparing_seconds", lambda: sum(compiled))
+    ticks = count()
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks) / 1000 + sum(compiled))
+    assert 0 < epoch_of(setup)["seconds"] < 30

@@ -1,11 +1,15 @@
 """What is said before training: for which numbers, and where."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from sfl.nn import engine
 from sfl.runs.directory import ENVIRONMENT, Run
 from sfl.training import remarks
 from sfl.training.fit import fit
@@ -97,3 +101,19 @@ def test_threads_beyond_what_may_be_used() -> None:
     assert (
         said is not None and "16 threads for the 2 cores that" in said and "train.threads=2" in said
     )
+
+
+def test_the_gpu_and_the_precision_are_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    report = lambda device, dtype: "Triton kernels (sm_90)"  # noqa: E731
+    monkeypatch.setattr(engine, "report", report)
+    monkeypatch.setattr(engine, "choose", lambda *given: (SimpleNamespace(NAME="triton"),))
+    setup: Any = replace(tiny_setup(), device=torch.device("cuda"), precision="bfloat16")
+    capsys.readouterr()  # of the images
+    remarks.remark(setup, SimpleNamespace(name="it"))  # type: ignore[arg-type]
+    assert capsys.readouterr().err.splitlines() == [
+        "it: on NVIDIA H200, bfloat16",
+        "spatial layers: Triton kernels (sm_90), compiled in the first steps",
+    ]

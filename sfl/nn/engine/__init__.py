@@ -6,6 +6,7 @@ BatchNormReLU, ReLUMaxPool2d  modules that do two things in one pass; synchroniz
 for several workers; normalise_in_one_pass  normalisation with ReLU, where that is possible.
 pooled  a pooling in any order in memory.
 choose, report  which engine computes on a device, and why; the reason alone, in a line.
+preparing_seconds  how long GPU kernels were compiled and compared, which is no training.
 Whole  a module that tracers keep whole.
 reference_engine  plain PyTorch for a while, to compare with it.
 batch_innermost  a tensor in the order in memory that local layers are fastest with.
@@ -17,7 +18,7 @@ tracers see.
 """
 
 from sfl.nn.engine import flops  # noqa: F401 - so that PyTorch's counter knows the layer
-from sfl.nn.engine.choice import choose, reference_engine, report
+from sfl.nn.engine.choice import choose, preparing_seconds, reference_engine, report
 from sfl.nn.engine.fused import (
     BatchNormReLU,
     ReLUMaxPool2d,
@@ -42,6 +43,7 @@ __all__ = [
     "locally_connected_input_gradient",
     "normalise_in_one_pass",
     "pooled",
+    "preparing_seconds",
     "reference_engine",
     "report",
     "synchronized",

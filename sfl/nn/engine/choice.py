@@ -118,6 +118,11 @@ def report(device: torch.device, dtype: torch.dtype = torch.float32) -> str:
         return choose(device, dtype)[1]
 
 
+def preparing_seconds() -> float:
+    """How long this process has compiled GPU kernels and compared them before their first use."""
+    return trust.seconds()
+
+
 @contextlib.contextmanager
 def reference_engine() -> Iterator[None]:
     """Has plain PyTorch compute everything for a while, fused modules too.

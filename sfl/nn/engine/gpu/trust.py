@@ -8,6 +8,7 @@ before goes on with those that it holds, which were right.
 
 import platform
 import re
+import time
 import warnings
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -20,11 +21,17 @@ HALF, TF32, EXACT = 1e-2, 5e-3, 1e-4
 
 _trusted: set[tuple[Hashable, torch.device]] = set()
 _broken: str | None = None
+_seconds = 0.0
 
 
 def broken() -> str | None:
     """Why no kernel is trusted here, in a few words; None while none was wrong."""
     return _broken
+
+
+def seconds() -> float:
+    """How long this process has compared kernels, and compiled them for it."""
+    return _seconds
 
 
 def trusts(
@@ -56,6 +63,8 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 
 def _wrong(compare: Callable[[], float], bound: float) -> str | None:
     """What is wrong with it; None if nothing is."""
+    global _seconds
+    start = time.perf_counter()
     try:
         error = compare()
     except torch.OutOfMemoryError:
@@ -63,6 +72,8 @@ def _wrong(compare: Callable[[], float], bound: float) -> str | None:
     except Exception as failure:  # Triton's, its compiler's, the driver's: each has its own types
         said = re.sub(r"(/[\w.+-]+)+/", "", " ".join(str(failure).split())) or "no reason"
         return f"doesn't run: {type(failure).__name__}: {said[:200]}"
+    finally:
+        _seconds += time.perf_counter() - start
     return None if error <= bound else f"is wrong by {error:.1e}"  # NaN is
 
 

@@ -64,9 +64,12 @@ NETS = ("SpatialDenseNet", "RegularConvNet", "deep", "norm")
     ("capability", "dtype", "batch", "layers"),
     [
         (90, "bfloat16", 512, "one"),
-        pytest.param(80, "bfloat16", 456, "deep", marks=pytest.mark.slow),
-        pytest.param(90, "bfloat16", 456, "deep", marks=pytest.mark.slow),
-        pytest.param(100, "bfloat16", 456, "deep", marks=pytest.mark.slow),
+        *(
+            pytest.param(capability, "bfloat16", batch, "deep", marks=pytest.mark.slow)
+            for capability, batch in (
+                (80, 456), (90, 456), (100, 456), (86, 512), (89, 512), (120, 512),
+            )
+        ),
         *(
             pytest.param(capability, dtype, batch, layers, marks=pytest.mark.slow)
             for capability, dtype in (
