@@ -43,13 +43,15 @@ def remark(setup: Setup, run: Run) -> None:
 
 def of_engine(setup: Setup) -> str:
     """What computes the run's local layers, in a line; "" if it has none."""
-    local = setup.config.model.storage == "local"
-    dtype = local_dtype(setup.device, setup.precision)
-    other = f", in {local_precision(setup.device, setup.precision)}"
-    other *= local_precision(setup.device, setup.precision) != setup.precision
-    triton = engine.choose(setup.device, dtype)[0].NAME == "triton"
-    once = ", compiled in the first steps" * triton
-    return f"spatial layers: {engine.report(setup.device, dtype)}{other}{once}" if local else ""
+    if setup.config.model.storage != "local":
+        return ""
+    precision = local_precision(setup.device, setup.precision)
+    said = engine.report(setup.device, local_dtype(setup.device, setup.precision))
+    if precision != setup.precision:
+        said += f", in {precision}"
+    if said.startswith("Triton kernels"):
+        said += ", compiled in the first steps"
+    return f"spatial layers: {said}"
 
 
 def one_class(classes: tuple[str, ...]) -> str | None:

@@ -109,7 +109,6 @@ def test_the_gpu_and_the_precision_are_said(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     report = lambda device, dtype: "Triton kernels (sm_90)"  # noqa: E731
     monkeypatch.setattr(engine, "report", report)
-    monkeypatch.setattr(engine, "choose", lambda *given: (SimpleNamespace(NAME="triton"),))
     setup: Any = replace(tiny_setup(), device=torch.device("cuda"), precision="bfloat16")
     capsys.readouterr()  # of the images
     remarks.remark(setup, SimpleNamespace(name="it"))  # type: ignore[arg-type]
