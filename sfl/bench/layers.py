@@ -188,6 +188,8 @@ def _call(
     x, weight = x.detach().requires_grad_(not layer.first), weight.requires_grad_()
     if is_batch_innermost(x):
         dy = batch_innermost(dy)
+    elif not x.is_contiguous():  # in channels_last
+        dy = dy.contiguous(memory_format=torch.channels_last)
 
     def call() -> None:
         x.grad = weight.grad = None

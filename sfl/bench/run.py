@@ -51,6 +51,7 @@ def machine(device: torch.device, repetitions: int) -> dict[str, Any]:
     timings = interleaved({name: clock(mm, device) for name, mm in products.items()}, repetitions)
     return {
         "device": device_name(device),
+        "on_gpu": device.type == "cuda",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "spatial_layers": engine.report(device),

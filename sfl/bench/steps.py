@@ -97,7 +97,7 @@ def measure(repetitions: int) -> list[dict[str, Any]]:
     for network in track(NETWORKS, "Measuring steps"):
         ours = [name for name in OURS if name.startswith(network)]
         names = [f"{network}, notebook"] * (network in NOTEBOOK) + ours
-        if not torch.cuda.is_available():
+        if pick_device("auto").type != "cuda":
             names = [name for name in names if not name.endswith(tuple(WITHOUT_GRAPH))]
         workers = {name: Worker(name) for name in names}
         timings = interleaved({n: w.seconds for n, w in workers.items()}, repetitions)

@@ -26,10 +26,12 @@ def main(name: str) -> None:
     from sfl.bench.steps import notebook_step, our_step
     from sfl.bench.timing import wait
     from sfl.learning.cuda_graph import WARM_UP
+    from sfl.training.device import pick_device
 
     step = notebook_step(model) if kind == "notebook" else our_step(name)
-    count = 10 if torch.cuda.is_available() else 1
-    if count > 1:
+    on_gpu = pick_device("auto").type == "cuda"
+    count = 10 if on_gpu else 1
+    if on_gpu:
         for _ in range(WARM_UP + 1):  # the last records the graph
             step()
     for _ in sys.stdin:
@@ -39,7 +41,6 @@ def main(name: str) -> None:
             step()
         wait()
         print((time.perf_counter() - start) / count, flush=True)
-    on_gpu = torch.cuda.is_initialized()
     print(torch.cuda.max_memory_allocated() if on_gpu else (peak_bytes() or 0) - before)
 
 

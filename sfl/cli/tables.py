@@ -245,8 +245,8 @@ def _layer_tables(entries: Sequence[dict[str, Any]]) -> list[Table]:
 
 def _step_table(measured: dict[str, Any]) -> Table:
     title = "a training step; peak memory above that of torch and a step of its optimizer"
-    if measured["machine"]["spatial_layers"].startswith("Triton"):
-        title = "a training step, one graph unless named otherwise; peak memory of the GPU"
+    if measured["machine"].get("on_gpu"):
+        title = "a training step, ours as one graph unless named otherwise; peak memory of the GPU"
     columns = ("network", "batch", "ms", RANGE[0], "notebook ÷ this", "peak memory")
     made = Table(columns, title, RANGE)
     for entry in measured["steps"]:

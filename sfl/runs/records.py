@@ -286,5 +286,6 @@ class Environment(Machine):
         None, description="With `data.skip_broken`: the number of files that were left out."
     )
     resumed: list[Machine] = Field(
-        [], description="For each time that it went on with other things: those."
+        [],
+        description="Each time that it went on elsewhere or with another engine: with what.",
     )

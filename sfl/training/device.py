@@ -19,7 +19,7 @@ def pick_device(name: str) -> torch.device:
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto" and cuda and (too_old := _too_old(torch.device("cuda"))):
-        warnings.warn(f"takes the CPU: {too_old}", stacklevel=2)
+        warnings.warn(f"takes the CPU: {too_old}")  # noqa: B028 - from one place: once
         cuda = False
     if name == "auto":
         name = "cuda" if cuda else "mps" if mps else "cpu"
@@ -27,14 +27,17 @@ def pick_device(name: str) -> torch.device:
     if several and name.startswith("cuda:"):
         raise UserError(f"train.device: {name}: torchrun gives each process a GPU", "use cuda")
     if name.startswith("cuda") and not cuda:
-        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is for CPUs"
+        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"
         raise UserError(
             f"train.device: {name}: PyTorch sees no CUDA device; {torch.__version__} {built}",
             "nvidia-smi says whether the driver sees one; else use auto or cpu",
         )
     processes, gpus = torchrun.local_count(), torch.cuda.device_count() if cuda else 0
     if name == "cuda" and processes > gpus:  # which all of them say, as only rank 0's is printed
-        raise UserError(f"torchrun: {processes} processes here, but CUDA devices: {gpus}")
+        raise UserError(
+            f"torchrun: {processes} processes here, but CUDA devices: {gpus}",
+            f"--nproc-per-node {gpus}, or train.device=cpu",
+        )
     device = torch.device(f"cuda:{torchrun.local_rank()}" if several and name == "cuda" else name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()

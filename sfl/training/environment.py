@@ -12,7 +12,7 @@ from sfl.nn.engine import choose
 from sfl.runs.records import Commit, Machine
 from sfl.training.device import local_dtype, local_precision
 
-PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "pillow", "triton")
+PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "pillow")
 
 
 def environment(device: torch.device, precision: str) -> Machine:
@@ -20,7 +20,7 @@ def environment(device: torch.device, precision: str) -> Machine:
     return Machine(
         sfl=version("sfl"),
         python=platform.python_version(),
-        packages={name: version(name) for name in PACKAGES if _installed(name)},
+        packages={name: version(name) for name in PACKAGES} | _of_triton(device),
         system=f"{platform.system()} {platform.machine()}",
         device=device_name(device),
         workers=torchrun.count(),
@@ -46,11 +46,12 @@ def device_name(device: torch.device) -> str:
     return f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def _installed(name: str) -> bool:
+def _of_triton(device: torch.device) -> dict[str, str]:
+    """Its version, where it may compute."""
     try:
-        return bool(version(name))
+        return {"triton": version("triton")} if device.type == "cuda" else {}
     except PackageNotFoundError:
-        return False
+        return {}
 
 
 def _processor() -> str:

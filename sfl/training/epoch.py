@@ -111,7 +111,7 @@ def train_epoch(
 
 
 def _clock() -> float:
-    """Seconds, without those in which GPU kernels were compiled, once on a machine, and checked."""
+    """Seconds, less those spent on compiling and checking GPU kernels."""
     return time.perf_counter() - preparing_seconds()
 
 

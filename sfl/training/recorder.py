@@ -17,7 +17,7 @@ from sfl.learning.learner import Learner
 from sfl.progress import say
 from sfl.runs import directory
 from sfl.runs.directory import Run
-from sfl.runs.records import Environment, Result
+from sfl.runs.records import Environment, Machine, Result
 from sfl.training.checkpoint import Checkpoint, write_checkpoint
 from sfl.training.environment import engine_of, environment
 from sfl.training.epoch import EpochSoFar, Metrics
@@ -53,26 +53,32 @@ class Recorder:
         for name in (directory.RESULT, *about_weights, directory.FAILURE):
             (run.path / name).unlink(missing_ok=True)
         write_text(run.path / directory.CONFIG, self._config)
-        self._write_environment()
+        self._write_environment(environment(setup.device, setup.precision))
         metrics = (checkpoint and checkpoint.metrics) or []
         if resumed:
             self._keep_what_is_not_saved(len(metrics), checkpoint)
         self._write_metrics(metrics)
 
-    def _write_environment(self) -> None:
-        """What is there now; beside the first one if it differs."""
+    def _write_environment(self, machine: Machine) -> None:
+        """What the run goes on with; beside the first one if it differs."""
         setup, run = self._setup, self._run
-        machine = environment(setup.device, setup.precision)
-        self._engine, now, kept = machine.engine, machine.to_dict(), run.environment
+        self._machine, now, kept = machine, machine.to_dict(), run.environment
         about: dict[str, Any] = {"data": setup.dataset.provenance()}
         if skipped := setup.dataset.reading.get("skipped"):
             about["skipped_images"] = len(skipped)
         first = kept.to_dict() if kept else now | about
-        if any(first.get(key) != value for key, value in now.items()):
+        latest = first.get("resumed", [first])[-1]
+        if any(latest.get(key) != value for key, value in now.items()):
             first["resumed"] = [*first.get("resumed", []), now]
         run.write_json(
             directory.ENVIRONMENT, Environment.check(first, directory.ENVIRONMENT).to_dict()
         )
+
+    def _note_engine(self) -> None:
+        """Writes down that a GPU kernel has failed its check since."""
+        engine = engine_of(self._setup.device, self._setup.precision)
+        if engine != self._machine.engine:
+            self._write_environment(self._machine.model_copy(update={"engine": engine}))
 
     def _keep_what_is_not_saved(self, saved: int, checkpoint: Checkpoint | None) -> None:
         """Of a run that is resumed; saved: the epochs that its checkpoint has."""
@@ -91,8 +97,7 @@ class Recorder:
         """Writes the metrics after an epoch (the last of `metrics`), and the checkpoints due."""
         if not self._writes:
             return
-        if engine_of(self._setup.device, self._setup.precision) != self._engine:
-            self._write_environment()  # a kernel failed its check
+        self._note_engine()
         train, epoch = self._setup.config.train, len(metrics)
         due = epoch % train.checkpoint_every == 0 or epoch == train.epochs
         best = due if self._setup.validation is None else is_best(metrics)
@@ -111,6 +116,7 @@ class Recorder:
         """Saves an unfinished epoch, so that it can be resumed. Every rank waits for rank 0."""
         learner.guard.refuse(so_far.number, so_far.lr, so_far.steps)
         if self._writes:
+            self._note_engine()
             refuse_weights(learner.model, so_far.number)
             self._write_last(learner.state(), metrics, so_far.saved())
         # If a rank exits before rank 0 has saved, torchrun kills the others.
@@ -123,6 +129,7 @@ class Recorder:
         """
         if not self._writes:
             return
+        self._note_engine()
         predictions, labels = evaluation.predictions, evaluation.labels
         for name, classes in ((directory.PREDICTIONS, predictions), (directory.LABELS, labels)):
             with atomic_path(self._run.path / name) as temporary, temporary.open("wb") as file:

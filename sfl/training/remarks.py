@@ -50,7 +50,7 @@ def of_engine(setup: Setup) -> str:
     if precision != setup.precision:
         said += f", in {precision}"
     if said.startswith("Triton kernels"):
-        said += ", compiled in the first steps"
+        said += ", compiled at their first use"
     return f"spatial layers: {said}"
 
 

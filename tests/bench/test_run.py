@@ -146,9 +146,9 @@ def test_the_board_is_trained_anew_in_a_folder_that_is_deleted(
             bench(**wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(("device", "ahead", "each"), [("cpu", 0, 1), ("cuda", 4, 10)])
 def test_a_device_has_finished_when_a_clock_is_read(
-    count: int, monkeypatch: pytest.MonkeyPatch
+    device: str, ahead: int, each: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before and after what is timed, in a process of a step as elsewhere."""
     done: list[str] = []
@@ -169,9 +169,12 @@ def test_a_device_has_finished_when_a_clock_is_read(
     done.clear()
     monkeypatch.setattr(worker, "reuse_memory", lambda: None)
     monkeypatch.setattr(steps, "our_step", lambda name: lambda: done.append("step"))
-    monkeypatch.setattr(sys, "stdin", io.StringIO("step\n" * count))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("step\n" * 3))
+    monkeypatch.setattr("sfl.training.device.pick_device", lambda name: torch.device(device))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
     worker.main("SimpleModel, local")
-    assert done == ["waited", "clock", "step", "waited", "clock"] * count
+    turn = ["waited", "clock", *["step"] * each, "waited", "clock"]
+    assert done == ["step"] * ahead + turn * 3
 
 
 def test_a_form_that_fails_is_left_out_in_a_line(

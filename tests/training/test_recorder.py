@@ -172,11 +172,13 @@ def test_another_engine_in_mid_run_is_written_down(
 
     monkeypatch.setattr(Recorder, "epoch", fails)
     before = engine_of(torch.device("cpu"), "float32")
+    if before == "reference":
+        pytest.skip("there is no C++ compiler")
     try:
         fit(tiny_setup("train.epochs=2"), run)
     finally:
         monkeypatch.undo()
         choice._choose.cache_clear()
     assert run.environment is not None
-    assert run.environment.engine == before == "compiled"
+    assert run.environment.engine == before
     assert [each.engine for each in run.environment.resumed] == ["reference"]

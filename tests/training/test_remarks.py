@@ -114,5 +114,5 @@ def test_the_gpu_and_the_precision_are_said(
     remarks.remark(setup, SimpleNamespace(name="it"))  # type: ignore[arg-type]
     assert capsys.readouterr().err.splitlines() == [
         "it: on NVIDIA H200, bfloat16",
-        "spatial layers: Triton kernels (sm_90), compiled in the first steps",
+        "spatial layers: Triton kernels (sm_90), compiled at their first use",
     ]

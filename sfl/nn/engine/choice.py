@@ -99,7 +99,7 @@ def _no_triton_for(device: torch.device, dtype: torch.dtype) -> str | None:
         return "no CUDA device here"
     if torch.version.cuda is None or sys.platform == "win32":
         return "the Triton kernels are for NVIDIA GPUs on Linux"
-    if sys.modules.get("triton", choose) is None:  # so says `flops`
+    if "triton" in sys.modules and sys.modules["triton"] is None:  # so says `flops`
         return "Triton can't be imported: python -c 'import triton' says why"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"

@@ -30,10 +30,9 @@ def locally_connected(
 ) -> Tensor:
     """x (B, C, H, W), weight (OH, OW, O, kh, kw, C/G), bias (O, OH, OW) → (B, O, OH, OW).
 
-    Under autocast: in its dtype on a CUDA device; in float32 on a CPU, where that takes no longer,
-    and on MPS. Weights
-    that have autocast's dtype get it back. Those of float32 stay it, whatever the product's dtype:
-    the engine rounds them, and their gradient needs no rounding.
+    Under autocast: in its dtype on a CUDA device; in float32 on MPS, and on a CPU, where that takes
+    no longer. Weights that have autocast's dtype get it back. Those of float32 stay it, whatever
+    the product's dtype: the engine rounds them, and their gradient needs no rounding.
     """
     kind = x.device.type
     if kind in ("cpu", "cuda", "mps") and torch.is_autocast_enabled(kind):

@@ -1,9 +1,9 @@
 """Whether a kernel's numbers are right on this machine: it is compared before it is used.
 
 In each process a kernel is compared once on each GPU with the reference in float64, on small random
-tensors, which takes milliseconds; who has the kernel knows how. If one is wrong or doesn't
-run, none is used any more in this process, and a line says so; a CUDA graph that was recorded
-before goes on with those that it holds, which were right.
+tensors, which takes milliseconds; its caller brings the comparison. If one is wrong or doesn't run,
+none is used any more in this process, and a line says so; a CUDA graph that was recorded before
+goes on with those that it holds, which were right.
 """
 
 import platform
@@ -70,7 +70,8 @@ def _wrong(compare: Callable[[], float], bound: float) -> str | None:
     except torch.OutOfMemoryError:
         raise
     except Exception as failure:  # Triton's, its compiler's, the driver's: each has its own types
-        said = re.sub(r"(/[\w.+-]+)+/", "", " ".join(str(failure).split())) or "no reason"
+        said = " ".join(str(failure).split()).replace(str(Path.home()), "~") or "no reason"
+        said = re.sub(r"~?(/[\w.+-]+)+/", "", said)
         return f"doesn't run: {type(failure).__name__}: {said[:200]}"
     finally:
         _seconds += time.perf_counter() - start

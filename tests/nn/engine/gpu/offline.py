@@ -22,7 +22,7 @@ from sfl.nn.engine.gpu.launch import KERNELS, Kernel
 from sfl.nn.window import window_of
 
 NAMES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
-PROCESSORS = {75: 40, 80: 108, 86: 82, 89: 128, 90: 132, 100: 148, 120: 170}
+PROCESSORS = {75: 40, 80: 108, 90: 132, 100: 148, 120: 170}
 # (channels in, side, channels out, kernel, stride, padding)
 LAYERS: dict[str, tuple[tuple[int, int, int, int, int, int], ...]] = {
     "SpatialDenseNet": (

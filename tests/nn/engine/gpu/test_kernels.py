@@ -42,7 +42,7 @@ def said(program: str, *arguments: object, interpret: bool = False) -> list[dict
 def test_they_equal_the_reference_in_float64(count: int) -> None:
     """Whatever the shape, and every number is written."""
     found = said("interpreted.py", "products", count, 1, interpret=True)
-    assert len(found) >= count and {each["dtype"] for each in found} == set(BOUNDS)
+    assert len(found) == (count or 15) and {each["dtype"] for each in found} == set(BOUNDS)
     for each in found:
         for name, bound in BOUNDS[each["dtype"]].items():
             assert each[name] <= bound, each  # NaN isn't
@@ -67,7 +67,7 @@ NETS = ("SpatialDenseNet", "RegularConvNet", "deep", "norm")
         *(
             pytest.param(capability, "bfloat16", batch, "deep", marks=pytest.mark.slow)
             for capability, batch in (
-                (80, 456), (90, 456), (100, 456), (86, 512), (89, 512), (120, 512),
+                (80, 456), (90, 456), (100, 456), (120, 512),
             )
         ),
         *(
