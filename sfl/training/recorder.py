@@ -17,7 +17,7 @@ from sfl.learning.learner import Learner
 from sfl.progress import say
 from sfl.runs import directory
 from sfl.runs.directory import Run
-from sfl.runs.records import Environment, Machine, Result
+from sfl.runs.records import Environment, Result
 from sfl.training.checkpoint import Checkpoint, write_checkpoint
 from sfl.training.environment import engine_of, environment
 from sfl.training.epoch import EpochSoFar, Metrics
@@ -35,6 +35,7 @@ class Recorder:
         self._writes = setup.world.is_first
         self._config = setup.config.to_yaml(share=True)
         self._images = setup.dataset.describe()
+        self._machine = environment(setup.device, setup.precision)
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Writes config, environment and the metrics so far; removes an old result or failure.
@@ -53,16 +54,16 @@ class Recorder:
         for name in (directory.RESULT, *about_weights, directory.FAILURE):
             (run.path / name).unlink(missing_ok=True)
         write_text(run.path / directory.CONFIG, self._config)
-        self._write_environment(environment(setup.device, setup.precision))
+        self._write_environment()
         metrics = (checkpoint and checkpoint.metrics) or []
         if resumed:
             self._keep_what_is_not_saved(len(metrics), checkpoint)
         self._write_metrics(metrics)
 
-    def _write_environment(self, machine: Machine) -> None:
+    def _write_environment(self) -> None:
         """What the run goes on with; beside the first one if it differs."""
         setup, run = self._setup, self._run
-        self._machine, now, kept = machine, machine.to_dict(), run.environment
+        now, kept = self._machine.to_dict(), run.environment
         about: dict[str, Any] = {"data": setup.dataset.provenance()}
         if skipped := setup.dataset.reading.get("skipped"):
             about["skipped_images"] = len(skipped)
@@ -78,7 +79,8 @@ class Recorder:
         """Writes down that a GPU kernel has failed its check since."""
         engine = engine_of(self._setup.device, self._setup.precision)
         if engine != self._machine.engine:
-            self._write_environment(self._machine.model_copy(update={"engine": engine}))
+            self._machine = self._machine.model_copy(update={"engine": engine})
+            self._write_environment()
 
     def _keep_what_is_not_saved(self, saved: int, checkpoint: Checkpoint | None) -> None:
         """Of a run that is resumed; saved: the epochs that its checkpoint has."""
