@@ -22,11 +22,8 @@ def works(x: Tensor) -> tuple[Tensor, ...]:
 
 
 if __name__ == "__main__":
-    x, said, before = (
-        torch.ones(3, device="cuda"),
-        list[RuntimeError](),
-        torch.cuda.current_stream(),
-    )
+    said: list[RuntimeError] = []
+    x, before = torch.ones(3, device="cuda"), torch.cuda.current_stream()
     for function in (waits, works):
         graphed = Graphed(function, said.append)
         for _ in range(WARM_UP + 2):
